@@ -1,0 +1,112 @@
+//! What the engine needs of a VM. `godwit-vmm` implements these traits on KVM; tests implement them on a `Vec`.
+
+use godwit_types::{Epoch, Gfn, VmId};
+
+use crate::bitmap::PageBitmap;
+
+/// A run of pages of guest RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRange {
+    pub start: Gfn,
+    pub pages: u64,
+}
+
+/// One device's state: tagged, versioned, opaque to the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// The device's place in the machine, such as `pci-00.2/virtio-net`, unique in the VM.
+    pub device: String,
+    /// What the payload describes, such as `virtio-net`.
+    pub kind: String,
+    pub version: u16,
+    /// Numbered fields (a protobuf message).
+    pub payload: Vec<u8>,
+}
+
+/// What the source tells about the VM before anything moves, so that the destination can refuse it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    pub vm: VmId,
+    /// The epoch at which the source runs the VM.
+    pub epoch: Epoch,
+    /// The VM's specification as JSON; must equal the one that the destination's machine was built from.
+    pub spec_json: Vec<u8>,
+    /// RAM, ascending, without overlap.
+    pub ranges: Vec<PageRange>,
+    /// The CPU that the guest sees (CPUID, feature MSRs), in the VMM's own encoding.
+    pub cpu: Vec<u8>,
+}
+
+/// A step of the machine that failed, in words for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub struct MachineError {
+    /// What was being done, such as `saving virtio-net`.
+    pub step: String,
+    pub reason: String,
+}
+
+/// Guest RAM, accessed in whole pages beside running vCPUs. Ranges outside RAM are an error, never a crash.
+pub trait GuestMemory: Send + Sync {
+    /// RAM, ascending, without overlap.
+    fn ranges(&self) -> &[PageRange];
+
+    /// Copies the pages from `first` on into `into`, whose length is a multiple of the page size.
+    ///
+    /// A page that a vCPU writes meanwhile may come out torn; the dirty log then names it again.
+    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError>;
+
+    /// Copies whole pages into RAM from `first` on.
+    fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError>;
+
+    /// Makes pages read as zeros; costs nothing where they were never written.
+    fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError>;
+}
+
+/// A VM that runs here and is to leave. Every call may come from any thread; none may block for long.
+pub trait Source: Send + Sync {
+    fn manifest(&self) -> Manifest;
+
+    /// Why this VM cannot migrate, one sentence for each device or condition; empty if it can.
+    fn blockers(&self) -> Vec<String>;
+
+    fn memory(&self) -> &dyn GuestMemory;
+
+    /// Starts logging writes. Pages written from now on are reported by [`Source::harvest_dirty`].
+    fn start_dirty_log(&self) -> Result<(), MachineError>;
+
+    /// Adds to `dirty` every page written since the last harvest, by vCPUs and by the VMM's own devices, and re-arms
+    /// the log for them.
+    fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError>;
+
+    /// Stops logging. Never fails: at worst the log stays on.
+    fn stop_dirty_log(&self);
+
+    /// Stops all vCPUs and drains device I/O. Afterwards nothing writes guest memory, but for [`Source::save`].
+    /// On error the VM runs on.
+    fn pause(&self) -> Result<(), MachineError>;
+
+    /// Undoes [`Source::pause`], and [`Source::save`].
+    fn resume(&self) -> Result<(), MachineError>;
+
+    /// Saves every device and vCPU. The VM is paused, stays so, and may be resumed here afterwards.
+    fn save(&self) -> Result<Vec<Section>, MachineError>;
+
+    /// Step 8, after a granted commit: drops the disk locks. From here on this process never runs the VM again.
+    fn hand_over(&self);
+}
+
+/// A machine that waits for a VM. Every call may come from any thread.
+pub trait Destination: Send + Sync {
+    /// Compares the manifest with the machine built here. All reasons for refusal, or none.
+    fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>>;
+
+    fn memory(&self) -> &dyn GuestMemory;
+
+    /// Validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
+    /// error.
+    fn load(&self, sections: Vec<Section>) -> Result<(), MachineError>;
+
+    /// Step 9, after a granted claim: takes the disk locks at `epoch`, then starts the vCPUs.
+    fn run(&self, epoch: Epoch) -> Result<(), MachineError>;
+}

@@ -1,0 +1,101 @@
+//! The API of a host's agent, which only the manager calls.
+//!
+//! ```text
+//! GET    /v1/host                              HostReport
+//! POST   /v1/vms/{id}/start        StartVm     -> LocalVm
+//! POST   /v1/vms/{id}/stop         StopVm      -> {}           returns once the process is gone
+//! GET    /v1/vms/{id}                          LocalVm
+//! GET    /v1/vms/{id}/console                  upgrade to a raw byte stream of the serial console
+//! POST   /v1/vms/{id}/incoming     PrepareIncoming -> Incoming  builds the destination's machine
+//! DELETE /v1/vms/{id}/incoming/{migration}     discards it, if it does not run the VM
+//! POST   /v1/vms/{id}/outgoing     StartOutgoing -> {}          starts the migration on the source
+//! GET    /v1/vms/{id}/outgoing/{migration}     Outgoing         progress, or how it ended
+//! DELETE /v1/vms/{id}/outgoing/{migration}     cancels it, if it is not committed
+//! ```
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
+use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
+use crate::vm::VmSpec;
+
+/// A VM's process on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LocalVm {
+    pub id: VmId,
+    pub name: VmName,
+    pub epoch: Epoch,
+    pub state: LocalState,
+}
+
+/// What a VM's process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LocalState {
+    Running,
+    /// Waiting to receive a migration, or receiving one.
+    Incoming,
+    /// Running, and being migrated away.
+    Outgoing,
+    /// Handed over to another host; about to end.
+    HandedOver,
+    /// The guest shut itself down or was stopped.
+    Stopped,
+    /// The process ended by itself.
+    Crashed,
+}
+
+/// Boots a VM that this host owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartVm {
+    pub name: VmName,
+    pub epoch: Epoch,
+    pub spec: VmSpec,
+}
+
+/// Stops a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopVm {
+    /// End the process at once instead of pressing the power button.
+    pub force: bool,
+    /// How long the guest may take after the power button, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// Builds the destination's machine for a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareIncoming {
+    pub migration: MigrationId,
+    pub name: VmName,
+    pub spec: VmSpec,
+    /// The epoch at which this host will run the VM, if the commit is granted.
+    pub epoch: Epoch,
+    pub source: HostName,
+}
+
+/// Where the destination's VMM listens for the migration's streams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incoming {
+    pub address: SocketAddr,
+}
+
+/// Starts a migration on the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartOutgoing {
+    pub migration: MigrationId,
+    pub destination: HostName,
+    pub address: SocketAddr,
+    pub budget: Budget,
+}
+
+/// A migration as seen from its source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outgoing {
+    pub migration: MigrationId,
+    pub progress: Option<MigrationProgress>,
+    pub outcome: Option<MigrationOutcome>,
+}

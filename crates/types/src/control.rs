@@ -1,0 +1,234 @@
+//! The control socket of `godwit-vmm`: a Unix stream socket that carries one JSON document per line.
+//!
+//! The client sends [`Request`] lines; the VMM answers each with one [`Reply`] line, in order. After
+//! [`Request::Subscribe`] the same connection also carries [`Notice`] lines, told apart by their key:
+//!
+//! ```text
+//! -> {"request":"status"}
+//! <- {"reply":"status", ...}
+//! -> {"request":"subscribe"}
+//! <- {"reply":"done"}
+//! <- {"notice":"state","state":"running"}
+//! <- {"notice":"question","question":{"ask":"commit", ...}}
+//! -> {"request":"answer","migration":"...","verdict":{"verdict":"granted","epoch":2}}
+//! <- {"reply":"done"}
+//! ```
+//!
+//! A subscriber first receives the current state and every question that is still open, so an agent that was
+//! restarted misses nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ApiError;
+use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
+use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
+use crate::ownership::Verdict;
+use crate::units::Bytes;
+use crate::vm::{DiskFormat, MacAddress, VmSpec};
+
+/// Longest line on the control socket, in bytes.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// What `godwit-vmm --config FILE` is given: the VM's specification and what this host provides for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmConfig {
+    pub vm: VmId,
+    pub name: VmName,
+    pub host: HostName,
+    /// The epoch at which this process runs the VM; for [`Role::Incoming`], at which it will.
+    pub epoch: Epoch,
+    pub spec: VmSpec,
+    /// The control socket to create.
+    pub control: PathBuf,
+    /// Serial console: a Unix socket to create, and a log to append to.
+    pub console_socket: PathBuf,
+    pub console_log: PathBuf,
+    pub kernel: PathBuf,
+    pub initrd: Option<PathBuf>,
+    /// One for each disk of the specification, in order.
+    pub disks: Vec<DiskBacking>,
+    /// One for each network card of the specification, in order.
+    pub nics: Vec<NicBacking>,
+    pub role: Role,
+}
+
+/// Whether the VM boots here or arrives here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum Role {
+    /// Takes the disk locks, boots and runs at once.
+    Boot,
+    /// Builds the machine, opens the disks without taking their locks, listens, waits for the source.
+    Incoming { migration: MigrationId, listen: SocketAddr },
+}
+
+/// A disk image on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskBacking {
+    pub path: PathBuf,
+    /// The lock file beside the image; see [`crate::lock`].
+    pub lock: PathBuf,
+    pub format: DiskFormat,
+    pub read_only: bool,
+}
+
+/// A tap device on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicBacking {
+    /// The name of a persistent tap that the agent has made.
+    pub tap: String,
+    pub mac: MacAddress,
+}
+
+/// What a client asks of the VMM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Answered by [`Reply::Status`].
+    Status,
+    /// Answered by [`Reply::Done`]; notices follow.
+    Subscribe,
+    /// Presses the ACPI power button.
+    PowerButton,
+    /// Resets the machine as its reset button would.
+    Reset,
+    /// Ends the VM at once: disks flushed, locks dropped, process gone.
+    Quit,
+    /// Asks the balloon to hold this much of the guest's memory.
+    Balloon { target: Bytes },
+    /// Starts a migration away. Answered by [`Reply::Done`] once it has begun, or by [`Reply::Error`] with the reason
+    /// why it cannot; its end arrives as [`Notice::MigrationEnded`].
+    MigrateOut { migration: MigrationId, destination: HostName, address: SocketAddr, budget: Budget },
+    /// Cancels the migration away. Refused once the commit has been asked for.
+    CancelMigration { migration: MigrationId },
+    /// The arbiter's answer to an open [`Question`].
+    Answer { migration: MigrationId, verdict: Verdict },
+}
+
+/// The VMM's answer to one request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Done,
+    Status(Box<Status>),
+    Error { error: ApiError },
+}
+
+/// How the VMM is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub vm: VmId,
+    pub epoch: Epoch,
+    pub pid: u32,
+    pub state: VmmState,
+    /// Where an incoming VMM listens for the migration's streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening: Option<SocketAddr>,
+    /// The migration under way, or the last one away from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationStatus>,
+    /// Memory that the balloon holds.
+    pub balloon: Bytes,
+}
+
+/// A migration away, seen from its source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MigrationStatus {
+    pub migration: MigrationId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<MigrationProgress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<MigrationOutcome>,
+}
+
+/// What the VMM is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmmState {
+    /// An incoming machine that waits for its source.
+    Incoming,
+    Running,
+    /// Stopped for the switchover, or waiting for the arbiter's word.
+    Paused,
+    /// The commit was granted: this process may never run the VM again.
+    HandedOver,
+    /// The guest powered itself off, or was stopped.
+    Stopped,
+}
+
+/// What the VMM tells its subscribers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "notice", rename_all = "snake_case")]
+pub enum Notice {
+    State {
+        state: VmmState,
+        epoch: Epoch,
+    },
+    /// Needs [`Request::Answer`]; asked again to every new subscriber until it is answered.
+    Question {
+        question: Question,
+    },
+    Progress {
+        migration: MigrationId,
+        progress: MigrationProgress,
+    },
+    /// On the source.
+    MigrationEnded {
+        migration: MigrationId,
+        outcome: MigrationOutcome,
+    },
+    /// On the destination: the VM runs here now, and its network must be told.
+    Arrived {
+        migration: MigrationId,
+    },
+    /// On the destination: the migration will not happen; the process ends.
+    IncomingFailed {
+        migration: MigrationId,
+        error: ApiError,
+    },
+    /// A device of the guest reported an error to it, such as a failed disk write.
+    DeviceError {
+        device: String,
+        message: String,
+    },
+}
+
+/// What the engine asks the arbiter, through the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Question {
+    /// Step 7, on the source, whose VM runs at `epoch`.
+    Commit { migration: MigrationId, vm: VmId, epoch: Epoch, destination: HostName },
+    /// Step 9, on the destination, which will run the VM at `epoch`. The agent opens the tap before it answers `granted`.
+    Claim { migration: MigrationId, vm: VmId, epoch: Epoch },
+}
+
+impl Question {
+    /// The migration that the question belongs to.
+    pub const fn migration(&self) -> MigrationId {
+        match self {
+            Self::Commit { migration, .. } | Self::Claim { migration, .. } => *migration,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_shown_in_the_documentation_are_the_lines_on_the_socket() {
+        let line = serde_json::to_string(&Request::Status).unwrap();
+        assert_eq!(line, r#"{"request":"status"}"#);
+        let notice = Notice::State { state: VmmState::Running, epoch: Epoch(3) };
+        assert_eq!(
+            serde_json::to_string(&notice).unwrap(),
+            r#"{"notice":"state","state":"running","epoch":3}"#
+        );
+        let reply: Reply = serde_json::from_str(r#"{"reply":"done"}"#).unwrap();
+        assert_eq!(reply, Reply::Done);
+    }
+}

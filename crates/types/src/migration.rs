@@ -1,0 +1,162 @@
+//! What is asked of a migration, how it gets on, and what it reports.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{HostName, MigrationId};
+use crate::units::Bytes;
+
+/// Default blackout budget, in milliseconds.
+pub const BLACKOUT_MS_DEFAULT: u32 = 50;
+
+/// A request to migrate: `POST /v1/vms/{vm}/migrate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MigrateVm {
+    pub to: HostName,
+    #[serde(default)]
+    pub budget: Budget,
+}
+
+/// What the user allows a migration to cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Budget {
+    /// The engine switches over when it predicts a blackout of at most this many milliseconds.
+    pub blackout_ms_max: u32,
+    /// When the prediction does not come under the budget within this many milliseconds: see `on_deadline`.
+    pub deadline_ms: u64,
+    #[serde(default)]
+    pub on_deadline: OnDeadline,
+    /// Bytes per second on the wire; none is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_s_max: Option<u64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            blackout_ms_max: BLACKOUT_MS_DEFAULT,
+            deadline_ms: 10 * 60 * 1000,
+            on_deadline: OnDeadline::default(),
+            bandwidth_bytes_per_s_max: None,
+        }
+    }
+}
+
+/// What happens when the memory never comes to rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OnDeadline {
+    /// The migration fails and the VM stays.
+    #[default]
+    Cancel,
+    /// Switch over all the same, and report the longer blackout.
+    Switch,
+}
+
+/// The phases of a migration, in order; the same names in the protocol, progress and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Handshake, compatibility, reservation.
+    Preflight,
+    /// Memory moves while the guest runs.
+    PreCopy,
+    /// The guest is stopped: last pages and device state move.
+    Switchover,
+    /// The destination holds everything; the arbiter is asked.
+    Commit,
+    /// The destination claims the VM and resumes it.
+    Resume,
+    Done,
+}
+
+/// How a migration gets on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MigrationProgress {
+    pub phase: Phase,
+    /// Pre-copy rounds begun.
+    pub round: u32,
+    pub bytes_sent: u64,
+    /// Bytes still to send as known now.
+    pub remaining: Bytes,
+    /// Measured over the last seconds, in guest-memory bytes settled per second.
+    pub goodput_bytes_per_s: u64,
+    /// How fast the guest dirties memory, in bytes per second.
+    pub dirty_bytes_per_s: u64,
+    /// Blackout if it switched over now.
+    pub predicted_blackout_ms: Option<f64>,
+    /// Milliseconds until the predicted finish.
+    pub predicted_finish_ms: Option<u64>,
+    pub elapsed_ms: u64,
+}
+
+/// What a finished migration reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MigrationReport {
+    pub migration: MigrationId,
+    pub from: HostName,
+    pub to: HostName,
+    /// From the request's arrival at the source VMM to the destination's resume.
+    pub total_ms: f64,
+    pub blackout: Blackout,
+    /// What the engine predicted when it chose to stop the guest.
+    pub predicted_blackout_ms: f64,
+    pub rounds: u32,
+    pub bytes: BytesByKind,
+    /// Guest memory settled per second over the whole migration.
+    pub goodput_bytes_per_s: u64,
+}
+
+/// The blackout and its parts, in milliseconds: from the last vCPU stopped on the source to the first running on
+/// the destination. The parts add up to the total.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Blackout {
+    pub total_ms: f64,
+    /// Stopping the vCPUs and draining device I/O.
+    pub stop_ms: f64,
+    /// The last reading of the dirty log and the pages that it named.
+    pub last_pages_ms: f64,
+    /// Saving, sending, validating and loading device state, up to PREPARED.
+    pub state_ms: f64,
+    /// The arbiter's compare-and-set.
+    pub commit_ms: f64,
+    /// From the commit's grant to the first vCPU running: locks dropped, claimed, taken, resumed.
+    pub resume_ms: f64,
+}
+
+/// Bytes on the wire by what they were, and pages by how they were sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BytesByKind {
+    /// Everything on the wire, in bytes.
+    pub sent: u64,
+    /// Page contents sent as they are, in bytes.
+    pub raw: u64,
+    /// Device state, in bytes.
+    pub state: u64,
+    /// Framing, handshake, acknowledgements, in bytes.
+    pub overhead: u64,
+    pub raw_pages: u64,
+    /// Pages named as zero, without contents.
+    pub zero_pages: u64,
+}
+
+/// How a migration ended, as the source VMM tells its agent and the agent tells the manager.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum MigrationOutcome {
+    /// The VM runs at the destination.
+    Completed { report: MigrationReport },
+    /// The VM runs on at the source.
+    Failed { phase: Phase, error: crate::ApiError },
+    /// The commit was granted, and the destination's resume was never confirmed to the source. The VM belongs to
+    /// the destination; the manager learns from it whether it runs.
+    HandedOver { error: crate::ApiError },
+}

@@ -1,0 +1,60 @@
+//! The ownership record and the questions that hosts ask the arbiter about it.
+//!
+//! ```text
+//!            commit(source@n -> destination@n+1)           claim(n+1)
+//!  owned by source@n ----------------------> owned by destination@n+1 ----> claimed: it runs there
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, HostName, MigrationId, VmId};
+
+/// Which host may run a VM. Only the manager's arbiter changes it, by compare-and-set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Ownership {
+    pub vm: VmId,
+    pub owner: HostName,
+    pub epoch: Epoch,
+    /// Whether the owner has confirmed that it runs the VM at this epoch.
+    pub claimed: bool,
+}
+
+/// Step 7: the source hands the VM over. `POST /v1/arbiter/commit`, sent by the source's agent.
+///
+/// Safe to repeat: a commit that has already happened is granted again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CommitRequest {
+    pub vm: VmId,
+    pub migration: MigrationId,
+    pub source: HostName,
+    /// The epoch at which the source runs the VM.
+    pub epoch: Epoch,
+    pub destination: HostName,
+}
+
+/// Step 9: the destination asks whether it may run the VM. `POST /v1/arbiter/claim`, sent by the destination's agent.
+///
+/// Safe to repeat: a claim that has already happened is granted again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClaimRequest {
+    pub vm: VmId,
+    pub migration: MigrationId,
+    pub host: HostName,
+    pub epoch: Epoch,
+}
+
+/// The arbiter's word on a commit or a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Yes. After a granted commit the source never runs the VM again; after a granted claim the destination runs it.
+    Granted { epoch: Epoch },
+    /// Only for a claim: the migration is still under way and not committed. Ask again.
+    Undecided,
+    /// No, and it will not become yes. A refused source runs on; a refused destination discards its copy.
+    Refused { reason: String },
+}
