@@ -1,8 +1,25 @@
 //! Moves a running VM's memory and device state between two processes, and hands it over so that at most one of them
 //! ever runs it.
+//!
+//! ```text
+//!                 driver/  threads, sockets, clock
+//!        source.rs  <---- wire/ ---->  destination.rs     state machines without I/O
+//!   policy, meter, report
+//!        machine.rs::Source            machine.rs::Destination      implemented by godwit-vmm
+//! ```
 
 pub mod bitmap;
+pub mod destination;
 pub mod driver;
+mod failure;
 pub mod machine;
+pub mod meter;
+pub mod policy;
+pub mod report;
+pub mod source;
+mod tuning;
+pub mod wire;
 
+pub use failure::Link;
 pub use machine::{Destination, GuestMemory, MachineError, Manifest, PageRange, Section, Source};
+pub use tuning::Tuning;

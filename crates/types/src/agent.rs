@@ -13,13 +13,13 @@
 //! DELETE /v1/vms/{id}/outgoing/{migration}     cancels it, if it is not committed
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
-use crate::vm::VmSpec;
+use crate::vm::{MacAddress, VmSpec};
 
 /// A VM's process on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,22 @@ pub struct LocalVm {
     pub name: VmName,
     pub epoch: Epoch,
     pub state: LocalState,
+    /// Why it is so, in plain words: a crash's last lines of output, or what keeps a question to the arbiter open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The guest's addresses as seen on its network cards, for [`PrepareIncoming::addresses`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<GuestAddress>,
+}
+
+/// An address that a guest was seen to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GuestAddress {
+    /// Of the network card behind which the address is.
+    pub mac: MacAddress,
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub ip: IpAddr,
 }
 
 /// What a VM's process is doing.
@@ -59,6 +75,7 @@ pub struct StartVm {
 
 /// Stops a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StopVm {
     /// End the process at once instead of pressing the power button.
     pub force: bool,
@@ -75,6 +92,10 @@ pub struct PrepareIncoming {
     /// The epoch at which this host will run the VM, if the commit is granted.
     pub epoch: Epoch,
     pub source: HostName,
+    /// What the source last reported in [`LocalVm::addresses`]: the destination announces them on arrival. Without
+    /// them it announces the network cards' MAC addresses only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<GuestAddress>,
 }
 
 /// Where the destination's VMM listens for the migration's streams.

@@ -5,6 +5,7 @@
 //! [`ownership`]), the agent and `godwit-vmm` ([`control`]).
 
 pub mod agent;
+pub mod api;
 pub mod control;
 pub mod error;
 pub mod event;

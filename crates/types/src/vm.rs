@@ -41,8 +41,10 @@ pub struct VmSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BootSpec {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub kernel: DatastorePath,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub initrd: Option<DatastorePath>,
     #[serde(default)]
     pub cmdline: String,
@@ -72,7 +74,6 @@ pub enum CpuProfile {
 
 /// A place in a datastore, written `datastore/path/to/file`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct DatastorePath {
     pub datastore: Name,
@@ -124,6 +125,7 @@ impl fmt::Display for DatastorePath {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DiskSpec {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub image: DatastorePath,
     #[serde(default)]
     pub format: DiskFormat,
@@ -267,6 +269,15 @@ pub enum VmState {
 pub struct CreateVm {
     pub name: VmName,
     pub spec: VmSpec,
+}
+
+/// A request to start a VM: `POST /v1/vms/{vm}/start`. To stop one: [`crate::agent::StopVm`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StartRequest {
+    /// Where; without it the manager picks a host that can run the VM.
+    #[serde(default)]
+    pub host: Option<HostName>,
 }
 
 /// A VM as the API shows it.

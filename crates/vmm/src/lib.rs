@@ -1,7 +1,14 @@
 //! The machine: KVM, memory, devices, boot. One process runs one VM.
 
+pub mod acpi;
+pub mod boot;
 pub mod bus;
+pub mod control;
+pub mod cpu;
 pub mod device;
 pub mod devices;
 pub mod interrupt;
+pub mod kvm;
+pub mod machine;
 pub mod memory;
+pub mod supervisor;

@@ -1,6 +1,12 @@
-//! Guest memory as devices see it.
+//! Guest memory: one memfd, seen by devices as [`GuestRam`] and by a migration page by page as [`Ram`].
+
+pub mod layout;
+mod ram;
 
 use vm_memory::bitmap::AtomicBitmap;
+
+pub use ram::{MemoryError, Ram, Slot};
+pub(crate) use ram::insert_words;
 
 /// Guest RAM on a memfd. Every write through it marks its pages in the bitmap of the VMM's own writes.
 pub type GuestRam = vm_memory::GuestMemoryMmap<AtomicBitmap>;

@@ -1,0 +1,261 @@
+//! The command line: every verb and option, and nothing that acts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use godwit_api::BaseUrl;
+use godwit_types::migration::OnDeadline;
+use godwit_types::vm::{CpuProfile, DatastorePath};
+use godwit_types::{Bytes, HostName, TaskId, VmName};
+
+use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done                        5  refused: a precondition does not hold
+  1  tried, and failed           6  the manager or a host cannot be reached
+  2  the request is malformed    7  the token is missing or wrong
+  3  no such VM, host or task    8  cancelled
+  4  exists already, or is busy";
+
+/// Moves running virtual machines between Linux/KVM hosts so that nobody using the guest notices.
+#[derive(Debug, Parser)]
+#[command(name = "godwit", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb that talks to the manager.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The manager's address.
+    #[arg(
+        long,
+        global = true,
+        env = "GODWIT_MANAGER",
+        default_value = "http://127.0.0.1:7400",
+        value_name = "URL"
+    )]
+    pub manager: BaseUrl,
+    /// File with the token that the manager made on its first run.
+    #[arg(long, global = true, env = "GODWIT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print the API's JSON documents instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// The cluster's brain: inventory, tasks, and who may run what.
+    #[command(subcommand)]
+    Manager(ManagerVerb),
+    /// Hosts: run this machine's agent, or look at the hosts of the cluster.
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// Virtual machines.
+    #[command(subcommand)]
+    Vm(VmVerb),
+    /// Tasks: what the manager is doing and has done.
+    #[command(subcommand)]
+    Task(TaskVerb),
+    /// What happened in the cluster, in order.
+    #[command(after_help = "Examples:\n  godwit events\n  godwit events --follow --json | jq .message")]
+    Events {
+        /// Keep printing events as they happen, until Ctrl-C.
+        #[arg(long, short)]
+        follow: bool,
+        /// Begin after this sequence number.
+        #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+        after: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ManagerVerb {
+    /// Run the manager in the foreground until Ctrl-C.
+    #[command(
+        after_help = "Example:\n  godwit manager run --listen 10.0.0.1:7400 --state /var/lib/godwit/manager"
+    )]
+    Run {
+        #[arg(long, default_value = "127.0.0.1:7400", value_name = "ADDRESS:PORT")]
+        listen: SocketAddr,
+        /// Directory of the store; made if it is missing.
+        #[arg(long, default_value = "/var/lib/godwit/manager", value_name = "DIR")]
+        state: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostVerb {
+    /// Run this machine's agent in the foreground until Ctrl-C. Its VMs keep running when it ends.
+    #[command(after_help = "\
+Example:
+  godwit host run --name host-a --manager http://10.0.0.1:7400 --token-file /etc/godwit/token \\
+      --advertise 10.0.0.2:7401 --network guests=br0,uplink=eth1 --datastore shared=/mnt/vms")]
+    Run(Box<HostRun>),
+    /// List the hosts.
+    Ls,
+    /// Show one host: its facts, networks and datastores.
+    Show { host: HostName },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HostRun {
+    /// The host's name in the cluster.
+    #[arg(long)]
+    pub name: HostName,
+    /// Where the agent's API listens.
+    #[arg(long, default_value = "0.0.0.0:7401", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Where the manager reaches the agent's API.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub advertise: SocketAddr,
+    /// Where incoming migrations listen [default: the advertised address].
+    #[arg(long, value_name = "ADDRESS")]
+    pub migration_address: Option<IpAddr>,
+    /// Directory of the agent's state; made if it is missing.
+    #[arg(long, default_value = "/var/lib/godwit/host", value_name = "DIR")]
+    pub state: PathBuf,
+    /// A guest network and its bridge, which is made if it is missing. May be repeated.
+    #[arg(long = "network", value_name = "NAME=BRIDGE[,uplink=INTERFACE]")]
+    pub networks: Vec<NetworkOption>,
+    /// A datastore and where it is mounted. May be repeated.
+    #[arg(long = "datastore", value_name = "NAME=DIR")]
+    pub datastores: Vec<DatastoreOption>,
+    /// The godwit-vmm binary [default: beside this one].
+    #[arg(long, value_name = "FILE")]
+    pub vmm: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmVerb {
+    /// Define a VM. It is not started yet.
+    #[command(after_help = "\
+Example:
+  godwit vm create web1 --kernel shared/vmlinuz --initrd shared/initrd.img --cmdline 'console=ttyS0 quiet' \\
+      --memory 512MiB --vcpus 2 --disk shared/web1.qcow2,format=qcow2 --nic network=guests")]
+    Create(Box<VmCreate>),
+    /// Start a VM.
+    Start {
+        vm: VmName,
+        /// The host to start it on [default: the manager chooses].
+        #[arg(long)]
+        host: Option<HostName>,
+    },
+    /// Stop a VM by its power button.
+    Stop {
+        vm: VmName,
+        /// End it at once, as if its power were cut.
+        #[arg(long)]
+        force: bool,
+        /// How long the guest may take.
+        #[arg(long, default_value = "60s")]
+        timeout: Duration,
+    },
+    /// List the VMs.
+    Ls,
+    /// Show one VM.
+    Show { vm: VmName },
+    /// Attach to a VM's serial console. Ctrl-] detaches.
+    Console { vm: VmName },
+    /// Move a running VM to another host. Ctrl-C cancels; the VM then stays where it is.
+    #[command(after_help = "\
+Examples:
+  godwit vm migrate web1 --to host-b
+  godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel")]
+    Migrate(VmMigrate),
+    /// Remove a stopped VM's definition. Its disks stay.
+    Rm { vm: VmName },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmCreate {
+    pub name: VmName,
+    /// A bzImage, or an ELF with a PVH note, in a datastore.
+    #[arg(long, value_name = "DATASTORE/PATH")]
+    pub kernel: DatastorePath,
+    #[arg(long, value_name = "DATASTORE/PATH")]
+    pub initrd: Option<DatastorePath>,
+    /// The kernel's command line.
+    #[arg(long, default_value = "", value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: String,
+    #[arg(long, default_value = "256MiB", value_name = "SIZE")]
+    pub memory: Bytes,
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub vcpus: u8,
+    /// A disk image. May be repeated.
+    #[arg(long = "disk", value_name = "DATASTORE/PATH[,format=raw|qcow2][,readonly]")]
+    pub disks: Vec<DiskOption>,
+    /// A network card. May be repeated.
+    #[arg(long = "nic", value_name = "network=NAME[,mac=MAC]")]
+    pub nics: Vec<NicOption>,
+    /// The CPU that the guest sees: `host`, or `x86-64-v2` to move between unlike hosts.
+    #[arg(long, default_value = "host", value_name = "PROFILE", value_parser = crate::parse::cpu_profile)]
+    pub cpu: CpuProfile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmMigrate {
+    pub vm: VmName,
+    /// The destination.
+    #[arg(long, value_name = "HOST")]
+    pub to: HostName,
+    /// Switch over when the predicted blackout is at most this.
+    #[arg(long, default_value = "50ms", value_name = "DURATION")]
+    pub max_blackout: Duration,
+    /// How long to wait for that prediction.
+    #[arg(long, default_value = "10m", value_name = "DURATION")]
+    pub deadline: Duration,
+    /// What to do at the deadline: `cancel`, or `switch` over with a longer blackout.
+    #[arg(long, default_value = "cancel", value_name = "WHAT", value_parser = crate::parse::on_deadline)]
+    pub on_deadline: OnDeadline,
+    /// Most bytes per second on the wire, such as 100MiB [default: no cap].
+    #[arg(long, value_name = "SIZE")]
+    pub max_bandwidth: Option<Bytes>,
+    /// Start the migration, print its task and return.
+    #[arg(long)]
+    pub detach: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskVerb {
+    /// List the tasks, newest last.
+    Ls,
+    /// Show one task: progress, report or error.
+    Show { task: TaskId },
+    /// Cancel a task. A migration can be cancelled until its commit.
+    Cancel { task: TaskId },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_in_the_help_are_accepted() {
+        let examples = [
+            "godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel",
+            "godwit vm create web1 --kernel shared/vmlinuz --initrd shared/initrd.img --cmdline quiet --memory 512MiB \
+             --vcpus 2 --disk shared/web1.qcow2,format=qcow2 --nic network=guests",
+            "godwit host run --name host-a --manager http://10.0.0.1:7400 --token-file /etc/godwit/token \
+             --advertise 10.0.0.2:7401 --network guests=br0,uplink=eth1 --datastore shared=/mnt/vms",
+            "godwit manager run --listen 10.0.0.1:7400 --state /var/lib/godwit/manager",
+            "godwit events --follow --json",
+        ];
+        for example in examples {
+            Cli::try_parse_from(example.split_whitespace())
+                .unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `host ls` and `host show`.
+
+use godwit_types::host::{Host, HostState, KvmFlavour};
+use godwit_types::{ApiError, HostName};
+
+use super::Session;
+use crate::output::{fields, table};
+
+pub(crate) async fn ls(session: &Session) -> Result<(), ApiError> {
+    let hosts: Vec<Host> = session.client.get("/v1/hosts").await?;
+    session.format.print(&hosts, |hosts| {
+        let row = |host: &Host| {
+            vec![
+                host.name.to_string(),
+                state(host.state).into(),
+                flavour(host.facts.kvm.flavour).into(),
+                host.facts.cpus.to_string(),
+                format!("{} of {}", host.facts.memory_available, host.facts.memory),
+                host.vms.to_string(),
+            ]
+        };
+        table(&["HOST", "STATE", "KVM", "CPUS", "MEMORY FREE", "VMS"], hosts.iter().map(row))
+    })
+}
+
+pub(crate) async fn show(session: &Session, name: &HostName) -> Result<(), ApiError> {
+    let host: Host = session.client.get(&format!("/v1/hosts/{name}")).await?;
+    session.format.print(&host, describe)
+}
+
+fn describe(host: &Host) -> String {
+    let facts = &host.facts;
+    let kvm = match &facts.kvm.limits {
+        Some(limits) => format!("{} ({limits})", flavour(facts.kvm.flavour)),
+        None => flavour(facts.kvm.flavour).into(),
+    };
+    let mut rows = vec![
+        ("host", host.name.to_string()),
+        ("state", format!("{}, last heard from {} ms ago", state(host.state), host.last_seen_ms)),
+        ("agent", host.agent.to_string()),
+        ("version", facts.version.clone()),
+        ("kernel", facts.kernel.clone()),
+        ("cpu", format!("{} x {}", facts.cpus, facts.cpu_model)),
+        ("kvm", kvm),
+        ("memory", format!("{} free of {}", facts.memory_available, facts.memory)),
+        ("vms", host.vms.to_string()),
+    ];
+    for network in &facts.networks {
+        let uplink = network.uplink.as_ref().map(|uplink| format!(", uplink {uplink}")).unwrap_or_default();
+        rows.push(("network", format!("{} on bridge {}{uplink}", network.name, network.bridge)));
+    }
+    for store in &facts.datastores {
+        rows.push((
+            "datastore",
+            format!("{} at {}, {} free of {}", store.name, store.path, store.free, store.size),
+        ));
+    }
+    fields(&rows)
+}
+
+const fn state(state: HostState) -> &'static str {
+    match state {
+        HostState::Up => "up",
+        HostState::Down => "down",
+    }
+}
+
+const fn flavour(flavour: KvmFlavour) -> &'static str {
+    match flavour {
+        KvmFlavour::Vmx => "vmx",
+        KvmFlavour::Svm => "svm",
+        KvmFlavour::Pvm => "pvm",
+        KvmFlavour::None => "none",
+    }
+}

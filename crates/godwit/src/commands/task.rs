@@ -1,0 +1,158 @@
+//! The verbs of `task`, and waiting for one.
+
+use std::time::Duration;
+
+use godwit_types::task::{Task, TaskKind, TaskState};
+use godwit_types::{ApiError, ErrorCode, TaskId};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::Session;
+use crate::cli::TaskVerb;
+use crate::output::{fields, note, table};
+use crate::report;
+
+/// How often a task that is waited for is looked at.
+const POLL_EVERY: Duration = Duration::from_millis(200);
+/// After how long a quiet wait is explained.
+const EXPLAIN_AFTER_POLLS: u32 = 10;
+
+pub(crate) async fn run(session: &Session, verb: TaskVerb) -> Result<(), ApiError> {
+    match verb {
+        TaskVerb::Ls => ls(session).await,
+        TaskVerb::Show { task } => {
+            let task = get(session, task).await?;
+            session.format.print(&task, describe)
+        }
+        TaskVerb::Cancel { task } => {
+            let task = cancel(session, task).await?;
+            session.format.print(&task, describe)
+        }
+    }
+}
+
+/// Waits for a task's end, showing each new message, and prints how it ended.
+pub(crate) async fn finish(session: &Session, task: Task) -> Result<(), ApiError> {
+    let mut polls = 0;
+    let mut shown = String::new();
+    let task = wait(session, task, |task| {
+        polls += 1;
+        if polls > EXPLAIN_AFTER_POLLS && shown != task.message {
+            note(&task.message);
+            shown.clone_from(&task.message);
+        }
+    })
+    .await?;
+    conclude(session, &task, |task| task.message.clone())
+}
+
+/// Looks at a task until it has ended. `look` sees every state on the way.
+pub(crate) async fn wait(
+    session: &Session,
+    mut task: Task,
+    mut look: impl FnMut(&Task),
+) -> Result<Task, ApiError> {
+    while !task.state.is_final() {
+        look(&task);
+        tokio::time::sleep(POLL_EVERY).await;
+        task = get(session, task.id).await?;
+    }
+    Ok(task)
+}
+
+/// Prints a task that has ended; one that failed becomes the command's error.
+pub(crate) fn conclude(
+    session: &Session,
+    task: &Task,
+    text: impl FnOnce(&Task) -> String,
+) -> Result<(), ApiError> {
+    if task.state == TaskState::Succeeded {
+        return session.format.print(task, text);
+    }
+    if session.format == crate::output::Format::Json {
+        session.format.print(task, |_| String::new())?;
+    }
+    let fallback = match task.state {
+        TaskState::Cancelled => ErrorCode::Cancelled,
+        _ => ErrorCode::Failed,
+    };
+    Err(task.error.clone().unwrap_or_else(|| ApiError::new(fallback, task.message.clone())))
+}
+
+/// Asks the manager to cancel a task.
+pub(crate) async fn cancel(session: &Session, task: TaskId) -> Result<Task, ApiError> {
+    session.client.post(&format!("/v1/tasks/{task}/cancel"), &json!({})).await
+}
+
+async fn get(session: &Session, task: TaskId) -> Result<Task, ApiError> {
+    session.client.get(&format!("/v1/tasks/{task}")).await
+}
+
+async fn ls(session: &Session) -> Result<(), ApiError> {
+    let tasks: Vec<Task> = session.client.get("/v1/tasks").await?;
+    session.format.print(&tasks, |tasks| {
+        let row = |task: &Task| {
+            vec![
+                task.id.to_string(),
+                time(task.started_unix_ms),
+                task.vm_name.to_string(),
+                kind(&task.kind),
+                state(task.state).into(),
+                task.message.clone(),
+            ]
+        };
+        table(&["TASK", "STARTED", "VM", "WHAT", "STATE", "MESSAGE"], tasks.iter().map(row))
+    })
+}
+
+fn describe(task: &Task) -> String {
+    let mut rows = vec![
+        ("task", task.id.to_string()),
+        ("vm", task.vm_name.to_string()),
+        ("what", kind(&task.kind)),
+        ("state", state(task.state).into()),
+        ("message", task.message.clone()),
+        ("started", time(task.started_unix_ms)),
+    ];
+    rows.extend(task.finished_unix_ms.map(|at| ("finished", time(at))));
+    if let Some(progress) = task.progress.as_ref().filter(|_| !task.state.is_final()) {
+        rows.push(("progress", report::progress(progress)));
+    }
+    if let Some(error) = &task.error {
+        rows.push(("error", error.message.clone()));
+        rows.extend(error.remedy.iter().map(|remedy| ("remedy", remedy.clone())));
+    }
+    let mut text = fields(&rows);
+    if let Some(done) = &task.report {
+        text.push_str("\n\n");
+        text.push_str(&report::report(done));
+    }
+    text
+}
+
+/// A time of the manager's clock, in UTC.
+pub(crate) fn time(unix_ms: u64) -> String {
+    i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| unix_ms.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+fn kind(kind: &TaskKind) -> String {
+    match kind {
+        TaskKind::StartVm { host } => format!("start on {host}"),
+        TaskKind::StopVm { force: true } => "stop at once".into(),
+        TaskKind::StopVm { force: false } => "stop".into(),
+        TaskKind::MigrateVm { from, to } => format!("migrate {from} -> {to}"),
+    }
+}
+
+const fn state(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Running => "running",
+        TaskState::Cancelling => "cancelling",
+        TaskState::Succeeded => "succeeded",
+        TaskState::Failed => "failed",
+        TaskState::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,53 @@
+//! `godwit`: the manager, the host's agent, and the command line, in one binary.
+
+mod cli;
+mod commands;
+mod console;
+mod output;
+mod parse;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use godwit_types::{ApiError, ErrorCode};
+
+use crate::cli::{Cli, HostVerb, ManagerVerb, Verb};
+use crate::commands::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(cli));
+            // A blocked read of standard input must not hold up the end.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(ApiError::new(ErrorCode::Failed, format!("threads cannot be started: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.code.exit_code())
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), ApiError> {
+    match cli.verb {
+        Verb::Manager(ManagerVerb::Run { listen, state }) => {
+            commands::daemon::manager(listen, state, cli.global.token_file).await
+        }
+        Verb::Host(HostVerb::Run(options)) => commands::daemon::host(*options, cli.global).await,
+        Verb::Host(HostVerb::Ls) => commands::host::ls(&Session::open(cli.global)?).await,
+        Verb::Host(HostVerb::Show { host }) => commands::host::show(&Session::open(cli.global)?, &host).await,
+        Verb::Vm(verb) => commands::vm::run(&Session::open(cli.global)?, verb).await,
+        Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
+        Verb::Events { follow, after } => {
+            commands::events::run(&Session::open(cli.global)?, follow, after).await
+        }
+    }
+}

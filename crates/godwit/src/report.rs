@@ -1,0 +1,103 @@
+//! Migrations in words: the line while one runs, and the report at its end.
+
+use godwit_types::Bytes;
+use godwit_types::migration::{MigrationProgress, MigrationReport, Phase};
+
+use crate::output::fields;
+
+/// The report at the end of a migration.
+pub(crate) fn report(report: &MigrationReport) -> String {
+    let blackout = &report.blackout;
+    let bytes = &report.bytes;
+    fields(&[
+        ("moved", format!("{} -> {}", report.from, report.to)),
+        ("total", format!("{:.0} ms", report.total_ms)),
+        (
+            "blackout",
+            format!("{:.1} ms (predicted {:.1} ms)", blackout.total_ms, report.predicted_blackout_ms),
+        ),
+        ("  stop", format!("{:.1} ms", blackout.stop_ms)),
+        ("  last pages", format!("{:.1} ms", blackout.last_pages_ms)),
+        ("  state", format!("{:.1} ms", blackout.state_ms)),
+        ("  commit", format!("{:.1} ms", blackout.commit_ms)),
+        ("  resume", format!("{:.1} ms", blackout.resume_ms)),
+        ("rounds", report.rounds.to_string()),
+        ("sent", Bytes(bytes.sent).to_string()),
+        ("  pages", format!("{} in {} pages", Bytes(bytes.raw), bytes.raw_pages)),
+        ("  zero pages", format!("{} named, not sent", bytes.zero_pages)),
+        ("  state", Bytes(bytes.state).to_string()),
+        ("  overhead", Bytes(bytes.overhead).to_string()),
+        ("goodput", rate(report.goodput_bytes_per_s)),
+    ])
+}
+
+/// One line of progress.
+pub(crate) fn progress(progress: &MigrationProgress) -> String {
+    let phase = match progress.phase {
+        Phase::Preflight => "preflight",
+        Phase::PreCopy => "pre-copy",
+        Phase::Switchover => "switchover",
+        Phase::Commit => "commit",
+        Phase::Resume => "resume",
+        Phase::Done => "done",
+    };
+    let mut parts = vec![format!("{phase:10}")];
+    if progress.phase >= Phase::PreCopy {
+        parts.push(format!("round {}", progress.round));
+        parts.push(format!("{} left", progress.remaining));
+        parts.push(rate(progress.goodput_bytes_per_s));
+    }
+    if progress.dirty_bytes_per_s > 0 {
+        parts.push(format!("guest writes {}", rate(progress.dirty_bytes_per_s)));
+    }
+    if let Some(ms) = progress.predicted_finish_ms {
+        parts.push(format!("done in {}", seconds(ms)));
+    }
+    if let Some(ms) = progress.predicted_blackout_ms {
+        parts.push(format!("blackout {ms:.0} ms"));
+    }
+    parts.join("  ")
+}
+
+/// How far a migration's memory is, of 1000, by what is left of the round.
+pub(crate) fn permille(progress: &MigrationProgress, memory: Bytes) -> u64 {
+    match progress.phase {
+        Phase::Preflight => 0,
+        Phase::PreCopy | Phase::Switchover => {
+            let left = progress.remaining.0.min(memory.0);
+            (memory.0 - left).saturating_mul(1000) / memory.0.max(1)
+        }
+        Phase::Commit | Phase::Resume | Phase::Done => 1000,
+    }
+}
+
+fn rate(bytes_per_s: u64) -> String {
+    format!("{:.1} MiB/s", bytes_per_s as f64 / f64::from(1 << 20))
+}
+
+fn seconds(ms: u64) -> String {
+    if ms < 10_000 { format!("{:.1} s", ms as f64 / 1000.0) } else { format!("{} s", ms / 1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_round_remaining_goodput_finish_and_blackout() {
+        let line = progress(&MigrationProgress {
+            phase: Phase::PreCopy,
+            round: 2,
+            bytes_sent: 1 << 20,
+            remaining: Bytes::mib(64),
+            goodput_bytes_per_s: 500 << 20,
+            dirty_bytes_per_s: 10 << 20,
+            predicted_blackout_ms: Some(130.4),
+            predicted_finish_ms: Some(1500),
+            elapsed_ms: 900,
+        });
+        for part in ["round 2", "64MiB left", "500.0 MiB/s", "done in 1.5 s", "blackout 130 ms"] {
+            assert!(line.contains(part), "{part} is missing from: {line}");
+        }
+    }
+}

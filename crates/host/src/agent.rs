@@ -1,0 +1,90 @@
+//! The agent: what its parts share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use godwit_types::host::{DatastoreOffer, HostReport};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::config::HostConfig;
+use crate::facts;
+use crate::manager::Manager;
+use crate::vm::{Registry, blocking};
+
+/// One host's agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) config: HostConfig,
+    /// The `godwit-vmm` binary.
+    pub(crate) vmm: PathBuf,
+    pub(crate) manager: Manager,
+    pub(crate) vms: Registry,
+    /// Held while a VM is admitted.
+    pub(crate) admission: tokio::sync::Mutex<()>,
+    /// Something changed that the manager should hear at once.
+    pub(crate) changed: Notify,
+    /// As last seen; a datastore that hangs does not hold up reports.
+    datastores: Mutex<Vec<DatastoreOffer>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Agent {
+    pub(crate) fn new(config: HostConfig, vmm: PathBuf, manager: Manager) -> Self {
+        Self {
+            config,
+            vmm,
+            manager,
+            vms: Registry::default(),
+            admission: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+            datastores: Mutex::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    /// Runs `task` until it ends or the agent does.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!("a task of the agent ended: {error}");
+            }
+        }
+        tasks.spawn(task);
+    }
+
+    /// Ends all tasks. The VMs run on.
+    pub(crate) async fn shut_down(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+    }
+
+    /// What the manager is told.
+    pub(crate) fn report(&self) -> HostReport {
+        let datastores = self.datastores.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let facts = facts::gather(&self.config, datastores);
+        HostReport {
+            name: self.config.name.clone(),
+            agent: self.config.advertise,
+            facts,
+            vms: self.vms.report(),
+        }
+    }
+
+    /// Looks at the datastores. Takes as long as they do.
+    pub(crate) async fn look_at_datastores(self: &Arc<Self>) {
+        let agent = Arc::clone(self);
+        let seen = blocking(move || facts::datastores(&agent.config)).await;
+        let before = std::mem::replace(
+            &mut *self.datastores.lock().unwrap_or_else(PoisonError::into_inner),
+            seen.clone(),
+        );
+        let lost = |now: &&DatastoreOffer| {
+            now.size.0 == 0 && before.iter().find(|was| was.name == now.name).is_none_or(|was| was.size.0 > 0)
+        };
+        for now in seen.iter().filter(lost) {
+            tracing::warn!("the datastore {} cannot be reached at {}: is it mounted?", now.name, now.path);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What an agent is started with.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use godwit_api::BaseUrl;
+use godwit_types::{HostName, Name};
+
+/// An agent's configuration.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    pub name: HostName,
+    /// The manager's API.
+    pub manager: BaseUrl,
+    /// Holds the token for the manager's API and for the agent's own.
+    pub token_file: PathBuf,
+    /// Where the agent's API listens.
+    pub listen: SocketAddr,
+    /// Where the manager reaches the agent's API.
+    pub advertise: SocketAddr,
+    /// Where the VMMs listen for incoming migrations.
+    pub migration_address: IpAddr,
+    /// Made if it is missing. Two agents never share one.
+    pub state_dir: PathBuf,
+    pub networks: Vec<NetworkConfig>,
+    pub datastores: Vec<DatastoreConfig>,
+    /// The `godwit-vmm` binary; none is the one beside the agent's own.
+    pub vmm: Option<PathBuf>,
+}
+
+/// A guest network that the host offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    pub name: Name,
+    /// Created if it is missing; never removed.
+    pub bridge: String,
+    /// Plugged into the bridge if it is not yet.
+    pub uplink: Option<String>,
+}
+
+/// A datastore that the host reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatastoreConfig {
+    pub name: Name,
+    /// Where it is mounted.
+    pub path: PathBuf,
+}

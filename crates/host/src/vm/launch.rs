@@ -1,0 +1,246 @@
+//! Starting a VM's process: to boot, or to receive a migration.
+//!
+//! ```text
+//!  admit --> directory, configuration --> taps --> process --> control socket --> ready --> supervised
+//!    |            '-------------'-----------'---------'--------------'-- fails: everything is undone
+//!    '-- refused, with all reasons
+//! ```
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::agent::{GuestAddress, Incoming, LocalVm, PrepareIncoming, StartVm};
+use godwit_types::control::{Role, Status, VmmConfig, VmmState};
+use godwit_types::vm::VmSpec;
+use godwit_types::{ApiError, Epoch, ErrorCode, VmId, VmName};
+use tokio::time::{sleep, timeout};
+
+use super::admission::{Backing, Candidate};
+use super::control::Control;
+use super::dir::VmDir;
+use super::machine::{Machine, blocking, unplug_all};
+use super::process::{Process, describe};
+use super::state::State;
+use super::supervise::supervise;
+use crate::agent::Agent;
+use crate::facts;
+use crate::net::{self, Port};
+
+/// How long the datastores may take to show the VM's files.
+const ADMIT_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a VMM may take to build its machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause between looks at whether it is ready.
+const READY_POLL: Duration = Duration::from_millis(5);
+
+/// A process to start.
+#[derive(Debug)]
+struct Launch {
+    vm: VmId,
+    name: VmName,
+    epoch: Epoch,
+    spec: VmSpec,
+    role: Role,
+    addresses: Vec<GuestAddress>,
+}
+
+/// `POST /v1/vms/{id}/start`. Starting what runs already, at the same epoch, changes nothing.
+pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result<LocalVm, ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    if let Some(machine) = agent.vms.live(vm) {
+        let local = machine.report();
+        let same =
+            machine.state(|state| state.epoch == asked.epoch && state.incoming.is_none() && !state.stopping);
+        return if same { Ok(local) } else { Err(here_already(&local)) };
+    }
+    let StartVm { name, epoch, spec } = asked;
+    let launch = Launch { vm, name, epoch, spec, role: Role::Boot, addresses: Vec::new() };
+    Ok(agent.launch(launch).await?.0.report())
+}
+
+/// `POST /v1/vms/{id}/incoming`. Asking again for the same migration finds the machine that is already there.
+pub(crate) async fn incoming(
+    agent: Arc<Agent>,
+    vm: VmId,
+    asked: PrepareIncoming,
+) -> Result<Incoming, ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    if let Some(machine) = agent.vms.live(vm) {
+        if machine.state(|state| state.incoming) != Some(asked.migration) {
+            return Err(here_already(&machine.report()));
+        }
+        return listening(&agent, &machine.control.status().await?);
+    }
+    let PrepareIncoming { migration, name, spec, epoch, addresses, source } = asked;
+    tracing::info!("{name} is to arrive from {source} by migration {migration}");
+    let listen = SocketAddr::new(agent.config.migration_address, 0);
+    let launch = Launch { vm, name, epoch, spec, role: Role::Incoming { migration, listen }, addresses };
+    let (_, status) = agent.launch(launch).await?;
+    listening(&agent, &status)
+}
+
+fn listening(agent: &Agent, status: &Status) -> Result<Incoming, ApiError> {
+    let Some(mut address) = status.listening else {
+        return Err(ApiError::new(
+            ErrorCode::Conflict,
+            "the VM's process has already received its migration",
+        ));
+    };
+    if address.ip().is_unspecified() {
+        address.set_ip(agent.config.advertise.ip());
+    }
+    Ok(Incoming { address })
+}
+
+fn here_already(local: &LocalVm) -> ApiError {
+    let message =
+        format!("{} is on this host already, at epoch {} ({:?})", local.name, local.epoch, local.state);
+    ApiError::new(ErrorCode::Conflict, message).remedy("wait for its task to end, or stop it: godwit vm stop")
+}
+
+impl Agent {
+    async fn launch(self: &Arc<Self>, launch: Launch) -> Result<(Arc<Machine>, Status), ApiError> {
+        let (backing, reservation) = {
+            // Two VMs at once must not be promised the same memory.
+            let _admission = self.admission.lock().await;
+            let backing = self.admit(&launch).await?;
+            (backing, self.vms.reserve(launch.vm, launch.spec.memory))
+        };
+        let dir = VmDir::new(&self.config.state_dir, launch.vm);
+        let config = vmm_config(self, &launch, &backing, &dir);
+        let boots = launch.role == Role::Boot;
+        prepare(dir.clone(), config.clone(), backing.ports.clone(), boots).await?;
+        let (process, status) = match spawn(&self.vmm, &dir, boots).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                blocking(move || undo(&dir, &backing.ports)).await;
+                return Err(error);
+            }
+        };
+        let migration = match launch.role {
+            Role::Boot => None,
+            Role::Incoming { migration, .. } => Some(migration),
+        };
+        let state = State { epoch: launch.epoch, ..State::new(&status, migration) };
+        let machine = Arc::new(Machine::new(config, dir, process, backing.ports, &launch.addresses, state));
+        self.vms.insert(Arc::clone(&machine));
+        drop(reservation);
+        self.spawn(supervise(Arc::clone(self), Arc::clone(&machine)));
+        self.changed.notify_one();
+        Ok((machine, status))
+    }
+
+    async fn admit(self: &Arc<Self>, launch: &Launch) -> Result<Backing, ApiError> {
+        let agent = Arc::clone(self);
+        let (vm, spec, epoch) = (launch.vm, launch.spec.clone(), launch.epoch);
+        let admitted = blocking(move || {
+            let promised = agent.vms.memory_promised();
+            let memory = godwit_types::Bytes(facts::memory_available().0.saturating_sub(promised.0));
+            Candidate { config: &agent.config, vm, spec: &spec, epoch, kvm: facts::kvm(), memory }.admit()
+        });
+        timeout(ADMIT_TIMEOUT, admitted).await.unwrap_or_else(|_| {
+            let seconds = ADMIT_TIMEOUT.as_secs();
+            let message = format!("a datastore of {} did not answer within {seconds} s", self.config.name);
+            Err(ApiError::new(ErrorCode::Refused, message)
+                .remedy("check its mounts and the storage behind them"))
+        })
+    }
+}
+
+fn vmm_config(agent: &Agent, launch: &Launch, backing: &Backing, dir: &VmDir) -> VmmConfig {
+    VmmConfig {
+        vm: launch.vm,
+        name: launch.name.clone(),
+        host: agent.config.name.clone(),
+        epoch: launch.epoch,
+        spec: launch.spec.clone(),
+        control: dir.control(),
+        console_socket: dir.console(),
+        console_log: dir.console_log(),
+        kernel: backing.kernel.clone(),
+        initrd: backing.initrd.clone(),
+        disks: backing.disks.clone(),
+        nics: backing.nics.clone(),
+        role: launch.role.clone(),
+    }
+}
+
+/// Makes the directory and the taps. Those of a VM that boots are open at once.
+async fn prepare(dir: VmDir, config: VmmConfig, ports: Vec<Port>, open: bool) -> Result<(), ApiError> {
+    blocking(move || {
+        let made = dir.create().and_then(|()| dir.write_config(&config));
+        if let Err(error) = made {
+            let message =
+                format!("the VM's directory beside {} cannot be made: {error}", dir.log().display());
+            return Err(
+                failed(message).remedy("check the agent's state directory, and that its disk is not full")
+            );
+        }
+        for (index, port) in ports.iter().enumerate() {
+            let plugged = net::plug(port).map_err(|error| (index, error));
+            let opened = plugged
+                .and_then(|()| if open { net::open(port) } else { Ok(()) }.map_err(|e| (index + 1, e)));
+            if let Err((made, error)) = opened {
+                undo(&dir, &ports[..made]);
+                return Err(failed(chain(&error)));
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn undo(dir: &VmDir, ports: &[Port]) {
+    unplug_all(ports);
+    if let Err(error) = dir.remove() {
+        tracing::warn!("a VM's directory was not removed: {error}");
+    }
+}
+
+/// Starts the process and waits until it is ready. If it does not get so far, it is gone when this returns.
+async fn spawn(vmm: &Path, dir: &VmDir, boots: bool) -> Result<(Process, Status), ApiError> {
+    let process = Process::spawn(vmm, dir).map_err(|error| {
+        failed(format!("{} cannot be started: {error}", vmm.display())).remedy("name the binary with --vmm")
+    })?;
+    let control = Control::new(dir.control());
+    let outcome = tokio::select! {
+        ended = process.ended() => Err(format!("the VM's process {}", describe(ended))),
+        ready = timeout(READY_TIMEOUT, ready(&control, boots)) => {
+            ready.map_err(|_| format!("the VM's process was not ready within {} s", READY_TIMEOUT.as_secs()))
+        }
+    };
+    match outcome {
+        Ok(status) => Ok((process, status)),
+        Err(why) => {
+            process.kill();
+            process.ended().await;
+            let words = dir.last_words();
+            Err(failed(if words.is_empty() { why } else { format!("{why}: {words}") }))
+        }
+    }
+}
+
+async fn ready(control: &Control, boots: bool) -> Status {
+    loop {
+        match control.status().await {
+            Ok(status) if boots && matches!(status.state, VmmState::Running | VmmState::Stopped) => {
+                return status;
+            }
+            Ok(status) if !boots && status.listening.is_some() => return status,
+            // Not yet: no socket, or a machine that is still being built.
+            Ok(_) | Err(_) => sleep(READY_POLL).await,
+        }
+    }
+}
+
+fn failed(message: String) -> ApiError {
+    ApiError::new(ErrorCode::Failed, message)
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,20 @@
+//! VMs on this host: one `godwit-vmm` process each, which outlives the agent.
+//!
+//! `launch` starts a process, `adopt` finds those of an earlier agent; `supervise` follows each to its end; `orders`
+//! is what can be asked in between. `registry` knows them all.
+
+mod admission;
+pub(crate) mod adopt;
+pub(crate) mod control;
+mod dir;
+pub(crate) mod launch;
+mod machine;
+pub(crate) mod orders;
+mod process;
+mod question;
+mod registry;
+mod state;
+mod supervise;
+
+pub(crate) use machine::blocking;
+pub(crate) use registry::Registry;

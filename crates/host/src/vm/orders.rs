@@ -1,0 +1,145 @@
+//! What can be asked of a VM that is here: to stop, to be migrated away, not to arrive after all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::agent::{LocalState, Outgoing, StartOutgoing, StopVm};
+use godwit_types::control::Request;
+use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
+
+use super::machine::Machine;
+use crate::agent::Agent;
+
+/// How long a process that did not answer may take to turn out to have ended.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `POST /v1/vms/{id}/stop`. Returns when the process is gone and nothing of it is left.
+pub(crate) async fn stop(agent: Arc<Agent>, vm: VmId, asked: StopVm) -> Result<(), ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    let Some(machine) = agent.vms.live(vm) else {
+        return agent.vms.find(vm).map(drop).ok_or_else(|| not_here(&agent, vm));
+    };
+    let name = &machine.config.name;
+    match machine.state(|state| state.local()) {
+        LocalState::Incoming | LocalState::Outgoing | LocalState::HandedOver => {
+            let message = format!("{name} is being migrated");
+            return Err(ApiError::new(ErrorCode::Conflict, message)
+                .remedy("cancel the migration first: godwit task cancel"));
+        }
+        LocalState::Running | LocalState::Stopped | LocalState::Crashed => {}
+    }
+    if asked.force {
+        machine.quit().await;
+        return Ok(());
+    }
+    machine.state(|state| state.stopping = true);
+    let pressed = machine.control.order(&Request::PowerButton).await;
+    let patience = Duration::from_millis(asked.timeout_ms);
+    // A process that is just ending does not answer any more.
+    let patience = if pressed.is_ok() { patience } else { patience.min(ENDING_TIMEOUT) };
+    if machine.gone_within(patience).await {
+        return Ok(());
+    }
+    machine.state(|state| state.stopping = false);
+    pressed?;
+    let message = format!("{name} did not power off within {} ms of the power button", asked.timeout_ms);
+    Err(ApiError::new(ErrorCode::Failed, message).remedy(
+        "shut the guest down from inside, give it more time, or end it at once: godwit vm stop --force",
+    ))
+}
+
+/// `DELETE /v1/vms/{id}/incoming/{migration}`.
+pub(crate) async fn discard_incoming(
+    agent: Arc<Agent>,
+    vm: VmId,
+    migration: MigrationId,
+) -> Result<(), ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    let Some(machine) = agent.vms.live(vm) else { return Ok(()) };
+    let name = &machine.config.name;
+    let (incoming, claiming, claimed) =
+        machine.state(|state| (state.incoming, state.claiming, state.claimed));
+    match incoming {
+        Some(current) if current == migration && !claiming && !claimed => {
+            tracing::info!("{name} does not arrive: migration {migration} is discarded");
+            machine.kill().await;
+            Ok(())
+        }
+        Some(current) if current == migration => {
+            let message =
+                format!("{name} has asked the arbiter whether it may run here, whose answer decides");
+            Err(ApiError::new(ErrorCode::Conflict, message).remedy("look again in a moment: godwit vm show"))
+        }
+        Some(other) => Err(conflict(format!("{name} arrives by another migration, {other}"))),
+        None => Err(conflict(format!("{name} runs on this host"))),
+    }
+}
+
+/// `POST /v1/vms/{id}/outgoing`. Asking again for the same migration changes nothing.
+pub(crate) async fn start_outgoing(
+    agent: Arc<Agent>,
+    vm: VmId,
+    asked: StartOutgoing,
+) -> Result<(), ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    let machine = running(&agent, vm)?;
+    let StartOutgoing { migration, destination, address, budget } = asked;
+    let before = machine.state(|state| state.outgoing.clone());
+    if before.as_ref().is_some_and(|outgoing| outgoing.migration == migration) {
+        return Ok(());
+    }
+    let state = machine.state(|state| if state.stopping { LocalState::Stopped } else { state.local() });
+    if state != LocalState::Running {
+        let message =
+            format!("{} cannot be migrated: it is {state:?} on {}", machine.config.name, agent.config.name);
+        return Err(conflict(message).remedy("wait for its task to end: godwit task ls"));
+    }
+    // Known before its first notice can come.
+    machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
+    agent.changed.notify_one();
+    let order = Request::MigrateOut { migration, destination, address, budget };
+    let begun = machine.control.order(&order).await;
+    if begun.is_err() {
+        machine.state(|state| state.outgoing = before);
+    }
+    Ok(begun?)
+}
+
+/// `DELETE /v1/vms/{id}/outgoing/{migration}`. Returns when the VMM has taken note.
+pub(crate) async fn cancel_outgoing(
+    agent: Arc<Agent>,
+    vm: VmId,
+    migration: MigrationId,
+) -> Result<(), ApiError> {
+    let machine = running(&agent, vm)?;
+    let outgoing = agent.vms.outgoing(vm, migration).ok_or_else(|| no_migration(&agent, vm, migration))?;
+    if outgoing.outcome.is_some() {
+        return Err(conflict(format!("migration {migration} of {} has ended", machine.config.name)));
+    }
+    Ok(machine.control.order(&Request::CancelMigration { migration }).await?)
+}
+
+/// `GET /v1/vms/{id}/outgoing/{migration}`.
+pub(crate) fn outgoing(agent: &Agent, vm: VmId, migration: MigrationId) -> Result<Outgoing, ApiError> {
+    agent.vms.outgoing(vm, migration).ok_or_else(|| no_migration(agent, vm, migration))
+}
+
+/// The VM, which must have a process here.
+pub(crate) fn running(agent: &Agent, vm: VmId) -> Result<Arc<Machine>, ApiError> {
+    agent.vms.live(vm).ok_or_else(|| not_here(agent, vm))
+}
+
+/// That the VM is not here.
+pub(crate) fn not_here(agent: &Agent, vm: VmId) -> ApiError {
+    let message = format!("VM {vm} is not on {}", agent.config.name);
+    ApiError::new(ErrorCode::NotFound, message).remedy("find it: godwit vm ls")
+}
+
+fn no_migration(agent: &Agent, vm: VmId, migration: MigrationId) -> ApiError {
+    let message = format!("{} knows of no migration {migration} of VM {vm}", agent.config.name);
+    ApiError::new(ErrorCode::NotFound, message)
+}
+
+fn conflict(message: String) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, message)
+}

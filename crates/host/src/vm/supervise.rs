@@ -1,0 +1,194 @@
+//! The task that follows one VM's process from its start to its end.
+//!
+//! ```text
+//!  subscribe --> notices, questions --connection lost--> subscribe again (open questions are raised again)
+//!                    '--> question --> the arbiter (see `question`) --> answer
+//!  process ended --> clean up, remember how --> (end)
+//! ```
+
+use std::convert::Infallible;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::control::{Notice, Question, Reply, Request, VmmState};
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, Epoch, MigrationId};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::control::{ControlError, Line, Subscription};
+use super::machine::{Machine, blocking};
+use super::process::describe;
+use super::question::{after_answer, ask, open_taps};
+use crate::agent::Agent;
+use crate::announce::announce;
+
+/// Pause before subscribing again.
+const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(100);
+/// How long the last notices of a process that has ended may take to be read.
+const LAST_NOTICES_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a destination that has failed may take to end by itself.
+const FAILED_END_TIMEOUT: Duration = Duration::from_secs(3);
+
+type Asking = JoinSet<(Question, Verdict)>;
+
+/// Follows the process until it has ended, then removes what it leaves.
+pub(crate) async fn supervise(agent: Arc<Agent>, machine: Arc<Machine>) {
+    let mut learning = JoinSet::new();
+    for (port, addresses) in machine.ports.iter().zip(&machine.addresses) {
+        let agent = Arc::clone(&agent);
+        learning.spawn(addresses.clone().learn(port.tap.clone(), move || agent.changed.notify_one()));
+    }
+    let ended = tokio::select! {
+        ended = follow(&agent, &machine) => ended,
+        ended = async {
+            let ended = machine.process.ended().await;
+            sleep(LAST_NOTICES_TIMEOUT).await;
+            ended
+        } => ended,
+    };
+    learning.shutdown().await;
+    let how = format!("the VM's process {}: {}", describe(ended), machine.dir.last_words());
+    let in_order = ended.is_some_and(|status| status.success());
+    let left = machine.state(|state| state.clone()).after(in_order, how.trim_end_matches([':', ' ']));
+    let crashed = left.as_ref().and_then(|left| left.detail.as_deref());
+    match crashed {
+        Some(how) => tracing::error!(
+            "{} crashed: {how}; its logs stay beside {}",
+            machine.config.name,
+            machine.dir.log().display()
+        ),
+        None => tracing::info!("{}: the VM's process {}", machine.config.name, describe(ended)),
+    }
+    machine.clean_up(crashed.is_some()).await;
+    agent.vms.retire(&machine, left);
+    machine.set_gone();
+    agent.changed.notify_one();
+}
+
+/// Reads notices until the process has ended and its last notice is read.
+async fn follow(agent: &Arc<Agent>, machine: &Arc<Machine>) -> Option<ExitStatus> {
+    loop {
+        let error = match machine.control.subscribe().await {
+            Ok(subscription) => match session(agent, machine, subscription).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        // A process closes its sockets before it counts as ended.
+        if let Ok(ended) = timeout(SUBSCRIBE_PAUSE, machine.process.ended()).await {
+            return ended;
+        }
+        tracing::debug!("{}: subscribing again: {error}", machine.config.name);
+    }
+}
+
+async fn session(
+    agent: &Arc<Agent>,
+    machine: &Arc<Machine>,
+    mut subscription: Subscription,
+) -> Result<Infallible, ControlError> {
+    let mut asking = Asking::new();
+    let mut open: Vec<Question> = Vec::new();
+    loop {
+        tokio::select! {
+            line = subscription.next() => match line? {
+                Line::Notice(Notice::Question { question }) if open.contains(&question) => {}
+                Line::Notice(Notice::Question { question }) => {
+                    open.push(question.clone());
+                    asking.spawn(ask(Arc::clone(agent), Arc::clone(machine), question));
+                }
+                Line::Notice(notice) => noticed(agent, machine, notice),
+                Line::Reply(Reply::Error { error }) => {
+                    tracing::warn!("{}: the VM's process did not take an answer: {error}", machine.config.name);
+                }
+                Line::Reply(_) => {}
+            },
+            Some(answered) = asking.join_next() => {
+                let (question, verdict) = answered.map_err(|error| ControlError::Malformed(error.to_string()))?;
+                let migration = question.migration();
+                subscription.send(&Request::Answer { migration, verdict: verdict.clone() }).await?;
+                open.retain(|other| *other != question);
+                after_answer(agent, machine, &question, &verdict).await;
+            }
+        }
+    }
+}
+
+fn noticed(agent: &Arc<Agent>, machine: &Arc<Machine>, notice: Notice) {
+    let name = &machine.config.name;
+    match notice {
+        Notice::Question { .. } => {}
+        Notice::Progress { migration, progress } => {
+            return machine.state(|state| state.progress(migration, progress));
+        }
+        Notice::State { state, epoch } => state_changed(agent, machine, state, epoch),
+        Notice::Arrived { migration } => {
+            tracing::debug!("{name} says that it has arrived by migration {migration}");
+            arrived(agent, machine);
+        }
+        Notice::MigrationEnded { migration, outcome } => {
+            let handed_over = machine.state(|state| {
+                state.migration_ended(migration, outcome);
+                state.handed_over
+            });
+            if handed_over {
+                end(agent, machine);
+            }
+        }
+        Notice::IncomingFailed { migration, error } => incoming_failed(agent, machine, migration, &error),
+        Notice::DeviceError { device, message } => {
+            return tracing::warn!("{name}: {device} reported to the guest: {message}");
+        }
+    }
+    agent.changed.notify_one();
+}
+
+fn state_changed(agent: &Arc<Agent>, machine: &Arc<Machine>, vmm: VmmState, epoch: Epoch) {
+    machine.state(|state| {
+        state.vmm = vmm;
+        state.epoch = state.epoch.max(epoch);
+        state.handed_over |= vmm == VmmState::HandedOver;
+    });
+    match vmm {
+        VmmState::Running => arrived(agent, machine),
+        VmmState::Stopped => end(agent, machine),
+        VmmState::Incoming | VmmState::Paused | VmmState::HandedOver => {}
+    }
+}
+
+/// If the VM has just arrived: tells the network, and whichever agent comes after this one.
+fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
+    let Some(migration) = machine.state(|state| state.incoming.take()) else { return };
+    tracing::info!("{} runs here now, by migration {migration}", machine.config.name);
+    for port in &machine.ports {
+        agent.spawn(announce(port.clone(), machine.seen()));
+    }
+    let machine = Arc::clone(machine);
+    agent.spawn(async move {
+        // Opened before the claim was answered, unless another agent did that and was ended in between.
+        open_taps(&machine).await;
+        let settled = Arc::clone(&machine);
+        if let Err(error) = blocking(move || settled.dir.write_config(&settled.settled_config())).await {
+            tracing::warn!("{}: its configuration was not updated: {error}", machine.config.name);
+        }
+    });
+}
+
+/// Ends a process that has nothing to do any more.
+fn end(agent: &Arc<Agent>, machine: &Arc<Machine>) {
+    let machine = Arc::clone(machine);
+    agent.spawn(async move { machine.quit().await });
+}
+
+fn incoming_failed(agent: &Arc<Agent>, machine: &Arc<Machine>, migration: MigrationId, error: &ApiError) {
+    tracing::warn!("{} does not arrive by migration {migration}: {error}", machine.config.name);
+    let machine = Arc::clone(machine);
+    agent.spawn(async move {
+        if !machine.gone_within(FAILED_END_TIMEOUT).await {
+            machine.kill().await;
+        }
+    });
+}

@@ -1,0 +1,258 @@
+//! A stand-in for `godwit-vmm`: the control protocol, real taps and no guest.
+//!
+//! The test binary runs itself as this process: see [`install`]. What it is to do is written in the guest's kernel
+//! command line: `crash-at-start`, `stubborn` (ignores the power button).
+//!
+//! ```text
+//!  reset              the process crashes
+//!  migrate_out        asks "commit"; granted: hands over and ends; refused: runs on
+//!  (TCP connection)   of an incoming one: asks "claim"; granted: runs
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use godwit_types::control::{
+    MigrationStatus, Notice, Question, Reply, Request, Role, Status, VmmConfig, VmmState,
+};
+use godwit_types::migration::{MigrationOutcome, Phase};
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
+
+const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
+pub(crate) const CRASH_WORDS: &str = "fake-vmm: the sky is falling";
+
+nix::ioctl_write_ptr_bad!(tun_attach, libc::TUNSETIFF, libc::ifreq);
+
+/// Writes a program into `directory` that takes `--config FILE` as `godwit-vmm` does.
+pub(crate) fn install(directory: &Path) -> PathBuf {
+    let path = directory.join("fake-vmm");
+    let test = std::env::current_exe().unwrap();
+    let script = format!(
+        "#!/bin/sh\n{CONFIG_VARIABLE}=\"$2\" exec '{}' --exact fake_vmm::process --ignored --nocapture\n",
+        test.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+#[ignore = "not a test: the process that the other tests start"]
+fn process() {
+    if let Some(config) = std::env::var_os(CONFIG_VARIABLE) {
+        run(&PathBuf::from(config));
+    }
+}
+
+struct Vmm {
+    config: VmmConfig,
+    taps: Vec<File>,
+    listening: Option<std::net::SocketAddr>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    state: VmmState,
+    epoch: Epoch,
+    open: Option<Question>,
+    migration: Option<MigrationStatus>,
+    subscribers: Vec<UnixStream>,
+}
+
+fn run(config: &Path) -> ! {
+    let config: VmmConfig = serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
+    if config.spec.boot.cmdline.contains("crash-at-start") {
+        crash();
+    }
+    let taps = config.nics.iter().map(|nic| attach(&nic.tap)).collect();
+    let (state, listener) = match config.role {
+        Role::Boot => (VmmState::Running, None),
+        Role::Incoming { listen, .. } => (VmmState::Incoming, Some(TcpListener::bind(listen).unwrap())),
+    };
+    let listening = listener.as_ref().map(|listener| listener.local_addr().unwrap());
+    let control = UnixListener::bind(&config.control).unwrap();
+    let epoch = config.epoch;
+    let inner = Mutex::new(Inner { state, epoch, open: None, migration: None, subscribers: Vec::new() });
+    let vmm = Arc::new(Vmm { config, taps, listening, inner });
+    if let Some(listener) = listener {
+        let vmm = Arc::clone(&vmm);
+        std::thread::spawn(move || {
+            listener.accept().unwrap();
+            vmm.claim();
+        });
+    }
+    for client in control.incoming() {
+        let vmm = Arc::clone(&vmm);
+        std::thread::spawn(move || vmm.serve(client.unwrap()));
+    }
+    unreachable!("a listener never ends")
+}
+
+fn crash() -> ! {
+    eprintln!("{CRASH_WORDS}");
+    std::process::exit(3)
+}
+
+fn attach(tap: &str) -> File {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .unwrap();
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    ifr_name.iter_mut().zip(tap.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+    let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    // SAFETY: `request` is a complete ifreq that outlives the call.
+    unsafe { tun_attach(device.as_raw_fd(), &request) }.unwrap();
+    device
+}
+
+impl Vmm {
+    fn serve(&self, client: UnixStream) {
+        for line in BufReader::new(client.try_clone().unwrap()).lines() {
+            let Ok(line) = line else { return };
+            let request: Request = serde_json::from_str(&line).unwrap();
+            let last = request == Request::Quit;
+            match request {
+                Request::Subscribe => self.subscribe(&client),
+                request => send(&client, &self.reply(request)),
+            }
+            if last {
+                std::process::exit(0);
+            }
+        }
+    }
+
+    fn subscribe(&self, client: &UnixStream) {
+        let mut inner = self.inner.lock().unwrap();
+        send(client, &Reply::Done);
+        send(client, &Notice::State { state: inner.state, epoch: inner.epoch });
+        if let Some(question) = inner.open.clone() {
+            send(client, &Notice::Question { question });
+        }
+        inner.subscribers.push(client.try_clone().unwrap());
+    }
+
+    fn reply(&self, request: Request) -> Reply {
+        let mut inner = self.inner.lock().unwrap();
+        match request {
+            Request::Status => return Reply::Status(Box::new(self.status(&inner))),
+            Request::Reset => crash(),
+            Request::PowerButton if !self.config.spec.boot.cmdline.contains("stubborn") => {
+                inner.enter(VmmState::Stopped);
+                std::process::exit(0);
+            }
+            Request::MigrateOut { migration, destination, .. } => {
+                let (vm, epoch) = (self.config.vm, inner.epoch);
+                inner.enter(VmmState::Paused);
+                inner.migration = Some(MigrationStatus { migration, progress: None, outcome: None });
+                inner.ask(Question::Commit { migration, vm, epoch, destination });
+            }
+            Request::CancelMigration { .. } => {
+                let error = ApiError::new(ErrorCode::Conflict, "the commit has been asked for");
+                return Reply::Error { error };
+            }
+            Request::Answer { migration, verdict } => self.answered(&mut inner, migration, verdict),
+            Request::Subscribe | Request::PowerButton | Request::Quit | Request::Balloon { .. } => {}
+        }
+        Reply::Done
+    }
+
+    fn status(&self, inner: &Inner) -> Status {
+        Status {
+            vm: self.config.vm,
+            epoch: inner.epoch,
+            pid: std::process::id(),
+            state: inner.state,
+            listening: self.listening,
+            migration: inner.migration.clone(),
+            balloon: Bytes(0),
+        }
+    }
+
+    fn claim(&self) {
+        let Role::Incoming { migration, .. } = self.config.role else { unreachable!() };
+        self.say(&format!("before the claim, taps open: {}", self.taps_open()));
+        let mut inner = self.inner.lock().unwrap();
+        let (vm, epoch) = (self.config.vm, inner.epoch);
+        inner.enter(VmmState::Paused);
+        inner.ask(Question::Claim { migration, vm, epoch });
+    }
+
+    fn answered(&self, inner: &mut Inner, migration: MigrationId, verdict: Verdict) {
+        match (inner.open.take(), verdict) {
+            (Some(Question::Claim { .. }), Verdict::Granted { epoch }) => {
+                self.say(&format!("claim granted, taps open: {}", self.taps_open()));
+                inner.epoch = epoch;
+                inner.enter(VmmState::Running);
+                inner.tell(&Notice::Arrived { migration });
+            }
+            (Some(Question::Commit { .. }), Verdict::Granted { .. }) => {
+                inner.enter(VmmState::HandedOver);
+                let error = ApiError::new(ErrorCode::Unreachable, "nobody confirmed");
+                inner.tell(&Notice::MigrationEnded {
+                    migration,
+                    outcome: MigrationOutcome::HandedOver { error },
+                });
+            }
+            (Some(Question::Commit { .. }), Verdict::Refused { reason }) => {
+                inner.enter(VmmState::Running);
+                let error = ApiError::new(ErrorCode::Refused, reason);
+                let outcome = MigrationOutcome::Failed { phase: Phase::Commit, error };
+                inner.tell(&Notice::MigrationEnded { migration, outcome });
+            }
+            (Some(Question::Claim { .. }), Verdict::Refused { reason }) => {
+                let error = ApiError::new(ErrorCode::Refused, reason);
+                inner.tell(&Notice::IncomingFailed { migration, error });
+                std::process::exit(1);
+            }
+            (Some(question), Verdict::Undecided) => inner.ask(question),
+            (None, verdict) => panic!("an answer without a question: {verdict:?}"),
+        }
+    }
+
+    /// The kernel takes a frame only if the tap is up.
+    fn taps_open(&self) -> bool {
+        let frame = [0; 10 + 60];
+        self.taps.iter().all(|mut tap| tap.write_all(&frame).is_ok())
+    }
+
+    /// Writes a line for the test to read.
+    fn say(&self, line: &str) {
+        let mut log = OpenOptions::new().create(true).append(true).open(&self.config.console_log).unwrap();
+        writeln!(log, "{line}").unwrap();
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, state: VmmState) {
+        self.state = state;
+        let epoch = self.epoch;
+        self.tell(&Notice::State { state, epoch });
+    }
+
+    fn ask(&mut self, question: Question) {
+        self.open = Some(question.clone());
+        self.tell(&Notice::Question { question });
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        self.subscribers.iter().for_each(|client| send(client, notice));
+    }
+}
+
+/// A client that has left misses it.
+fn send<T: serde::Serialize>(mut client: &UnixStream, document: &T) {
+    let mut line = serde_json::to_string(document).unwrap();
+    line.push('\n');
+    let _ = client.write_all(line.as_bytes());
+}

@@ -1,0 +1,232 @@
+//! A network namespace with a manager, an agent and a client in it, which ends with the test.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_api::{Client, Token};
+use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
+use godwit_types::agent::{Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm, StopVm};
+use godwit_types::api::Empty;
+use godwit_types::vm::VmSpec;
+use godwit_types::{ApiError, Epoch, MigrationId, VmId};
+use nix::sched::{CloneFlags, unshare};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::fake_manager::{Manager, Shared};
+use crate::fake_vmm;
+
+/// How long anything that must happen may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const MANAGER: &str = "127.0.0.1:7400";
+const AGENT: &str = "127.0.0.1:7401";
+const TOKEN: &str = "a-token-for-tests-only";
+pub(crate) const VM: VmId = VmId(Uuid::from_u128(0x0123_4567));
+pub(crate) const MIGRATION: MigrationId = MigrationId(Uuid::from_u128(0xabc));
+pub(crate) const TAP: &str = "gw01234567n0";
+
+pub(crate) struct World {
+    directory: tempfile::TempDir,
+    pub(crate) book: Shared,
+    manager: Option<Manager>,
+    agent: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    pub(crate) client: Client,
+}
+
+/// Runs `test` in a network namespace of its own, or says why it cannot.
+pub(crate) fn in_a_world<F: Future<Output = ()>>(test: impl FnOnce(World) -> F + Send + 'static) {
+    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = kvm {
+        return eprintln!("SKIPPED: needs /dev/kvm, without which an agent starts no VM: {error}");
+    }
+    let thread = std::thread::spawn(|| {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            return eprintln!(
+                "SKIPPED: needs root, because it makes a network namespace of its own: {error}"
+            );
+        }
+        ip("link set lo up");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new();
+            world.start_manager().await;
+            world.start_agent().await;
+            timeout(PATIENCE * 4, test(world)).await.expect("the test ends");
+        });
+    });
+    thread.join().unwrap();
+}
+
+pub(crate) fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Drop for World {
+    /// After a failed test: ends the fakes that it has started. Their environment names its directory, which that of no
+    /// other process does.
+    fn drop(&mut self) {
+        let needle = self.directory.path().as_os_str().as_encoded_bytes();
+        let Ok(entries) = std::fs::read_dir("/proc") else { return };
+        for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            if environment.windows(needle.len()).any(|window| window == needle) {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+            }
+        }
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let datastore = directory.path().join("shared");
+        std::fs::create_dir(&datastore).unwrap();
+        for file in ["vmlinuz", "web1.raw"] {
+            std::fs::write(datastore.join(file), "x").unwrap();
+        }
+        std::fs::write(directory.path().join("token"), TOKEN).unwrap();
+        let base: std::net::SocketAddr = AGENT.parse().unwrap();
+        let client = Client::new(base, Token::new(TOKEN)).with_timeout(PATIENCE);
+        Self { directory, book: Shared::default(), manager: None, agent: None, client }
+    }
+
+    pub(crate) fn config(&self) -> HostConfig {
+        let path = |name: &str| self.directory.path().join(name);
+        HostConfig {
+            name: "b".parse().unwrap(),
+            manager: format!("http://{MANAGER}").parse().unwrap(),
+            token_file: path("token"),
+            listen: AGENT.parse().unwrap(),
+            advertise: AGENT.parse().unwrap(),
+            migration_address: "127.0.0.1".parse().unwrap(),
+            state_dir: path("state"),
+            networks: vec![NetworkConfig {
+                name: "guests".parse().unwrap(),
+                bridge: "gwtbr".to_owned(),
+                uplink: None,
+            }],
+            datastores: vec![DatastoreConfig { name: "shared".parse().unwrap(), path: path("shared") }],
+            vmm: Some(fake_vmm::install(self.directory.path())),
+        }
+    }
+
+    pub(crate) async fn start_manager(&mut self) {
+        let token = Token::new(TOKEN).unwrap();
+        self.manager = Some(Manager::start(MANAGER.parse().unwrap(), token, Arc::clone(&self.book)).await);
+    }
+
+    pub(crate) async fn stop_manager(&mut self) {
+        self.manager = None;
+        until(|| async { tokio::net::TcpStream::connect(MANAGER).await.is_err() }).await;
+    }
+
+    pub(crate) async fn start_agent(&mut self) {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = run_until(self.config(), async move { drop(stopped.await) });
+        let task = tokio::spawn(async move { running.await.unwrap() });
+        self.agent = Some((stop, task));
+        until(|| async { tokio::net::TcpStream::connect(AGENT).await.is_ok() }).await;
+    }
+
+    /// The agent ends, as after SIGTERM.
+    pub(crate) async fn stop_agent(&mut self) {
+        let (stop, task) = self.agent.take().expect("an agent runs");
+        drop(stop);
+        timeout(PATIENCE, task).await.expect("it ends").unwrap();
+    }
+
+    /// The VM's directory.
+    pub(crate) fn vm_dir(&self) -> PathBuf {
+        self.directory.path().join("state/vms").join(VM.to_string())
+    }
+
+    /// What the fake VMM has said.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.vm_dir().join("console.log")).unwrap_or_default()
+    }
+
+    pub(crate) async fn start_vm(&self, cmdline: &str, epoch: u64) -> Result<LocalVm, ApiError> {
+        let start = StartVm { name: "web1".parse().unwrap(), epoch: Epoch(epoch), spec: spec(cmdline) };
+        self.client.post(&format!("/v1/vms/{VM}/start"), &start).await
+    }
+
+    pub(crate) async fn stop_vm(&self, force: bool, timeout_ms: u64) -> Result<Empty, ApiError> {
+        self.client.post(&format!("/v1/vms/{VM}/stop"), &StopVm { force, timeout_ms }).await
+    }
+
+    pub(crate) async fn vm(&self) -> Result<LocalVm, ApiError> {
+        self.client.get(&format!("/v1/vms/{VM}")).await
+    }
+
+    pub(crate) async fn prepare_incoming(&self, spec: VmSpec) -> Result<Incoming, ApiError> {
+        let asked = PrepareIncoming {
+            migration: MIGRATION,
+            name: "web1".parse().unwrap(),
+            spec,
+            epoch: Epoch(2),
+            source: "a".parse().unwrap(),
+            addresses: Vec::new(),
+        };
+        self.client.post(&format!("/v1/vms/{VM}/incoming"), &asked).await
+    }
+
+    pub(crate) async fn discard_incoming(&self) -> Result<Empty, ApiError> {
+        self.client.delete(&format!("/v1/vms/{VM}/incoming/{MIGRATION}")).await
+    }
+
+    pub(crate) async fn migrate_away(&self) -> Result<Empty, ApiError> {
+        let asked = StartOutgoing {
+            migration: MIGRATION,
+            destination: "c".parse().unwrap(),
+            address: "127.0.0.1:9".parse().unwrap(),
+            budget: Default::default(),
+        };
+        self.client.post(&format!("/v1/vms/{VM}/outgoing"), &asked).await
+    }
+
+    /// Waits until the manager has heard that the VM is in `state`.
+    pub(crate) async fn until_reported(&self, state: LocalState) -> LocalVm {
+        let found = || {
+            let book = self.book.lock().unwrap();
+            let last = book.reports.last()?;
+            last.vms.iter().find(|vm| vm.id == VM && vm.state == state).cloned()
+        };
+        until(|| async { found().is_some() }).await;
+        found().expect("reports only come about changes, or every two seconds")
+    }
+
+    /// Nothing of the VM is left: no tap, no socket, no configuration, no process.
+    pub(crate) fn assert_nothing_left(&self) {
+        assert!(!ip("-o link").contains(TAP), "a tap is left");
+        for file in ["config.json", "control.sock", "console.sock"] {
+            assert!(!self.vm_dir().join(file).exists(), "{file} is left");
+        }
+    }
+}
+
+pub(crate) fn spec(cmdline: &str) -> VmSpec {
+    let spec = serde_json::json!({
+        "vcpus": 1,
+        "memory": 64 << 20,
+        "boot": { "kernel": "shared/vmlinuz", "cmdline": cmdline },
+        "disks": [{ "image": "shared/web1.raw" }],
+        "nics": [{ "network": "guests", "mac": "52:54:00:00:00:01" }],
+    });
+    serde_json::from_value(spec).unwrap()
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+    let holds = async {
+        while !condition().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, holds).await.expect("it happens in time");
+}

@@ -1,0 +1,192 @@
+//! What follows from a host's report: which VMs run, which ended, and which run where they must not.
+//!
+//! A report may be older than what the manager has just recorded, so what contradicts the records counts only when
+//! two consecutive reports say it; the second was taken after the first had been answered.
+
+use std::collections::BTreeMap;
+
+use godwit_types::agent::{LocalState, LocalVm};
+use godwit_types::host::HostReport;
+use godwit_types::ownership::Ownership;
+use godwit_types::{ApiError, MigrationId, VmId};
+
+use crate::clock::now_unix_ms;
+use crate::store::{HostRow, NewEvent, Power, StoreError, Tx, VmRow};
+
+/// Consecutive reports after which a contradiction is believed.
+const REPORTS_BELIEVED: u32 = 2;
+
+/// What a report says about a VM that its sender owns and that no task is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// Nothing new.
+    AsKnown,
+    /// It runs, which was not known.
+    Runs,
+    /// The guest shut itself down.
+    Stopped,
+    /// The process ended by itself.
+    Crashed,
+    /// The report does not name it; so many consecutive ones have not.
+    Missing(u32),
+}
+
+/// Records `report`: the host's facts, and what it says about VMs. Returns the machines that wait there for migrations
+/// that were aborted: the host was out of reach then, or had not built them yet.
+pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Vec<(VmId, MigrationId)>, ApiError> {
+    let known = tx.host(&report.name)?;
+    announce(tx, known.as_ref(), &report)?;
+    let strays = strays(tx, &report, known.map(|host| host.strays).unwrap_or_default())?;
+    let now = now_unix_ms();
+    tx.put_host(&HostRow {
+        name: report.name.clone(),
+        agent: report.agent,
+        clock_skew_ms: report.facts.clock_unix_ms.cast_signed().wrapping_sub(now.cast_signed()),
+        facts: report.facts,
+        vms: report.vms.clone(),
+        strays,
+        up: true,
+        last_seen_unix_ms: now,
+    })?;
+    for vm in tx.vms()? {
+        if let Some((owned, missing)) = tx.ownership(vm.id)?
+            && owned.owner == report.name
+            && tx.open_task(vm.id)?.is_none()
+        {
+            let local = report.vms.iter().find(|local| local.id == vm.id && local.epoch == owned.epoch);
+            let news = news(vm.power, owned.claimed, missing, local.map(|local| local.state));
+            apply(tx, &vm, &owned, news, local.and_then(|local| local.detail.as_deref()))?;
+        }
+    }
+    let mut forgotten = Vec::new();
+    for local in report.vms.iter().filter(|local| local.state == LocalState::Incoming) {
+        let aborted = tx.aborted_migrations(local.id, &report.name, local.epoch)?;
+        forgotten.extend(aborted.into_iter().map(|migration| (local.id, migration)));
+    }
+    Ok(forgotten)
+}
+
+/// Tells that a host joined, came back or changed its address.
+fn announce(tx: &Tx<'_>, known: Option<&HostRow>, report: &HostReport) -> Result<(), StoreError> {
+    let name = &report.name;
+    let event = match known {
+        None => NewEvent::new(
+            "host.joined",
+            format!("{name} joined the cluster, its agent is at {}", report.agent),
+        ),
+        Some(host) if !host.up => NewEvent::new("host.up", format!("{name} is heard from again")),
+        Some(host) if host.agent != report.agent => {
+            let (old, new) = (host.agent, report.agent);
+            NewEvent::new("host.moved", format!("the agent of {name} was at {old} and is at {new} now"))
+        }
+        Some(_) => return Ok(()),
+    };
+    tx.add_event(event.host(name))
+}
+
+const fn news(power: Power, claimed: bool, missing: u32, local: Option<LocalState>) -> News {
+    match (local, power) {
+        (Some(LocalState::Running | LocalState::Outgoing), Power::Running) if claimed => News::AsKnown,
+        (Some(LocalState::Running | LocalState::Outgoing), _) => News::Runs,
+        (Some(LocalState::Stopped), Power::Running) => News::Stopped,
+        (Some(LocalState::Crashed), Power::Running) => News::Crashed,
+        // An incoming machine at the owner's epoch is about to claim, and `HandedOver` is never the owner's.
+        (None | Some(LocalState::HandedOver), Power::Running) => News::Missing(missing + 1),
+        _ => News::AsKnown,
+    }
+}
+
+fn apply(
+    tx: &Tx<'_>,
+    vm: &VmRow,
+    owned: &Ownership,
+    news: News,
+    detail: Option<&str>,
+) -> Result<(), StoreError> {
+    let (name, host) = (&vm.name, &owned.owner);
+    let tell = |kind, message: String| tx.add_event(NewEvent::new(kind, message).vm(name).host(host));
+    match news {
+        News::AsKnown => tx.set_missing_reports(vm.id, 0),
+        News::Runs => {
+            tx.set_power(vm.id, Power::Running)?;
+            tx.put_ownership(&Ownership { claimed: true, ..owned.clone() })?;
+            tell("vm.running", format!("{name} runs on {host}, as {host} reports"))
+        }
+        News::Stopped => {
+            tx.set_power(vm.id, Power::Stopped)?;
+            tell("vm.stopped", format!("{name} shut itself down on {host}"))
+        }
+        News::Crashed => {
+            tx.set_power(vm.id, Power::Crashed)?;
+            let why = detail.unwrap_or("its process ended by itself; see its log there");
+            tell("vm.crashed", format!("{name} crashed on {host}: {why}"))
+        }
+        News::Missing(count) if count < REPORTS_BELIEVED => tx.set_missing_reports(vm.id, count),
+        News::Missing(_) => {
+            tx.set_missing_reports(vm.id, 0)?;
+            tx.set_power(vm.id, Power::Crashed)?;
+            tell(
+                "vm.crashed",
+                format!("{name} is gone from {host}, which owns it; the host may have been restarted"),
+            )
+        }
+    }
+}
+
+/// Counts the reports in which the host runs VMs that it does not own, and tells of each once.
+fn strays(
+    tx: &Tx<'_>,
+    report: &HostReport,
+    before: BTreeMap<VmId, u32>,
+) -> Result<BTreeMap<VmId, u32>, StoreError> {
+    let mut strays = BTreeMap::new();
+    for local in report.vms.iter().filter(|l| matches!(l.state, LocalState::Running | LocalState::Outgoing)) {
+        let owned = tx.ownership(local.id)?.map(|(owned, _)| owned);
+        if owned.as_ref().is_some_and(|owned| owned.owner == report.name && owned.epoch == local.epoch) {
+            continue;
+        }
+        let count = before.get(&local.id).map_or(1, |count| count.saturating_add(1));
+        if count == REPORTS_BELIEVED {
+            let event = stray_event(report, local, owned.as_ref());
+            tracing::error!("{}", event.message());
+            tx.add_event(event)?;
+        }
+        strays.insert(local.id, count);
+    }
+    Ok(strays)
+}
+
+fn stray_event(report: &HostReport, local: &LocalVm, owned: Option<&Ownership>) -> NewEvent {
+    let (host, name, epoch) = (&report.name, &local.name, local.epoch);
+    let rightful = match owned {
+        Some(owned) => format!("{} owns it at epoch {}", owned.owner, owned.epoch),
+        None => "the manager knows no such VM".to_owned(),
+    };
+    let message = format!(
+        "{host} runs {name} at epoch {epoch}, but {rightful}; find out why, and end the process of VM {} on {host}",
+        local.id
+    );
+    NewEvent::new("vm.stray", message).vm(name).host(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_report_without_a_running_vm_is_not_believed_and_two_are() {
+        assert_eq!(news(Power::Running, true, 0, None), News::Missing(1));
+        assert_eq!(news(Power::Running, true, 1, None), News::Missing(REPORTS_BELIEVED));
+        assert_eq!(news(Power::Stopped, true, 0, None), News::AsKnown);
+    }
+
+    #[test]
+    fn a_process_that_ended_changes_only_a_vm_that_was_running() {
+        assert_eq!(news(Power::Running, true, 0, Some(LocalState::Crashed)), News::Crashed);
+        assert_eq!(news(Power::Running, true, 0, Some(LocalState::Stopped)), News::Stopped);
+        assert_eq!(news(Power::Stopped, true, 0, Some(LocalState::Stopped)), News::AsKnown);
+        assert_eq!(news(Power::Crashed, true, 0, Some(LocalState::Crashed)), News::AsKnown);
+        assert_eq!(news(Power::Crashed, true, 0, Some(LocalState::Running)), News::Runs);
+        assert_eq!(news(Power::Running, false, 0, Some(LocalState::Running)), News::Runs);
+    }
+}

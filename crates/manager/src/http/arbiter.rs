@@ -1,0 +1,47 @@
+//! `/v1/arbiter`: the decision and its record in one transaction, written before it is told.
+//!
+//! A commit is on the disk first. A claim need not be: it changes no owner, a destination that lost its grant in the
+//! manager's power cut is granted it again, and its reports say that it runs. The guest waits for both.
+
+use axum::extract::State;
+use godwit_api::server::Json;
+use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict};
+use godwit_types::{ApiError, MigrationId};
+
+use super::{Answer, Shared};
+use crate::arbiter::{self, Decision};
+use crate::store::Tx;
+
+/// The source of a migration hands the VM over. Safe to repeat.
+#[utoipa::path(post, path = "/v1/arbiter/commit", operation_id = "commit_migration", tag = "agents", request_body = CommitRequest,
+    responses((status = 200, body = Verdict), (status = "default", body = ApiError)))]
+pub(super) async fn commit(State(manager): Shared, Json(asked): Json<CommitRequest>) -> Answer<Verdict> {
+    let verdict = manager.store.write(move |tx| {
+        let owned = tx.ownership(asked.vm)?.map(|(owned, _)| owned);
+        let migration = tx.migration(asked.migration)?;
+        record(tx, asked.migration, arbiter::commit(owned.as_ref(), migration.as_ref(), &asked))
+    });
+    Ok(Json(verdict.await?))
+}
+
+/// The destination of a migration asks whether it may run the VM. Safe to repeat.
+#[utoipa::path(post, path = "/v1/arbiter/claim", operation_id = "claim_migration", tag = "agents", request_body = ClaimRequest,
+    responses((status = 200, body = Verdict), (status = "default", body = ApiError)))]
+pub(super) async fn claim(State(manager): Shared, Json(asked): Json<ClaimRequest>) -> Answer<Verdict> {
+    let verdict = manager.store.note(move |tx| {
+        let owned = tx.ownership(asked.vm)?.map(|(owned, _)| owned);
+        let migration = tx.migration(asked.migration)?;
+        record(tx, asked.migration, arbiter::claim(owned.as_ref(), migration.as_ref(), &asked))
+    });
+    Ok(Json(verdict.await?))
+}
+
+fn record(tx: &Tx<'_>, migration: MigrationId, decision: Decision) -> Result<Verdict, ApiError> {
+    if let Some(change) = &decision.change {
+        tx.apply_change(migration, change)?;
+    }
+    if let Verdict::Refused { reason } = &decision.verdict {
+        tracing::warn!("the arbiter refused: {reason}");
+    }
+    Ok(decision.verdict)
+}

@@ -1,0 +1,59 @@
+//! `/v1/openapi.json`.
+
+use godwit_api::server::Json;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+/// The API's description.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", operation_id = "show_openapi", tag = "manager", responses((status = 200, body = serde_json::Value)))]
+pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Godwit manager",
+        description = "The cluster of hosts that Godwit manages: its hosts, its VMs, and how they move.\n\n\
+            Every error is an ApiError document. Every request but `/v1/health` carries the manager's token as a \
+            bearer token."
+    ),
+    paths(
+        super::health,
+        serve,
+        super::hosts::list,
+        super::hosts::show,
+        super::hosts::heartbeat,
+        super::vms::list,
+        super::vms::create,
+        super::vms::show,
+        super::vms::remove,
+        super::vms::start,
+        super::vms::stop,
+        super::vms::migrate,
+        super::console::open,
+        super::tasks::list,
+        super::tasks::show,
+        super::tasks::cancel,
+        super::events::follow,
+        super::arbiter::commit,
+        super::arbiter::claim,
+    ),
+    security(("token" = [])),
+    modifiers(&BearerToken)
+)]
+struct Document;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}

@@ -1,0 +1,56 @@
+//! `/v1/hosts`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use godwit_api::server::{Json, Path};
+use godwit_types::api::Empty;
+use godwit_types::host::{Host, HostReport};
+use godwit_types::{ApiError, ErrorCode, HostName};
+
+use super::{Answer, Shared};
+use crate::clock::now_unix_ms;
+use crate::heartbeat;
+use crate::manager::unknown_host;
+use crate::tasks::{self, Side};
+
+/// All hosts, by name.
+#[utoipa::path(get, path = "/v1/hosts", operation_id = "list_hosts", tag = "hosts",
+    responses((status = 200, body = Vec<Host>), (status = "default", body = ApiError)))]
+pub(super) async fn list(State(manager): Shared) -> Answer<Vec<Host>> {
+    Ok(Json(manager.store.read(|tx| Ok(tx.shown_hosts(now_unix_ms())?)).await?))
+}
+
+/// One host.
+#[utoipa::path(get, path = "/v1/hosts/{name}", operation_id = "show_host", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = Host), (status = "default", body = ApiError)))]
+pub(super) async fn show(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Host> {
+    let hosts = manager.store.read(|tx| Ok(tx.shown_hosts(now_unix_ms())?)).await?;
+    let host = hosts.into_iter().find(|host| host.name == name);
+    Ok(Json(host.ok_or_else(|| unknown_host(name.as_str()))?))
+}
+
+/// What a host's agent tells of itself, every 2 s and when something changes. The first one joins the cluster.
+#[utoipa::path(post, path = "/v1/hosts/{name}/heartbeat", operation_id = "heartbeat", tag = "agents", params(("name" = String, Path)),
+    request_body = HostReport,
+    responses((status = 200, body = Empty), (status = "default", body = ApiError)))]
+pub(super) async fn heartbeat(
+    State(manager): Shared,
+    Path(name): Path<HostName>,
+    Json(report): Json<HostReport>,
+) -> Answer<Empty> {
+    if report.name != name {
+        let message = format!("the report of {} was sent as that of {name}", report.name);
+        return Err(ApiError::new(ErrorCode::Invalid, message).into());
+    }
+    let forgotten = manager.store.note(move |tx| heartbeat::record(tx, report)).await?;
+    if !forgotten.is_empty() {
+        let told_by = Arc::clone(&manager);
+        manager.spawn(async move {
+            for (vm, migration) in forgotten {
+                tasks::discard(&told_by, &name, vm, Side::Incoming, migration).await;
+            }
+        });
+    }
+    Ok(Json(Empty {}))
+}

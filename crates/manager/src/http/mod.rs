@@ -1,0 +1,69 @@
+//! The manager's API: one handler for each route, one entry in [`routes`] for each path.
+
+mod arbiter;
+mod console;
+mod document;
+mod events;
+mod hosts;
+mod tasks;
+mod vms;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{MethodRouter, delete, get, post};
+use godwit_api::server::{ErrorResponse, Json, require_token, with_error_documents};
+use godwit_types::api::Health;
+
+use crate::manager::Manager;
+
+pub use document::openapi;
+
+type Shared = State<Arc<Manager>>;
+type Answer<T> = Result<Json<T>, ErrorResponse>;
+
+/// The whole API.
+pub(crate) fn router(manager: Arc<Manager>) -> Router {
+    let add = |router: Router<Arc<Manager>>, (path, route): (&str, _)| router.route(path, route);
+    let closed = require_token(routes().into_iter().fold(Router::new(), add), manager.token.clone());
+    let all = open_routes().into_iter().fold(closed, add);
+    with_error_documents(all).with_state(manager)
+}
+
+/// What only the holder of the token may ask.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
+    vec![
+        ("/v1/openapi.json", get(document::serve)),
+        ("/v1/hosts", get(hosts::list)),
+        ("/v1/hosts/{name}", get(hosts::show)),
+        ("/v1/hosts/{name}/heartbeat", post(hosts::heartbeat)),
+        ("/v1/vms", get(vms::list).post(vms::create)),
+        ("/v1/vms/{vm}", get(vms::show).merge(delete(vms::remove))),
+        ("/v1/vms/{vm}/start", post(vms::start)),
+        ("/v1/vms/{vm}/stop", post(vms::stop)),
+        ("/v1/vms/{vm}/migrate", post(vms::migrate)),
+        ("/v1/vms/{vm}/console", get(console::open)),
+        ("/v1/tasks", get(tasks::list)),
+        ("/v1/tasks/{id}", get(tasks::show)),
+        ("/v1/tasks/{id}/cancel", post(tasks::cancel)),
+        ("/v1/events", get(events::follow)),
+        ("/v1/arbiter/commit", post(arbiter::commit)),
+        ("/v1/arbiter/claim", post(arbiter::claim)),
+    ]
+}
+
+/// What anybody may ask.
+fn open_routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
+    vec![("/v1/health", get(health))]
+}
+
+/// Whether the manager serves, and which version it is. Needs no token.
+#[utoipa::path(get, path = "/v1/health", tag = "manager", security(()), responses((status = 200, body = Health)))]
+async fn health() -> Json<Health> {
+    Json(Health { version: env!("CARGO_PKG_VERSION").to_owned() })
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

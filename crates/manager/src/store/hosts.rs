@@ -1,0 +1,89 @@
+//! Hosts, as they last reported themselves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use godwit_types::agent::LocalVm;
+use godwit_types::host::{Host, HostFacts, HostState};
+use godwit_types::{HostName, VmId};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::codec::{Doc, Text};
+use super::{StoreError, Tx};
+
+/// A host's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostRow {
+    pub name: HostName,
+    pub agent: SocketAddr,
+    pub facts: HostFacts,
+    /// The VMs in its last report.
+    pub vms: Vec<LocalVm>,
+    /// In how many consecutive reports it ran a VM that it does not own.
+    pub strays: BTreeMap<VmId, u32>,
+    pub up: bool,
+    /// Its clock minus the manager's, in milliseconds, with the report's time on the way.
+    pub clock_skew_ms: i64,
+    pub last_seen_unix_ms: u64,
+}
+
+const COLUMNS: &str = "name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms";
+
+impl Tx<'_> {
+    pub(crate) fn host(&self, name: &HostName) -> Result<Option<HostRow>, StoreError> {
+        let mut query = self.sql.prepare_cached(&format!("SELECT {COLUMNS} FROM hosts WHERE name = ?"))?;
+        Ok(query.query_row([Text(name)], host).optional()?)
+    }
+
+    /// All hosts, by name.
+    pub(crate) fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
+        let mut query = self.sql.prepare_cached(&format!("SELECT {COLUMNS} FROM hosts ORDER BY name"))?;
+        let hosts = query.query_map([], host)?;
+        Ok(hosts.collect::<Result<_, _>>()?)
+    }
+
+    pub(crate) fn put_host(&self, host: &HostRow) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached(&format!(
+                "INSERT INTO hosts ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (name) DO UPDATE SET agent = ?2, facts = ?3, vms = ?4, strays = ?5, up = ?6,
+                     clock_skew_ms = ?7, last_seen_unix_ms = ?8"
+            ))?
+            .execute(params![
+                Text(&host.name),
+                Text(&host.agent),
+                Doc(&host.facts),
+                Doc(&host.vms),
+                Doc(&host.strays),
+                host.up,
+                host.clock_skew_ms,
+                host.last_seen_unix_ms
+            ])?;
+        Ok(())
+    }
+
+    /// The hosts as the API shows them at the time `now_unix_ms`.
+    pub(crate) fn shown_hosts(&self, now_unix_ms: u64) -> Result<Vec<Host>, StoreError> {
+        let mut query = self.sql.prepare_cached("SELECT count(*) FROM ownership WHERE owner = ?")?;
+        let show = |row: HostRow| {
+            let vms = query.query_row([Text(&row.name)], |row| row.get(0))?;
+            let state = if row.up { HostState::Up } else { HostState::Down };
+            let last_seen_ms = now_unix_ms.saturating_sub(row.last_seen_unix_ms);
+            Ok(Host { name: row.name, state, agent: row.agent, facts: row.facts, last_seen_ms, vms })
+        };
+        self.hosts()?.into_iter().map(show).collect()
+    }
+}
+
+fn host(row: &Row<'_>) -> rusqlite::Result<HostRow> {
+    Ok(HostRow {
+        name: row.get::<_, Text<_>>(0)?.0,
+        agent: row.get::<_, Text<_>>(1)?.0,
+        facts: row.get::<_, Doc<_>>(2)?.0,
+        vms: row.get::<_, Doc<_>>(3)?.0,
+        strays: row.get::<_, Doc<_>>(4)?.0,
+        up: row.get(5)?,
+        clock_skew_ms: row.get(6)?,
+        last_seen_unix_ms: row.get(7)?,
+    })
+}

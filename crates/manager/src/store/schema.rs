@@ -1,0 +1,126 @@
+//! Tables, and how a store of an older version is brought up to date.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::{STATEMENTS_MAX, StoreError};
+
+/// How long another manager on the same file may take to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Each brings the store from the version of its index to the next. Never edit one that was released: append.
+const STEPS: [&str; 1] = ["
+CREATE TABLE hosts (
+    name              TEXT PRIMARY KEY,
+    agent             TEXT NOT NULL,
+    facts             TEXT NOT NULL,                -- HostFacts
+    vms               TEXT NOT NULL,                -- Vec<LocalVm>: its last report
+    strays            TEXT NOT NULL,                -- VmId -> consecutive reports of a VM that it does not own
+    up                INTEGER NOT NULL CHECK (up IN (0, 1)),
+    clock_skew_ms     INTEGER NOT NULL,
+    last_seen_unix_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE vms (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    spec       TEXT NOT NULL,                       -- VmSpec
+    power      TEXT NOT NULL CHECK (power IN ('stopped', 'running', 'crashed')),
+    last_event TEXT
+) STRICT;
+
+CREATE TABLE ownership (
+    vm              TEXT PRIMARY KEY REFERENCES vms ON DELETE CASCADE,
+    owner           TEXT NOT NULL REFERENCES hosts,
+    epoch           INTEGER NOT NULL CHECK (epoch >= 1),
+    claimed         INTEGER NOT NULL CHECK (claimed IN (0, 1)),
+    missing_reports INTEGER NOT NULL DEFAULT 0 CHECK (missing_reports >= 0)
+) STRICT;
+
+-- An epoch never goes back, and within an epoch the owner never changes.
+CREATE TRIGGER ownership_moves_forward BEFORE UPDATE ON ownership
+WHEN new.epoch < old.epoch OR (new.epoch = old.epoch AND new.owner <> old.owner)
+BEGIN SELECT RAISE(ABORT, 'an epoch has one owner'); END;
+
+CREATE TABLE tasks (
+    id               TEXT PRIMARY KEY,
+    vm               TEXT NOT NULL,                 -- outlives the VM
+    vm_name          TEXT NOT NULL,
+    kind             TEXT NOT NULL,                 -- TaskKind
+    request          TEXT NOT NULL,                 -- what more was asked for, as its kind needs it
+    state            TEXT NOT NULL CHECK (state IN ('running', 'cancelling', 'succeeded', 'failed', 'cancelled')),
+    message          TEXT NOT NULL,
+    started_unix_ms  INTEGER NOT NULL,
+    finished_unix_ms INTEGER,
+    progress         TEXT,                          -- MigrationProgress
+    report           TEXT,                          -- MigrationReport
+    error            TEXT,                          -- ApiError
+    CHECK ((state IN ('running', 'cancelling')) = (finished_unix_ms IS NULL)),
+    CHECK ((state IN ('failed', 'cancelled')) = (error IS NOT NULL)),
+    CHECK (report IS NULL OR state = 'succeeded')
+) STRICT;
+CREATE UNIQUE INDEX one_open_task_for_each_vm ON tasks (vm) WHERE finished_unix_ms IS NULL;
+CREATE INDEX tasks_by_age ON tasks (started_unix_ms);
+
+CREATE TABLE migrations (
+    id          TEXT PRIMARY KEY,
+    task        TEXT NOT NULL UNIQUE,
+    vm          TEXT NOT NULL REFERENCES vms ON DELETE CASCADE,
+    source      TEXT NOT NULL REFERENCES hosts,
+    destination TEXT NOT NULL REFERENCES hosts CHECK (destination <> source),
+    epoch       INTEGER NOT NULL CHECK (epoch >= 1),
+    state       TEXT NOT NULL CHECK (state IN ('preparing', 'running', 'committed', 'claimed', 'aborted')),
+    reason      TEXT,                               -- ApiError: why it was aborted
+    CHECK ((state = 'aborted') = (reason IS NOT NULL))
+) STRICT;
+CREATE UNIQUE INDEX one_open_migration_for_each_vm ON migrations (vm) WHERE state IN ('preparing', 'running');
+
+-- A commit cannot be undone, and an abort neither.
+CREATE TRIGGER migration_moves_forward BEFORE UPDATE OF state ON migrations
+WHEN old.state IN ('aborted', 'claimed') AND new.state <> old.state
+  OR old.state = 'committed' AND new.state NOT IN ('committed', 'claimed')
+BEGIN SELECT RAISE(ABORT, 'a migration ends once'); END;
+
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    unix_ms  INTEGER NOT NULL,
+    kind     TEXT NOT NULL,
+    message  TEXT NOT NULL,
+    vm       TEXT,
+    host     TEXT,
+    task     TEXT
+) STRICT;
+"];
+
+/// Opens the file, alone, at the newest version.
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let mut sql = Connection::open(path).map_err(failed)?;
+    // Exclusive: a second manager on the same file is refused, and no shared memory is needed.
+    sql.busy_timeout(LOCK_PATIENCE).map_err(failed)?;
+    sql.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(failed)?;
+    sql.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    sql.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    sql.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    sql.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    migrate(&mut sql).map_err(|error| match error {
+        StoreError::Sql(source) => failed(source),
+        other => other,
+    })?;
+    Ok(sql)
+}
+
+fn migrate(sql: &mut Connection) -> Result<(), StoreError> {
+    let tx = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: usize = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > STEPS.len() {
+        return Err(StoreError::Newer { found, known: STEPS.len() });
+    }
+    for step in &STEPS[found..] {
+        tx.execute_batch(step)?;
+    }
+    tx.pragma_update(None, "user_version", STEPS.len())?;
+    Ok(tx.commit()?)
+}

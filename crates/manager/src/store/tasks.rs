@@ -1,0 +1,143 @@
+//! Tasks.
+
+use godwit_types::migration::{MigrationProgress, MigrationReport};
+use godwit_types::task::{Task, TaskState};
+use godwit_types::{ApiError, TaskId, VmId};
+use rusqlite::{OptionalExtension, Row, ToSql, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec::{Doc, Text, Word};
+use super::{StoreError, Tx};
+use crate::clock::now_unix_ms;
+
+/// Finished tasks kept; older ones go.
+const FINISHED_TASKS_MAX: u32 = 1_000;
+
+const COLUMNS: &str =
+    "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error";
+
+impl Tx<'_> {
+    /// Adds a task that begins now, with what more its kind needs to be driven.
+    pub(crate) fn add_task<R: Serialize>(&self, task: &Task, request: &R) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached(
+                "INSERT INTO tasks (id, vm, vm_name, kind, state, message, started_unix_ms, request)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                Text(&task.id),
+                Text(&task.vm),
+                Text(&task.vm_name),
+                Doc(&task.kind),
+                Word(&task.state),
+                task.message,
+                task.started_unix_ms,
+                Doc(request)
+            ])?;
+        self.sql
+            .prepare_cached(
+                "DELETE FROM tasks WHERE finished_unix_ms IS NOT NULL AND id NOT IN
+                 (SELECT id FROM tasks ORDER BY started_unix_ms DESC LIMIT ?)",
+            )?
+            .execute([FINISHED_TASKS_MAX])?;
+        Ok(())
+    }
+
+    pub(crate) fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        self.task_where("id = ?", &Text(&id))
+    }
+
+    /// The task that is busy with the VM.
+    pub(crate) fn open_task(&self, vm: VmId) -> Result<Option<Task>, StoreError> {
+        self.task_where("vm = ? AND finished_unix_ms IS NULL", &Text(&vm))
+    }
+
+    fn task_where(&self, condition: &str, value: &dyn ToSql) -> Result<Option<Task>, StoreError> {
+        let mut query = self.sql.prepare_cached(&format!("SELECT {COLUMNS} FROM tasks WHERE {condition}"))?;
+        Ok(query.query_row([value], task).optional()?)
+    }
+
+    /// What was given to [`Tx::add_task`] beside the task.
+    pub(crate) fn task_request<R: DeserializeOwned>(&self, id: TaskId) -> Result<R, StoreError> {
+        let mut query = self.sql.prepare_cached("SELECT request FROM tasks WHERE id = ?")?;
+        Ok(query.query_row([Text(&id)], |row| row.get::<_, Doc<R>>(0))?.0)
+    }
+
+    /// All tasks, oldest first.
+    pub(crate) fn tasks(&self) -> Result<Vec<Task>, StoreError> {
+        let mut query = self
+            .sql
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM tasks ORDER BY started_unix_ms, rowid"))?;
+        let tasks = query.query_map([], task)?;
+        Ok(tasks.collect::<Result<_, _>>()?)
+    }
+
+    /// From running to cancelling; `false` when it is not running.
+    pub(crate) fn cancel_task(&self, id: TaskId) -> Result<bool, StoreError> {
+        let changed = self
+            .sql
+            .prepare_cached("UPDATE tasks SET state = 'cancelling' WHERE id = ? AND state = 'running'")?
+            .execute([Text(&id)])?;
+        Ok(changed == 1)
+    }
+
+    pub(crate) fn set_task_message(&self, id: TaskId, message: &str) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE tasks SET message = ? WHERE id = ? AND finished_unix_ms IS NULL")?
+            .execute(params![message, Text(&id)])?;
+        Ok(())
+    }
+
+    pub(crate) fn set_task_progress(
+        &self,
+        id: TaskId,
+        progress: &MigrationProgress,
+    ) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE tasks SET progress = ? WHERE id = ? AND finished_unix_ms IS NULL")?
+            .execute(params![Doc(progress), Text(&id)])?;
+        Ok(())
+    }
+
+    /// Ends an open task.
+    pub(crate) fn finish_task(
+        &self,
+        id: TaskId,
+        state: TaskState,
+        message: &str,
+        report: Option<&MigrationReport>,
+        error: Option<&ApiError>,
+    ) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached(
+                "UPDATE tasks SET state = ?, message = ?, finished_unix_ms = ?, report = ?, error = ?
+                 WHERE id = ? AND finished_unix_ms IS NULL",
+            )?
+            .execute(params![
+                Word(&state),
+                message,
+                now_unix_ms(),
+                report.map(Doc),
+                error.map(Doc),
+                Text(&id)
+            ])?;
+        Ok(())
+    }
+}
+
+fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
+    Ok(Task {
+        id: row.get::<_, Text<_>>(0)?.0,
+        vm: row.get::<_, Text<_>>(1)?.0,
+        vm_name: row.get::<_, Text<_>>(2)?.0,
+        kind: row.get::<_, Doc<_>>(3)?.0,
+        state: row.get::<_, Word<_>>(4)?.0,
+        message: row.get(5)?,
+        started_unix_ms: row.get(6)?,
+        finished_unix_ms: row.get(7)?,
+        progress: row.get::<_, Option<Doc<_>>>(8)?.map(|doc| doc.0),
+        report: row.get::<_, Option<Doc<_>>>(9)?.map(|doc| doc.0),
+        error: row.get::<_, Option<Doc<_>>>(10)?.map(|doc| doc.0),
+    })
+}

@@ -1,0 +1,192 @@
+//! Moving a VM.
+//!
+//! ```text
+//!  task + migration `preparing`                       (one transaction, after the preflight)
+//!      |  destination builds its machine
+//!      v
+//!  `running` -> source is told -> polled until it ends or is out of reach: settle.rs judges
+//!      |                                |                          |
+//!      |  cancel, failure               |  arbiter: `committed`    |  `claimed`
+//!      v                                v                          v
+//!  `aborted` in the store       too late to cancel; the      moved: the report is the source's
+//!  -> both sides are told       destination's word counts
+//! ```
+
+mod follow;
+mod prepare;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::api::Empty;
+use godwit_types::migration::{MigrateVm, MigrationReport};
+use godwit_types::task::{Task, TaskKind};
+use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
+use uuid::Uuid;
+
+use super::{Driver, Ending, drive, new_task, require_idle, told};
+use crate::arbiter::{Migration, MigrationState};
+use crate::manager::{Manager, unknown_host, unknown_vm};
+use crate::preflight::{self, Plan};
+use crate::store::{NewEvent, Power, Tx};
+
+/// How long an agent may take to say how it gets on, or to discard.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `POST /v1/vms/{vm}/migrate`.
+pub(crate) async fn request(manager: &Arc<Manager>, vm: String, asked: MigrateVm) -> Result<Task, ApiError> {
+    let task = manager.store.write(move |tx| plan(tx, &vm, &asked)).await?;
+    drive(manager, task.clone(), false);
+    Ok(task)
+}
+
+fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm) -> Result<Task, ApiError> {
+    let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
+    let destination = tx.host(&asked.to)?.ok_or_else(|| unknown_host(asked.to.as_str()))?;
+    require_idle(tx, &vm)?;
+    let owned = tx.ownership(vm.id)?.map(|(owned, _)| owned);
+    let source = owned.as_ref().map(|owned| tx.host(&owned.owner)).transpose()?.flatten();
+    let warnings = preflight::check(&Plan {
+        vm: &vm,
+        owned: owned.as_ref(),
+        source: source.as_ref(),
+        destination: &destination,
+    })?;
+    let (Some(owned), Some(source)) = (owned, source) else {
+        // The preflight refuses a VM that no host owns, since it is not running.
+        return Err(ApiError::new(ErrorCode::Internal, format!("{} runs and has no owner", vm.name)));
+    };
+    let (from, to) = (source.name, destination.name);
+    let message = format!("{to} builds the machine");
+    let task = new_task(&vm, TaskKind::MigrateVm { from: from.clone(), to: to.clone() }, message);
+    tx.add_task(&task, &asked.budget)?;
+    tx.add_migration(&Migration {
+        id: MigrationId(Uuid::new_v4()),
+        task: task.id,
+        vm: vm.id,
+        source: from.clone(),
+        destination: to.clone(),
+        epoch: owned.epoch,
+        state: MigrationState::Preparing,
+    })?;
+    for warning in warnings {
+        tx.add_event(NewEvent::new("vm.migration_warning", warning).vm(&vm.name).task(task.id))?;
+    }
+    let message = format!("{} begins to move from {from} to {to}", vm.name);
+    tx.add_event(NewEvent::new("vm.migrating", message).vm(&vm.name).host(&from).task(task.id))?;
+    Ok(task)
+}
+
+/// Drives the task to its end.
+pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
+    let id = driver.task.id;
+    let row = driver.manager.store.read(move |tx| Ok(tx.migration_of(id)?)).await?;
+    let Some(m) = row else {
+        let error = ApiError::new(ErrorCode::Internal, "the migration's record is gone");
+        return Ok(Ending::failed("vm.migration_failed", told(&error), error));
+    };
+    let mut attempt = Attempt { driver, m };
+    if attempt.m.state == MigrationState::Preparing
+        && let Err(error) = attempt.prepare().await?
+        && let Some(ending) = attempt.abort(error).await?
+    {
+        return Ok(ending);
+    }
+    attempt.follow().await
+}
+
+/// One side of a migration, in the agents' paths.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Side {
+    Incoming,
+    Outgoing,
+}
+
+fn path(vm: VmId, side: Side) -> String {
+    match side {
+        Side::Incoming => format!("/v1/vms/{vm}/incoming"),
+        Side::Outgoing => format!("/v1/vms/{vm}/outgoing"),
+    }
+}
+
+/// Tells one side that a migration is aborted. One that cannot be reached is told when it asks the arbiter, or when
+/// it reports a machine that still waits.
+pub(crate) async fn discard(
+    manager: &Manager,
+    host: &HostName,
+    vm: VmId,
+    side: Side,
+    migration: MigrationId,
+) {
+    let tell = async {
+        let agent = manager.agent(host).await?.with_timeout(ASK_TIMEOUT);
+        agent.delete::<Empty>(&format!("{}/{migration}", path(vm, side))).await
+    };
+    match tell.await {
+        Err(error) if error.code != ErrorCode::NotFound => {
+            tracing::info!("{host} was not told that migration {migration} is aborted: {error}");
+        }
+        _ => {}
+    }
+}
+
+/// One migration on its way.
+struct Attempt<'a> {
+    driver: &'a mut Driver,
+    m: Migration,
+}
+
+impl Attempt<'_> {
+    /// Aborts in the store, then tells both sides. `None`: it is committed already.
+    async fn abort(&mut self, reason: ApiError) -> Result<Option<Ending>, ApiError> {
+        let id = self.m.id;
+        let aborted = self.driver.manager.store.write(move |tx| {
+            let aborted = tx.abort_migration(id, &reason)?;
+            Ok(aborted.then_some(tx.abort_reason(id)?.unwrap_or(reason)))
+        });
+        let Some(reason) = aborted.await? else {
+            self.reload().await?;
+            return Ok(None);
+        };
+        let (manager, m) = (&self.driver.manager, &self.m);
+        tokio::join!(
+            discard(manager, &m.source, m.vm, Side::Outgoing, m.id),
+            discard(manager, &m.destination, m.vm, Side::Incoming, m.id)
+        );
+        Ok(Some(self.failed(reason)))
+    }
+
+    fn path(&self, side: Side) -> String {
+        path(self.m.vm, side)
+    }
+
+    fn moved(&self, report: Option<MigrationReport>, runs: bool) -> Ending {
+        let (name, from, to) = (&self.driver.task.vm_name, &self.m.source, &self.m.destination);
+        let numbers = match &report {
+            Some(r) => format!(
+                "blackout {:.1} ms, {:.0} ms in all, {} rounds",
+                r.blackout.total_ms, r.total_ms, r.rounds
+            ),
+            None => format!("{from} could not say what it measured"),
+        };
+        let power = if runs { Power::Running } else { Power::Stopped };
+        let ending =
+            Ending::succeeded("vm.migrated", power, format!("{name} moved from {from} to {to}: {numbers}"));
+        Ending { report, ..ending }
+    }
+
+    fn failed(&self, error: ApiError) -> Ending {
+        let Migration { source, destination, state, .. } = &self.m;
+        let name = &self.driver.task.vm_name;
+        let message = match state {
+            MigrationState::Committed | MigrationState::Claimed => {
+                format!("{name} belongs to {destination}, and is not known to run there: {}", told(&error))
+            }
+            _ => format!("{name} stays on {source}: {}", told(&error)),
+        };
+        let cancelled = error.code == ErrorCode::Cancelled;
+        let event = if cancelled { "vm.migration_cancelled" } else { "vm.migration_failed" };
+        Ending::failed(event, message, error)
+    }
+}

@@ -1,0 +1,69 @@
+//! From the plan to a source that has begun.
+
+use std::time::Duration;
+
+use godwit_types::agent::{GuestAddress, Incoming, PrepareIncoming, StartOutgoing};
+use godwit_types::api::Empty;
+use godwit_types::migration::Budget;
+use godwit_types::{ApiError, ErrorCode, VmId};
+
+use super::{Attempt, Side};
+use crate::manager::unknown_vm;
+use crate::store::HostRow;
+use crate::tasks::cancelled_error;
+
+/// How long an agent may take to build the destination's machine, or to begin on the source.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Attempt<'_> {
+    /// Builds the destination's machine and starts the source. The inner error is the reason to abort.
+    pub(super) async fn prepare(&mut self) -> Result<Result<(), ApiError>, ApiError> {
+        if self.driver.resumed {
+            let error =
+                ApiError::new(ErrorCode::Failed, "the manager was restarted before the migration began");
+            return Ok(Err(error.remedy("migrate again")));
+        }
+        let begun = self.driver.unless_cancelled(self.begin()).await?;
+        Ok(begun.unwrap_or_else(|| Err(cancelled_error("the migration"))))
+    }
+
+    async fn begin(&self) -> Result<(), ApiError> {
+        let (vm, task) = (self.m.vm, self.m.task);
+        let source = self.m.source.clone();
+        let rows = self
+            .driver
+            .manager
+            .store
+            .read(move |tx| Ok((tx.vm(&vm.to_string())?, tx.task_request(task)?, tx.host(&source)?)));
+        let (vm, budget, source): (_, Budget, _) = rows.await?;
+        let vm = vm.ok_or_else(|| unknown_vm(&self.m.vm.to_string()))?;
+        let incoming = PrepareIncoming {
+            migration: self.m.id,
+            name: vm.name,
+            spec: vm.spec,
+            epoch: self.m.epoch.next(),
+            source: self.m.source.clone(),
+            addresses: source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default(),
+        };
+        let destination = self.driver.agent(&self.m.destination).await?.with_timeout(PREPARE_TIMEOUT);
+        let Incoming { address } = destination.post(&self.path(Side::Incoming), &incoming).await?;
+        let id = self.m.id;
+        // First the record, so that a source that was told is always followed.
+        if !self.driver.manager.store.write(move |tx| Ok(tx.begin_migration(id)?)).await? {
+            return Err(ApiError::new(ErrorCode::Failed, "the migration was aborted meanwhile"));
+        }
+        let outgoing =
+            StartOutgoing { migration: id, destination: self.m.destination.clone(), address, budget };
+        let source = self.driver.agent(&self.m.source).await?.with_timeout(PREPARE_TIMEOUT);
+        match source.post::<_, Empty>(&self.path(Side::Outgoing), &outgoing).await {
+            // Whether it began is seen by following it.
+            Err(error) if error.code == ErrorCode::Unreachable => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+/// Where the guest was last seen on the network.
+fn addresses(source: &HostRow, vm: VmId) -> Vec<GuestAddress> {
+    source.vms.iter().find(|local| local.id == vm).map(|local| local.addresses.clone()).unwrap_or_default()
+}

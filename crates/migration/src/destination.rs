@@ -1,0 +1,344 @@
+//! The destination's side of a migration: a state machine without I/O.
+//!
+//! ```text
+//!  Waiting --HELLO--> Admitting --fits--> Receiving --STATE, all pages of its round--> Loading --loaded, PREPARED--+
+//!     |                   |                   |                                          |                         |
+//!     +-------------------+-------------------+--- any failure, silence, ERROR ----------+                         |
+//!                                             v                                                                    v
+//!                                       Ended: discarded <----------------- ERROR from the source ------------ Prepared
+//!                                             ^                                                                    |
+//!                                             |                      COMMITTED, or in doubt: lost, silent          |
+//!                                             +------ refused ------ Claiming <------------------------------------+
+//!                                                                      |   ^ undecided: asks again
+//!                                              granted                 v   |
+//!  Ended: runs here <---- the vCPUs run ----- Running <----------------+---+
+//! ```
+//!
+//! The guest runs here only after a granted claim. No timer leads to Running.
+
+mod event;
+
+use std::time::Duration;
+
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
+
+pub use event::{Action, Input};
+
+use crate::failure::{self, Link};
+use crate::machine::MachineError;
+use crate::tuning::Tuning;
+use crate::wire::{Ack, Control, Hello, Prepared, Ready, Resumed, Role, Welcome};
+
+/// What a destination's state machine needs to know beforehand.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub migration: MigrationId,
+    /// The epoch at which this host will run the VM.
+    pub epoch: Epoch,
+    pub tuning: Tuning,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    Waiting,
+    Admitting,
+    Receiving,
+    Loading,
+    Prepared,
+    Claiming { ask_at: Option<Duration> },
+    Running { epoch: Epoch, give_up_at: Duration, try_at: Option<Duration> },
+    Ended,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    setup: Setup,
+    state: State,
+    now: Duration,
+    actions: Vec<Action>,
+    source: String,
+    vm: Option<VmId>,
+    streams_open: u32,
+    streams: Vec<Ack>,
+    /// The round that the received device state belongs to.
+    state_round: Option<u32>,
+    heard: Duration,
+    /// When COMMITTED arrived.
+    committed: Option<Duration>,
+    /// A page stream broke: the error to report unless the source says why before this time.
+    broken: Option<(Duration, ApiError)>,
+    deaf: bool,
+}
+
+impl Engine {
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            state: State::Waiting,
+            now: Duration::ZERO,
+            actions: Vec::new(),
+            source: "source".into(),
+            vm: None,
+            streams_open: 0,
+            streams: Vec::new(),
+            state_round: None,
+            heard: Duration::ZERO,
+            committed: None,
+            broken: None,
+            deaf: false,
+        }
+    }
+
+    /// Takes in what happened at `now`, since this side began to wait, and says what to do.
+    pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Action> {
+        self.now = self.now.max(now);
+        if self.state == State::Ended {
+            return Vec::new();
+        }
+        match input {
+            Input::Hello(hello) => self.hello(hello),
+            Input::Admitted(result) => self.admitted(result),
+            Input::StreamOpened => self.stream_opened(),
+            Input::Received(ack) => self.received(ack),
+            Input::State { last_round } => self.device_state(last_round),
+            Input::Control(message) => self.control(message),
+            Input::Loaded(result) => self.loaded(result),
+            Input::Verdict(verdict) => self.verdict(verdict),
+            Input::Ran(result) => self.ran(result),
+            Input::Lost { link, error } => self.lost(link, error),
+            Input::Tick => self.tick(),
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn hello(&mut self, hello: Hello) {
+        self.heard = self.now;
+        self.source = format!("source {}", hello.source);
+        let Role::Control { manifest, page_streams } = hello.role else {
+            return self.fail(failure::out_of_turn(&self.source, "a page stream"), true);
+        };
+        if self.state != State::Waiting {
+            return self.fail(failure::out_of_turn(&self.source, "a second hello"), true);
+        }
+        if hello.migration != self.setup.migration {
+            let message = format!("this is migration {}, not {}", self.setup.migration, hello.migration);
+            return self.fail(ApiError::new(ErrorCode::Refused, message), true);
+        }
+        if hello.epoch != self.setup.epoch || manifest.epoch.next() != self.setup.epoch {
+            let message = format!(
+                "the source runs the VM at epoch {} and offers epoch {}, but this host expects epoch {}",
+                manifest.epoch, hello.epoch, self.setup.epoch
+            );
+            let error = ApiError::new(ErrorCode::Refused, message).remedy("migrate again");
+            return self.fail(error, true);
+        }
+        self.vm = Some(manifest.vm);
+        self.streams = (0..page_streams).map(|stream| Ack { stream, ..Ack::default() }).collect();
+        self.state = State::Admitting;
+        self.actions.push(Action::Admit(Box::new(manifest)));
+    }
+
+    fn admitted(&mut self, result: Result<(), Vec<String>>) {
+        if self.state != State::Admitting {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.state = State::Receiving;
+                self.actions.push(Action::AcceptStreams { count: self.streams.len() as u32 });
+                self.actions.push(Action::Send(Control::Welcome(Welcome {})));
+            }
+            Err(reasons) => {
+                let message = format!("the machine built here does not fit the VM: {}", reasons.join("; "));
+                let error = ApiError::new(ErrorCode::Refused, message)
+                    .remedy("choose a destination whose release, CPU and devices match");
+                self.fail(error, true);
+            }
+        }
+    }
+
+    fn stream_opened(&mut self) {
+        self.streams_open += 1;
+        if self.state == State::Receiving && self.streams_open == self.streams.len() as u32 {
+            self.actions.push(Action::Send(Control::Ready(Ready {})));
+        }
+    }
+
+    fn received(&mut self, ack: Ack) {
+        if self.state != State::Receiving {
+            return;
+        }
+        if let Some(known) = self.streams.get_mut(ack.stream as usize) {
+            *known = ack;
+            self.actions.push(Action::Send(Control::Ack(ack)));
+        }
+        self.load_if_complete();
+    }
+
+    fn device_state(&mut self, last_round: u32) {
+        self.heard = self.now;
+        if self.state != State::Receiving || self.state_round.is_some() {
+            return self.fail(failure::out_of_turn(&self.source, "device state"), true);
+        }
+        self.state_round = Some(last_round);
+        self.load_if_complete();
+    }
+
+    fn load_if_complete(&mut self) {
+        let all_open = self.streams_open == self.streams.len() as u32;
+        let complete = |round| self.streams.iter().all(|stream| stream.round >= round);
+        if all_open && self.state_round.is_some_and(complete) {
+            self.state = State::Loading;
+            self.actions.push(Action::Load);
+        }
+    }
+
+    fn loaded(&mut self, result: Result<(), MachineError>) {
+        if self.state != State::Loading {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.state = State::Prepared;
+                self.actions.push(Action::Send(Control::Prepared(Prepared {})));
+            }
+            Err(error) => self.fail(failure::machine(&error), true),
+        }
+    }
+
+    fn control(&mut self, message: Control) {
+        self.heard = self.now;
+        match (message, &self.state) {
+            (Control::Heartbeat(beat), _) => self.actions.push(Action::Send(Control::Heartbeat(beat))),
+            // The source never asks for the commit after it has said that it gave up; so nothing can be in doubt.
+            (Control::Error(failure), State::Running { .. }) => drop(failure),
+            (Control::Error(failure), _) => {
+                let error = failure.into_error(&self.source);
+                self.fail(error, false);
+            }
+            (Control::Committed(_), State::Prepared) => {
+                self.committed = Some(self.now);
+                self.claim();
+            }
+            (Control::Committed(_), State::Claiming { ask_at }) => {
+                self.committed.get_or_insert(self.now);
+                if ask_at.is_some() {
+                    self.claim();
+                }
+            }
+            (Control::Committed(_), State::Running { .. }) => {}
+            (message, _) => {
+                self.doubt_or_fail(failure::out_of_turn(&self.source, message.name()), true);
+            }
+        }
+    }
+
+    fn claim(&mut self) {
+        self.state = State::Claiming { ask_at: None };
+        if let Some(vm) = self.vm {
+            self.actions.push(Action::AskClaim { vm });
+        }
+    }
+
+    fn verdict(&mut self, verdict: Verdict) {
+        let State::Claiming { ask_at: None } = self.state else {
+            return;
+        };
+        match verdict {
+            Verdict::Granted { epoch } => {
+                let give_up_at = self.now + self.setup.tuning.run;
+                self.state = State::Running { epoch, give_up_at, try_at: None };
+                self.actions.push(Action::Run { epoch });
+            }
+            Verdict::Undecided => {
+                self.state = State::Claiming { ask_at: Some(self.now + self.setup.tuning.ask_again) };
+            }
+            Verdict::Refused { reason } => {
+                let message = format!("the manager did not give the VM to this host: {reason}");
+                self.fail(ApiError::new(ErrorCode::Refused, message), true);
+            }
+        }
+    }
+
+    /// A VM that was granted is tried again for a while: the source's locks may take a moment to fall.
+    fn ran(&mut self, result: Result<(), MachineError>) {
+        let State::Running { epoch, give_up_at, try_at } = &mut self.state else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                let epoch = *epoch;
+                let took_us = self.now.saturating_sub(self.committed.unwrap_or(self.now)).as_micros() as u64;
+                self.actions.push(Action::Send(Control::Resumed(Resumed { took_us })));
+                self.end(Ok(epoch));
+            }
+            Err(_) if self.now < *give_up_at => *try_at = Some(self.now + self.setup.tuning.ask_again),
+            Err(error) => {
+                let error =
+                    failure::machine(&error).remedy("start the VM on this host once the cause is removed");
+                self.fail(error, true);
+            }
+        }
+    }
+
+    fn lost(&mut self, link: Link, error: ApiError) {
+        match link {
+            Link::Control => {
+                self.deaf = true;
+                let error = self.broken.take().map_or(error, |(_, first)| first);
+                self.doubt_or_fail(error, false);
+            }
+            Link::Pages(_) if matches!(self.state, State::Receiving) => {
+                self.broken.get_or_insert((self.now + self.setup.tuning.last_words, error));
+            }
+            // All pages are here.
+            Link::Pages(_) => {}
+        }
+    }
+
+    /// After PREPARED the source may have committed: only the arbiter knows. Before, it cannot have.
+    fn doubt_or_fail(&mut self, error: ApiError, tell: bool) {
+        match self.state {
+            State::Prepared => self.claim(),
+            State::Claiming { .. } | State::Running { .. } | State::Ended => {}
+            _ => self.fail(error, tell),
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        let silence = now.saturating_sub(self.heard);
+        let silent = silence >= self.setup.tuning.peer_silent;
+        let broken = self.broken.as_ref().filter(|(at, _)| now >= *at).map(|(_, error)| error.clone());
+        match &mut self.state {
+            State::Claiming { ask_at: Some(at) } if now >= *at => self.claim(),
+            State::Running { epoch, try_at, .. } if try_at.is_some_and(|at| now >= at) => {
+                *try_at = None;
+                let epoch = *epoch;
+                self.actions.push(Action::Run { epoch });
+            }
+            State::Waiting | State::Claiming { .. } | State::Running { .. } | State::Ended => {}
+            _ if silent => self.doubt_or_fail(failure::silent(&self.source, silence), true),
+            _ => {
+                if let Some(error) = broken {
+                    self.doubt_or_fail(error, true);
+                }
+            }
+        }
+    }
+
+    /// Discards the copy: it never runs here.
+    fn fail(&mut self, error: ApiError, tell: bool) {
+        if tell && !self.deaf {
+            self.actions.push(Action::Send(Control::error(&error)));
+        }
+        self.end(Err(error));
+    }
+
+    fn end(&mut self, result: Result<Epoch, ApiError>) {
+        self.state = State::Ended;
+        self.actions.push(Action::End(result));
+    }
+}

@@ -1,0 +1,59 @@
+//! What the destination's state machine is told, and what it wants done.
+
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, Epoch, VmId};
+
+use crate::failure::Link;
+use crate::machine::{MachineError, Manifest};
+use crate::wire::{Ack, Control, Hello};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// The source's first frame on the control connection.
+    Hello(Hello),
+    /// The answer to [`Action::Admit`].
+    Admitted(Result<(), Vec<String>>),
+    /// One more page stream is open.
+    StreamOpened,
+    /// How far a page stream has been written into memory.
+    Received(Ack),
+    /// All device state has arrived, undamaged; it belongs to memory as of this round.
+    State { last_round: u32 },
+    /// A message of the source.
+    Control(Control),
+    /// The answer to [`Action::Load`].
+    Loaded(Result<(), MachineError>),
+    /// The answer to [`Action::AskClaim`].
+    Verdict(Verdict),
+    /// The answer to [`Action::Run`].
+    Ran(Result<(), MachineError>),
+    /// A connection broke, or carried what it may not.
+    Lost { link: Link, error: ApiError },
+    /// Time has passed; comes many times a second.
+    Tick,
+}
+
+/// Something to do. Actions are carried out in order; those that have an answer lead to one input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Compare the manifest with the machine built here.
+    Admit(Box<Manifest>),
+    /// Take in this many page connections.
+    AcceptStreams {
+        count: u32,
+    },
+    /// Send a message on the control connection.
+    Send(Control),
+    /// Load the device state.
+    Load,
+    AskClaim {
+        vm: VmId,
+    },
+    /// Take the disk locks at this epoch and start the vCPUs.
+    Run {
+        epoch: Epoch,
+    },
+    /// The last action: the VM runs here, or never will.
+    End(Result<Epoch, ApiError>),
+}

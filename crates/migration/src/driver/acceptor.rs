@@ -1,0 +1,163 @@
+//! Takes in the connections of one migration at its destination.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
+
+use super::incoming::Event;
+use super::link::{self, LinkError, Reader};
+use super::sink::{Seal, Sink};
+use crate::destination::Input;
+use crate::failure::Link;
+use crate::machine::Destination;
+use crate::tuning::Tuning;
+use crate::wire::{Control, Hello, Role, Tag, Welcome, WireError};
+
+/// Between two looks for a new connection.
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Waits for the control connection. Whoever else connects is sent away.
+pub(super) fn await_source(
+    listener: &TcpListener,
+    migration: MigrationId,
+    tuning: &Tuning,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Reader, Hello), ApiError> {
+    let deadline = Instant::now() + tuning.accept;
+    loop {
+        let stream = accept(listener, deadline, stop).map_err(|error| match error {
+            LinkError::Silent => ApiError::new(
+                ErrorCode::Unreachable,
+                format!("the source has not connected within {} s", tuning.accept.as_secs_f64()),
+            )
+            .remedy("check that the source host reaches this host's migration address, then migrate again"),
+            error => error.describe("source", Link::Control),
+        })?;
+        match shake_hands(stream, tuning, stop) {
+            Ok((reader, hello))
+                if hello.migration == migration && matches!(hello.role, Role::Control { .. }) =>
+            {
+                let reader = reader.established(tuning.peer_silent);
+                return Ok((reader.map_err(|error| error.describe("source", Link::Control))?, hello));
+            }
+            Ok((reader, hello)) => refuse(&reader, migration, &hello),
+            Err(LinkError::Wire(error @ WireError::Version { .. })) => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "a connection that is not the source's was closed"),
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, deadline: Instant, stop: &AtomicBool) -> Result<TcpStream, LinkError> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // The connection that was about to be accepted is gone already.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error.into()),
+        }
+        if stop.load(Relaxed) {
+            return Err(LinkError::Stopped);
+        }
+        if Instant::now() >= deadline {
+            return Err(LinkError::Silent);
+        }
+        thread::sleep(ACCEPT_INTERVAL);
+    }
+}
+
+fn shake_hands(
+    stream: TcpStream,
+    tuning: &Tuning,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Reader, Hello), LinkError> {
+    // A silent stranger must not use up the time in which the source expects an answer.
+    let within = tuning.connect / 2;
+    let mut reader = link::greet(stream, Instant::now() + within, within, stop)?;
+    let hello = match reader.frame()? {
+        (Tag::Hello, payload) => Hello::decode(payload)?,
+        (tag, _) => return Err(WireError::OutOfPlace { tag, expected: "a hello" }.into()),
+    };
+    Ok((reader, hello))
+}
+
+fn refuse(reader: &Reader, migration: MigrationId, hello: &Hello) {
+    let message =
+        format!("this listener waits for migration {migration}, not for a stream of {}", hello.migration);
+    tracing::warn!(source = hello.source, message, "a connection was refused");
+    let _ = link::send_control(reader.stream(), &Control::error(&ApiError::new(ErrorCode::Refused, message)));
+}
+
+/// Takes in the page streams.
+pub(super) struct Acceptor {
+    pub(super) listener: TcpListener,
+    pub(super) migration: MigrationId,
+    pub(super) epoch: Epoch,
+    pub(super) tuning: Tuning,
+    pub(super) machine: Arc<dyn Destination>,
+    pub(super) sender: SyncSender<Event>,
+    pub(super) peer: String,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) seal: Arc<Seal>,
+    /// The streams that are open, so that they can be ended.
+    pub(super) opened: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Acceptor {
+    /// Starts a sink for each stream until all are open; returns their threads.
+    pub(super) fn run(self, count: u32) -> Vec<JoinHandle<()>> {
+        let mut sinks: Vec<Option<JoinHandle<()>>> = (0..count).map(|_| None).collect();
+        let deadline = Instant::now() + self.tuning.connect * count;
+        while sinks.iter().any(Option::is_none) {
+            if let Err((stream, error)) = self.next(&mut sinks, deadline) {
+                let error = error.describe(&self.peer, Link::Pages(stream));
+                // The engine may have gone; then there is nobody left to tell.
+                let _ = self.sender.send(Event::Input(Input::Lost { link: Link::Pages(stream), error }));
+                break;
+            }
+        }
+        sinks.into_iter().flatten().collect()
+    }
+
+    fn next(&self, sinks: &mut [Option<JoinHandle<()>>], deadline: Instant) -> Result<(), (u32, LinkError)> {
+        let missing = sinks.iter().position(Option::is_none).unwrap_or(0) as u32;
+        let stream = accept(&self.listener, deadline, &self.stop).map_err(|error| (missing, error))?;
+        let (reader, hello) = match shake_hands(stream, &self.tuning, &self.stop) {
+            Ok(greeted) => greeted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection that is not the source's was closed");
+                return Ok(());
+            }
+        };
+        let ours = hello.migration == self.migration && hello.epoch == self.epoch;
+        match hello.role {
+            Role::Pages { stream } if ours && matches!(sinks.get(stream as usize), Some(None)) => {
+                sinks[stream as usize] = Some(self.open(stream, reader).map_err(|error| (stream, error))?);
+            }
+            _ => refuse(&reader, self.migration, &hello),
+        }
+        Ok(())
+    }
+
+    fn open(&self, stream: u32, reader: Reader) -> Result<JoinHandle<()>, LinkError> {
+        let reader = reader.established(self.tuning.peer_silent)?;
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(reader.stream().try_clone()?);
+        link::send_control(reader.stream(), &Control::Welcome(Welcome {}))?;
+        let sink = Sink::new(stream, reader, Arc::clone(&self.machine), Arc::clone(&self.seal));
+        let (sender, peer) = (self.sender.clone(), self.peer.clone());
+        let thread = thread::Builder::new()
+            .name(format!("mig-sink-{stream}"))
+            .spawn(move || sink.run(&sender, &peer))
+            .map_err(LinkError::Io)?;
+        let _ = self.sender.send(Event::Input(Input::StreamOpened));
+        Ok(thread)
+    }
+}

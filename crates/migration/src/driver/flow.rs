@@ -1,0 +1,149 @@
+//! What the source's threads share: counters, the windows of the page streams, the pace, and the order to stop.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::source::Sent;
+
+/// Most bytes that one page stream may have on their way unacknowledged: 1 Gb/s at 2 s, 10 Gb/s at 200 ms.
+const WINDOW_BYTES: u64 = 256 << 20;
+/// How far a paced stream may run ahead of its rate.
+const BURST: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub(super) struct Flow {
+    state: Mutex<State>,
+    changed: Condvar,
+    pub(super) page_stream_bytes: AtomicU64,
+    pub(super) raw_pages: AtomicU64,
+    pub(super) zero_pages: AtomicU64,
+    pub(super) state_bytes: AtomicU64,
+    pub(super) other_bytes: AtomicU64,
+}
+
+struct State {
+    /// Acknowledged bytes of each stream.
+    settled: Vec<u64>,
+    stopped: bool,
+}
+
+/// The engine wants its threads to end.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
+impl Flow {
+    pub(super) fn new(streams: u32) -> Self {
+        Self {
+            state: Mutex::new(State { settled: vec![0; streams as usize], stopped: false }),
+            changed: Condvar::new(),
+            page_stream_bytes: AtomicU64::new(0),
+            raw_pages: AtomicU64::new(0),
+            zero_pages: AtomicU64::new(0),
+            state_bytes: AtomicU64::new(0),
+            other_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The counters now.
+    pub(super) fn sent(&self) -> Sent {
+        Sent {
+            page_stream_bytes: self.page_stream_bytes.load(Relaxed),
+            raw_pages: self.raw_pages.load(Relaxed),
+            zero_pages: self.zero_pages.load(Relaxed),
+            state_bytes: self.state_bytes.load(Relaxed),
+            other_bytes: self.other_bytes.load(Relaxed),
+        }
+    }
+
+    /// Notes an acknowledgement.
+    pub(super) fn settle(&self, stream: u32, bytes: u64) {
+        if let Some(settled) = self.lock().settled.get_mut(stream as usize) {
+            *settled = bytes.max(*settled);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until a stream that has sent `sent` bytes may send more.
+    pub(super) fn wait_for_window(&self, stream: u32, sent: u64) -> Result<(), Stopped> {
+        let mut state = self.lock();
+        while !state.stopped && sent.saturating_sub(state.settled[stream as usize]) >= WINDOW_BYTES {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopped { Err(Stopped) } else { Ok(()) }
+    }
+
+    /// Waits for a time.
+    pub(super) fn wait(&self, time: Duration) -> Result<(), Stopped> {
+        let state = self.lock();
+        let waited = self.changed.wait_timeout_while(state, time, |state| !state.stopped);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.stopped { Err(Stopped) } else { Ok(()) }
+    }
+
+    /// Ends all waiting, now and later.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a stream to a rate.
+pub(super) struct Pace {
+    bytes_per_s: Option<f64>,
+    /// When all that was sent so far would have been sent at exactly the rate.
+    due: Option<Instant>,
+}
+
+impl Pace {
+    /// None is no limit.
+    pub(super) fn new(bytes_per_s: Option<f64>) -> Self {
+        Self { bytes_per_s, due: None }
+    }
+
+    /// How long to wait after sending `bytes` at `now`.
+    pub(super) fn after(&mut self, bytes: u64, now: Instant) -> Duration {
+        let Some(rate) = self.bytes_per_s else {
+            return Duration::ZERO;
+        };
+        let takes = Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(Duration::MAX);
+        let start = self.due.map_or(now, |due| due.max(now.checked_sub(BURST).unwrap_or(now)));
+        let due = start.checked_add(takes).unwrap_or(start);
+        self.due = Some(due);
+        due.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paced_stream_keeps_its_rate_and_does_not_save_up_idle_time() {
+        let start = Instant::now();
+        let mut pace = Pace::new(Some(1e6));
+        let mut now = start;
+        for _ in 0..100 {
+            now += pace.after(10_000, now);
+        }
+        assert_eq!((now - start).as_millis(), 1000);
+        now += Duration::from_secs(60);
+        let ahead: Duration = (0..10).map(|_| pace.after(10_000, now)).last().unwrap();
+        assert_eq!(ahead.as_millis(), 80);
+    }
+
+    #[test]
+    fn a_stream_with_a_full_window_waits_until_it_is_acknowledged_or_stopped() {
+        let flow = Flow::new(1);
+        flow.wait_for_window(0, WINDOW_BYTES - 1).unwrap();
+        flow.settle(0, 1);
+        flow.wait_for_window(0, WINDOW_BYTES).unwrap();
+        flow.stop();
+        assert!(flow.wait_for_window(0, WINDOW_BYTES * 2).is_err());
+        assert!(flow.wait(Duration::from_secs(3600)).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! The thin shell around the state machines: threads, sockets, clocks.
+//!
+//! ```text
+//!  source                                            destination
+//!  engine thread --- control frames ---------------> control reader --> engine (the caller of `receive`)
+//!        ^  jobs     <-------- acks, PREPARED ------      ^
+//!        |   v                                            | acks
+//!        +- pump i  --- page frames ------------------> sink i --> guest memory
+//! ```
+//!
+//! The engine thread calls the VM's methods itself, one after the other, so that they happen in the order in which
+//! the state machine decided. All threads and connections exist before the guest is stopped.
+
+mod acceptor;
+mod answer;
+mod flow;
+mod gate;
+mod incoming;
+mod link;
+mod notifier;
+mod outgoing;
+mod page_sets;
+mod pump;
+mod sink;
+mod threads;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::control::Question;
+use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, Epoch, HostName, MigrationId};
+
+use crate::machine::{Destination, Source};
+use crate::tuning::Tuning;
+
+/// Longest time between two ticks of a state machine.
+const TICK: Duration = Duration::from_millis(20);
+/// Events that may wait for an engine.
+const EVENTS_MAX: usize = 256;
+/// How long a side that has given up waits for its peer to read why.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The way to the ownership arbiter. `godwit-vmm` passes the question to its agent.
+pub trait Arbiter: Send + Sync {
+    /// Asks without blocking; `answer` is called once, from any thread, however long it takes. Dropping it uncalled
+    /// counts as [`Verdict::Undecided`]: the question is asked again.
+    fn ask(&self, question: Question, answer: Box<dyn FnOnce(Verdict) + Send>);
+}
+
+/// What a source is asked to do.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    pub migration: MigrationId,
+    pub source: HostName,
+    pub destination: HostName,
+    pub address: SocketAddr,
+    pub budget: Budget,
+}
+
+/// A migration away that is under way.
+pub struct SourceRun {
+    gate: Arc<gate::Gate>,
+}
+
+impl SourceRun {
+    /// Starts the engine on threads of its own. `progress` is called a few times a second, `ended` once, both from the
+    /// engine's threads. When `ended` is called, all other threads of the engine are gone.
+    pub fn start(
+        request: Outgoing,
+        machine: Arc<dyn Source>,
+        arbiter: Arc<dyn Arbiter>,
+        progress: Box<dyn Fn(MigrationProgress) + Send>,
+        ended: Box<dyn FnOnce(MigrationOutcome) + Send>,
+    ) -> Self {
+        Self::start_tuned(request, machine, arbiter, progress, ended, Tuning::default())
+    }
+
+    /// [`SourceRun::start`] with other than the default bounds.
+    pub fn start_tuned(
+        request: Outgoing,
+        machine: Arc<dyn Source>,
+        arbiter: Arc<dyn Arbiter>,
+        progress: Box<dyn Fn(MigrationProgress) + Send>,
+        ended: Box<dyn FnOnce(MigrationOutcome) + Send>,
+        tuning: Tuning,
+    ) -> Self {
+        let gate = Arc::new(gate::Gate::default());
+        outgoing::start(request, machine, arbiter, progress, ended, tuning, Arc::clone(&gate));
+        Self { gate }
+    }
+
+    /// Asks it to stop: it ends as failed, with [`ErrorCode::Cancelled`](godwit_types::ErrorCode::Cancelled) unless
+    /// something else had failed before, and the VM runs on here. An error if the commit has already been asked for,
+    /// or the migration has ended.
+    pub fn cancel(&self) -> Result<(), ApiError> {
+        self.gate.cancel()
+    }
+}
+
+/// Receives one migration, blocking until the VM runs here (`Ok`, with its epoch) or never will.
+///
+/// Dropping the listener's process ends it; `epoch` is the one at which this host will run the VM.
+pub fn receive(
+    listener: TcpListener,
+    migration: MigrationId,
+    epoch: Epoch,
+    machine: Arc<dyn Destination>,
+    arbiter: Arc<dyn Arbiter>,
+) -> Result<Epoch, ApiError> {
+    receive_tuned(listener, migration, epoch, machine, arbiter, Tuning::default())
+}
+
+/// [`receive`] with other than the default bounds.
+pub fn receive_tuned(
+    listener: TcpListener,
+    migration: MigrationId,
+    epoch: Epoch,
+    machine: Arc<dyn Destination>,
+    arbiter: Arc<dyn Arbiter>,
+    tuning: Tuning,
+) -> Result<Epoch, ApiError> {
+    incoming::receive(&listener, migration, epoch, machine, arbiter, tuning)
+}

@@ -1,0 +1,400 @@
+//! Drives the source's state machine.
+
+use std::collections::VecDeque;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use godwit_types::control::Question;
+use godwit_types::migration::{MigrationOutcome, MigrationProgress, Phase};
+use godwit_types::{ApiError, Epoch, ErrorCode, VmId};
+
+use super::answer::{self, AnswerSlot};
+use super::flow::Flow;
+use super::gate::Gate;
+use super::link::{self, LinkError, Reader};
+use super::notifier::Notifier;
+use super::page_sets::PageSets;
+use super::pump::{Job, Pump};
+use super::threads::{no_thread, spawn};
+use super::{Arbiter, EVENTS_MAX, LINGER, Outgoing, TICK};
+use crate::failure::{self, Link};
+use crate::machine::{MachineError, Manifest, Section, Source};
+use crate::source::{Action, Engine, Harvest, Input, Setup};
+use crate::tuning::Tuning;
+use crate::wire::{Control, DeviceState, Hello, PREAMBLE_BYTES, Role, Tag, WireError};
+
+/// Rounds that may wait for a page stream: one of pre-copy, two while the guest stands.
+const JOBS_MAX: usize = 4;
+
+/// What reaches the engine.
+pub(super) enum Event {
+    Input(Input),
+    /// Look into the answer slot.
+    Wake,
+}
+
+/// Starts the engine's threads.
+pub(super) fn start(
+    request: Outgoing,
+    machine: Arc<dyn Source>,
+    arbiter: Arc<dyn Arbiter>,
+    progress: Box<dyn Fn(MigrationProgress) + Send>,
+    ended: Ended,
+    tuning: Tuning,
+    gate: Arc<Gate>,
+) {
+    // The callback must be called even if no thread can be had for it.
+    let ended = Arc::new(Mutex::new(Some(ended)));
+    let theirs = Arc::clone(&ended);
+    let spawned = thread::Builder::new().name("mig-source".into()).spawn(move || {
+        let result =
+            Run::begin(request, machine, arbiter, progress, tuning, Arc::clone(&gate)).map(Run::drive);
+        gate.lock().closed = Some("the migration has ended already");
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) => MigrationOutcome::Failed { phase: Phase::Preflight, error },
+        };
+        call(&theirs, outcome);
+    });
+    if let Err(error) = spawned {
+        call(&ended, MigrationOutcome::Failed { phase: Phase::Preflight, error: no_thread(&error) });
+    }
+}
+
+type Ended = Box<dyn FnOnce(MigrationOutcome) + Send>;
+
+fn call(ended: &Mutex<Option<Ended>>, outcome: MigrationOutcome) {
+    if let Some(ended) = ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        ended(outcome);
+    }
+}
+
+struct Run {
+    engine: Engine,
+    gate: Arc<Gate>,
+    began: Instant,
+    machine: Arc<dyn Source>,
+    arbiter: Arc<dyn Arbiter>,
+    answer: Arc<AnswerSlot>,
+    notifier: Notifier,
+    tuning: Tuning,
+    request: Outgoing,
+    vm: VmId,
+    epoch: Epoch,
+    /// For the HELLO; taken when it is sent.
+    manifest: Option<Manifest>,
+    flow: Arc<Flow>,
+    stop: Arc<AtomicBool>,
+    control: TcpStream,
+    pages: Vec<TcpStream>,
+    pumps: Vec<SyncSender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+    events: Receiver<Event>,
+    sender: SyncSender<Event>,
+    pages_to_send: PageSets,
+    sections: Vec<Section>,
+    outcome: Option<MigrationOutcome>,
+}
+
+impl Run {
+    /// Opens the control connection.
+    fn begin(
+        request: Outgoing,
+        machine: Arc<dyn Source>,
+        arbiter: Arc<dyn Arbiter>,
+        progress: Box<dyn Fn(MigrationProgress) + Send>,
+        tuning: Tuning,
+        gate: Arc<Gate>,
+    ) -> Result<Self, ApiError> {
+        let began = Instant::now();
+        check(&request, &*machine)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let peer = format!("destination {} at {}", request.destination, request.address);
+        let describe = |error: LinkError| error.describe(&peer, Link::Control);
+        let reader = link::connect(request.address, tuning.connect, &stop).map_err(describe)?;
+        let reader = reader.established(tuning.peer_silent).map_err(describe)?;
+        let control = reader.stream().try_clone().map_err(|error| describe(error.into()))?;
+        let (sender, events) = sync_channel(EVENTS_MAX);
+        let flow = Arc::new(Flow::new(tuning.page_streams));
+        flow.other_bytes.fetch_add(2 * PREAMBLE_BYTES as u64, Relaxed);
+        let manifest = machine.manifest();
+        let ranges = machine.memory().ranges();
+        let setup = Setup {
+            migration: request.migration,
+            source: request.source.clone(),
+            destination: request.destination.clone(),
+            budget: request.budget.clone(),
+            ram_pages: ranges.iter().map(|range| range.pages).sum(),
+            tuning: tuning.clone(),
+        };
+        let pages_to_send = PageSets::new(ranges);
+        let notifier = Notifier::start(progress).map_err(|error| no_thread(&error))?;
+        let listener = {
+            let (sender, flow) = (sender.clone(), Arc::clone(&flow));
+            let peer = format!("destination {}", request.destination);
+            spawn("mig-control", move || listen(reader, &sender, &flow, &peer))?
+        };
+        Ok(Self {
+            engine: Engine::new(setup),
+            gate,
+            began,
+            vm: manifest.vm,
+            epoch: manifest.epoch,
+            manifest: Some(manifest),
+            machine,
+            arbiter,
+            answer: Arc::default(),
+            notifier,
+            tuning,
+            request,
+            flow,
+            stop,
+            control,
+            pages: Vec::new(),
+            pumps: Vec::new(),
+            threads: vec![listener],
+            events,
+            sender,
+            pages_to_send,
+            sections: Vec::new(),
+            outcome: None,
+        })
+    }
+
+    fn drive(mut self) -> MigrationOutcome {
+        self.feed(Input::Start);
+        let outcome = loop {
+            if let Some(outcome) = self.outcome.take() {
+                break outcome;
+            }
+            let input = match self.events.recv_timeout(TICK) {
+                Ok(Event::Input(input)) => input,
+                Ok(Event::Wake) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    Input::Tick
+                }
+            };
+            if let Some(verdict) = self.answer.take() {
+                self.feed(Input::Verdict(verdict));
+            }
+            self.feed(input);
+        };
+        self.close(matches!(outcome, MigrationOutcome::Failed { .. }));
+        outcome
+    }
+
+    /// Tells the state machine what happened, does what it wants, and tells it the answers.
+    fn feed(&mut self, input: Input) {
+        if let Input::Control(Control::Ack(ack)) = &input {
+            self.flow.settle(ack.stream, ack.wire_bytes);
+        }
+        let mut inputs = VecDeque::from([Input::Sent(self.flow.sent()), input]);
+        while let Some(input) = inputs.pop_front() {
+            for action in self.step(input) {
+                inputs.extend(self.perform(action));
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Action> {
+        let mut gate = self.gate.lock();
+        let now = self.began.elapsed();
+        let mut actions = Vec::new();
+        if std::mem::take(&mut gate.cancel) {
+            actions = self.engine.handle(now, Input::Cancel);
+        }
+        actions.extend(self.engine.handle(now, input));
+        if self.engine.is_commit_asked() {
+            gate.closed = Some("the handover has begun, so the migration can no longer be cancelled");
+        }
+        actions
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Input> {
+        let machine = Arc::clone(&self.machine);
+        match action {
+            Action::Greet => return self.greet(),
+            Action::Send(message) => return self.send(Tag::Control, &message.to_payload()),
+            Action::OpenStreams => return Some(Input::StreamsOpened(self.open_streams())),
+            Action::StartLog => return Some(Input::LogStarted(self.start_log())),
+            Action::Harvest => return Some(Input::Harvested(self.harvest())),
+            Action::SendRound { round } => self.send_round(round),
+            Action::Pause => return Some(Input::Paused(machine.pause())),
+            Action::Save => {
+                let saved = machine.save().map(|sections| self.sections = sections);
+                return Some(Input::Saved(saved));
+            }
+            Action::SendState { last_round } => return self.send_state(last_round),
+            Action::Resume => return Some(Input::Resumed(machine.resume())),
+            Action::StopLog => machine.stop_dirty_log(),
+            Action::AskCommit => self.ask_commit(),
+            Action::HandOver => {
+                machine.hand_over();
+                return Some(Input::HandedOver);
+            }
+            Action::Progress(progress) => self.notifier.report(progress),
+            Action::End(outcome) => self.outcome = Some(outcome),
+        }
+        None
+    }
+
+    fn hello(&self, role: Role) -> Vec<u8> {
+        let source = self.request.source.to_string();
+        Hello { migration: self.request.migration, epoch: self.epoch.next(), source, role }.encode()
+    }
+
+    fn greet(&mut self) -> Option<Input> {
+        let manifest = self.manifest.take()?;
+        let role = Role::Control { manifest, page_streams: self.tuning.page_streams };
+        self.send(Tag::Hello, &self.hello(role))
+    }
+
+    /// Sends a frame on the control connection; what went wrong, if anything.
+    fn send(&self, tag: Tag, payload: &[u8]) -> Option<Input> {
+        match link::send(&self.control, tag, [payload, &[]]) {
+            Ok(bytes) if tag == Tag::State => self.flow.state_bytes.fetch_add(bytes, Relaxed),
+            Ok(bytes) => self.flow.other_bytes.fetch_add(bytes, Relaxed),
+            Err(error) => {
+                let error =
+                    error.describe(&format!("destination {}", self.request.destination), Link::Control);
+                return Some(Input::Lost { link: Link::Control, error });
+            }
+        };
+        None
+    }
+
+    fn open_streams(&mut self) -> Result<(), ApiError> {
+        let count = self.tuning.page_streams;
+        let cap = self.request.budget.bandwidth_bytes_per_s_max;
+        let share = cap.map(|cap| cap as f64 / f64::from(count));
+        let peer = format!("destination {}", self.request.destination);
+        for index in 0..count {
+            let stream = self.open_stream(index, &peer)?;
+            let own = stream
+                .try_clone()
+                .map_err(|error| failure::lost(&peer, Link::Pages(index), &error.to_string()))?;
+            let (machine, flow) = (Arc::clone(&self.machine), Arc::clone(&self.flow));
+            let pump = Pump::new((index, count), stream, machine, flow, share);
+            let (jobs, queue) = sync_channel(JOBS_MAX);
+            let (sender, peer) = (self.sender.clone(), peer.clone());
+            let thread = spawn(&format!("mig-pages-{index}"), move || pump.run(&queue, &sender, &peer))?;
+            self.pages.push(own);
+            self.pumps.push(jobs);
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    fn open_stream(&self, index: u32, peer: &str) -> Result<TcpStream, ApiError> {
+        let describe = |error: LinkError| error.describe(peer, Link::Pages(index));
+        let mut reader =
+            link::connect(self.request.address, self.tuning.connect, &self.stop).map_err(describe)?;
+        let hello = self.hello(Role::Pages { stream: index });
+        link::send(reader.stream(), Tag::Hello, [&hello, &[]]).map_err(describe)?;
+        match reader.control().map_err(describe)? {
+            Control::Welcome(_) => {}
+            Control::Error(failure) => return Err(failure.into_error(peer)),
+            _ => return Err(failure::out_of_turn(peer, "an answer to a page stream's hello")),
+        }
+        let reader = reader.established(self.tuning.peer_silent).map_err(describe)?;
+        reader.stream().try_clone().map_err(|error| describe(error.into()))
+    }
+
+    fn start_log(&mut self) -> Result<(), MachineError> {
+        self.machine.start_dirty_log()?;
+        self.pages_to_send.add_all();
+        Ok(())
+    }
+
+    fn harvest(&mut self) -> Result<Harvest, MachineError> {
+        let began = Instant::now();
+        self.machine.harvest_dirty(self.pages_to_send.waiting())?;
+        Ok(Harvest { pages: self.pages_to_send.count(), took: began.elapsed() })
+    }
+
+    fn send_round(&mut self, round: u32) {
+        let pages = self.pages_to_send.take();
+        for pump in &self.pumps {
+            // A pump that is gone has reported why.
+            let _ = pump.send(Job { round, pages: Arc::clone(&pages) });
+        }
+    }
+
+    fn send_state(&mut self, last_round: u32) -> Option<Input> {
+        let sections = std::mem::take(&mut self.sections);
+        self.send(Tag::State, &DeviceState { last_round, sections }.encode())
+    }
+
+    fn ask_commit(&self) {
+        let (migration, destination) = (self.request.migration, self.request.destination.clone());
+        let question = Question::Commit { migration, vm: self.vm, epoch: self.epoch, destination };
+        let sender = self.sender.clone();
+        // A full queue means that the engine is awake anyway.
+        let wake = move || drop(sender.try_send(Event::Wake));
+        self.arbiter.ask(question, answer::callback(&self.answer, wake));
+    }
+
+    /// Ends all threads. After a failure, first gives the destination the time to read why.
+    fn close(mut self, failed: bool) {
+        self.flow.stop();
+        self.pumps.clear();
+        self.pages.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        let _ = self.control.shutdown(Shutdown::Write);
+        let until = Instant::now() + if failed { LINGER } else { Duration::ZERO };
+        while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+            match self.events.recv_timeout(rest) {
+                Ok(Event::Input(Input::Lost { link: Link::Control, .. })) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        self.stop.store(true, Relaxed);
+        let _ = self.control.shutdown(Shutdown::Both);
+        // Threads that wait to tell the engine something stop waiting.
+        drop(self.events);
+        drop(self.notifier);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads the control connection until it ends.
+fn listen(mut reader: Reader, events: &SyncSender<Event>, flow: &Flow, peer: &str) {
+    loop {
+        let input = match reader.frame() {
+            Ok((Tag::Control, payload)) => {
+                flow.other_bytes.fetch_add((crate::wire::HEADER_BYTES + payload.len()) as u64, Relaxed);
+                Control::from_payload(payload).map(Input::Control).map_err(LinkError::from)
+            }
+            Ok((tag, _)) => Err(WireError::OutOfPlace { tag, expected: "a control message" }.into()),
+            Err(error) => Err(error),
+        };
+        let input = input.unwrap_or_else(|error| Input::Lost {
+            link: Link::Control,
+            error: error.describe(peer, Link::Control),
+        });
+        let lost = matches!(input, Input::Lost { .. });
+        if events.send(Event::Input(input)).is_err() || lost {
+            return;
+        }
+    }
+}
+
+/// What can be refused before anything is connected.
+fn check(request: &Outgoing, machine: &dyn Source) -> Result<(), ApiError> {
+    let blockers = machine.blockers();
+    if !blockers.is_empty() {
+        let message = format!("the VM cannot migrate: {}", blockers.join("; "));
+        return Err(
+            ApiError::new(ErrorCode::Refused, message).remedy("remove what blocks it, then migrate again")
+        );
+    }
+    if request.budget.bandwidth_bytes_per_s_max == Some(0) {
+        return Err(ApiError::new(ErrorCode::Invalid, "a bandwidth cap of 0 lets nothing through")
+            .remedy("leave the cap out, or allow at least some bytes per second"));
+    }
+    Ok(())
+}

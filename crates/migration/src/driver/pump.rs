@@ -1,0 +1,252 @@
+//! One page stream's sending side: copies pages out of the guest, drops zeros, frames the rest.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
+
+use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
+
+use super::flow::{Flow, Pace, Stopped};
+use super::link::{self, LinkError};
+use super::outgoing::Event;
+use crate::bitmap::PageBitmap;
+use crate::failure::{self, Link};
+use crate::machine::{MachineError, PageRange, Source};
+use crate::source::Input;
+use crate::wire::{PageKind, RAW_BYTES_MAX, RoundEnd, RunTable, Tag};
+
+const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
+/// Pages go to the streams in turn, in pieces of this many; a page always goes to the same stream.
+const SHARD_PAGES: u64 = 1024;
+/// A record names at most this many pages, so that acknowledgements keep coming where all is zero.
+const RECORD_PAGES_MAX: u64 = 16 << 10;
+/// A paced stream sends records that take about this part of a second.
+const PACED_RECORDS_PER_S: f64 = 20.0;
+
+/// A round to send.
+pub(super) struct Job {
+    pub(super) round: u32,
+    pub(super) pages: Arc<PageBitmap>,
+}
+
+/// See the module.
+pub(super) struct Pump {
+    line: Line,
+    count: u32,
+    machine: Arc<dyn Source>,
+    table: RunTable,
+    /// Contents of the raw pages in `table`, then room.
+    contents: Vec<u8>,
+    filled: usize,
+    record_pages: u64,
+    sent_pages: u64,
+}
+
+/// The connection with its window and its pace.
+struct Line {
+    index: u32,
+    stream: TcpStream,
+    flow: Arc<Flow>,
+    pace: Pace,
+    sent_bytes: u64,
+}
+
+enum PumpError {
+    Stopped,
+    Link(LinkError),
+    Machine(MachineError),
+}
+
+impl Pump {
+    /// Stream `index` of `count`, whose handshake is done; `bytes_per_s` is this stream's share of the cap.
+    pub(super) fn new(
+        (index, count): (u32, u32),
+        stream: TcpStream,
+        machine: Arc<dyn Source>,
+        flow: Arc<Flow>,
+        bytes_per_s: Option<f64>,
+    ) -> Self {
+        let paced = bytes_per_s.map_or(RAW_BYTES_MAX, |rate| (rate / PACED_RECORDS_PER_S) as usize);
+        let room = (paced / PAGE_BYTES * PAGE_BYTES).clamp(PAGE_BYTES, RAW_BYTES_MAX);
+        Self {
+            line: Line { index, stream, flow, pace: Pace::new(bytes_per_s), sent_bytes: 0 },
+            count,
+            machine,
+            table: RunTable::new(),
+            contents: vec![0; room],
+            filled: 0,
+            record_pages: 0,
+            sent_pages: 0,
+        }
+    }
+
+    /// Sends rounds until there are no more, or one fails. `peer` is who the pages go to.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, events: &SyncSender<Event>, peer: &str) {
+        for Job { round, pages } in jobs {
+            let result = self.round(round, &pages);
+            drop(pages);
+            let input = match result {
+                Ok(()) => Input::RoundSent { stream: self.line.index, round },
+                Err(PumpError::Stopped) => return,
+                Err(error) => {
+                    Input::Lost { link: Link::Pages(self.line.index), error: self.describe(error, peer) }
+                }
+            };
+            let failed = matches!(input, Input::Lost { .. });
+            // The engine may have gone; then there is nobody left to tell.
+            if events.send(Event::Input(input)).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn describe(&self, error: PumpError, peer: &str) -> ApiError {
+        match error {
+            PumpError::Machine(error) => failure::machine(&error),
+            PumpError::Link(error) => error.describe(peer, Link::Pages(self.line.index)),
+            PumpError::Stopped => failure::cancelled(),
+        }
+    }
+
+    fn round(&mut self, round: u32, pages: &PageBitmap) -> Result<(), PumpError> {
+        let machine = Arc::clone(&self.machine);
+        self.begin_record(round);
+        for range in machine.memory().ranges() {
+            for shard in shards(*range, self.line.index, self.count) {
+                for run in pages.runs(shard) {
+                    self.pages(round, run)?;
+                }
+            }
+        }
+        self.flush()?;
+        let end = RoundEnd { round, pages: self.sent_pages }.encode();
+        self.line.transmit(Tag::RoundEnd, [&end, &[]])
+    }
+
+    /// Reads a run and adds its pages to the record.
+    fn pages(&mut self, round: u32, run: PageRange) -> Result<(), PumpError> {
+        let (mut next, end) = (run.start.0, run.start.0 + run.pages);
+        while next < end {
+            let room = (self.contents.len() - self.filled) / PAGE_BYTES;
+            let room = room.min(self.table.runs_left()) as u64;
+            let count = room.min(end - next).min(RECORD_PAGES_MAX - self.record_pages);
+            if count == 0 {
+                self.flush()?;
+                self.begin_record(round);
+                continue;
+            }
+            let bytes = count as usize * PAGE_BYTES;
+            let into = &mut self.contents[self.filled..self.filled + bytes];
+            self.machine.memory().read(Gfn(next), into).map_err(PumpError::Machine)?;
+            self.sort(next, self.filled..self.filled + bytes);
+            next += count;
+        }
+        Ok(())
+    }
+
+    /// Names each page just read, and closes the gaps that zero pages leave.
+    fn sort(&mut self, first: u64, read: std::ops::Range<usize>) {
+        let mut raw = 0;
+        for (gfn, at) in (first..).zip(read.step_by(PAGE_BYTES)) {
+            let page = at..at + PAGE_BYTES;
+            if is_zero(&self.contents[page.clone()]) {
+                self.table.push(Gfn(gfn), PageKind::Zero);
+            } else {
+                if at != self.filled {
+                    self.contents.copy_within(page, self.filled);
+                }
+                self.filled += PAGE_BYTES;
+                self.table.push(Gfn(gfn), PageKind::Raw);
+                raw += 1;
+            }
+            self.record_pages += 1;
+        }
+        self.line.flow.raw_pages.fetch_add(raw, Relaxed);
+    }
+
+    fn begin_record(&mut self, round: u32) {
+        self.table.reset(round);
+        self.filled = 0;
+        self.record_pages = 0;
+    }
+
+    /// Sends the record, if it names any page.
+    fn flush(&mut self) -> Result<(), PumpError> {
+        if self.table.is_empty() {
+            return Ok(());
+        }
+        let zero_pages = self.record_pages - (self.filled / PAGE_BYTES) as u64;
+        self.line.flow.zero_pages.fetch_add(zero_pages, Relaxed);
+        self.sent_pages += self.record_pages;
+        self.line.transmit(Tag::Pages, [self.table.encode(), &self.contents[..self.filled]])
+    }
+}
+
+impl Line {
+    fn transmit(&mut self, tag: Tag, parts: [&[u8]; 2]) -> Result<(), PumpError> {
+        self.flow.wait_for_window(self.index, self.sent_bytes).map_err(|Stopped| PumpError::Stopped)?;
+        let sent = link::send(&self.stream, tag, parts).map_err(PumpError::Link)?;
+        self.sent_bytes += sent;
+        self.flow.page_stream_bytes.fetch_add(sent, Relaxed);
+        let wait = self.pace.after(sent, Instant::now());
+        if wait.is_zero() { Ok(()) } else { self.flow.wait(wait).map_err(|Stopped| PumpError::Stopped) }
+    }
+}
+
+/// The pieces of a range that go to stream `index` of `count`.
+fn shards(range: PageRange, index: u32, count: u32) -> impl Iterator<Item = PageRange> {
+    let end = range.start.0 + range.pages;
+    let size = if count == 1 { u64::MAX } else { SHARD_PAGES };
+    let mut next = range.start.0;
+    std::iter::from_fn(move || {
+        while next < end {
+            let start = next;
+            next = (start / size).saturating_add(1).saturating_mul(size).min(end);
+            if start / size % u64::from(count) == u64::from(index) {
+                return Some(PageRange { start: Gfn(start), pages: next - start });
+            }
+        }
+        None
+    })
+}
+
+/// Whether a page holds only zeros. Folding fixed chunks lets the compiler use vector instructions.
+fn is_zero(page: &[u8]) -> bool {
+    page.chunks_exact(128).all(|chunk| chunk.iter().fold(0, |or, byte| or | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_page_goes_to_exactly_one_stream_and_always_to_the_same(
+            start in 0u64..5000,
+            pages in 1u64..9000,
+            count in 1u32..5,
+        ) {
+            let range = PageRange { start: Gfn(start), pages };
+            let mut seen: Vec<u64> = Vec::new();
+            for index in 0..count {
+                for shard in shards(range, index, count) {
+                    seen.extend(shard.start.0..shard.start.0 + shard.pages);
+                }
+            }
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (start..start + pages).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn one_byte_makes_a_page_not_zero(at in 0usize..PAGE_BYTES, byte in 1u8..) {
+            let mut page = vec![0; PAGE_BYTES];
+            prop_assert!(is_zero(&page));
+            page[at] = byte;
+            prop_assert!(!is_zero(&page));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One page stream's receiving side: checks frames and writes their pages straight into guest memory.
+
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use godwit_types::ApiError;
+
+use super::incoming::Event;
+use super::link::{LinkError, Reader};
+use crate::destination::Input;
+use crate::failure::{self, Link};
+use crate::machine::{Destination, MachineError};
+use crate::wire::{Ack, HEADER_BYTES, PageKind, PageRecord, RoundEnd, Tag, WireError};
+
+/// An acknowledgement follows after this many bytes on the wire,
+const ACK_WIRE_BYTES: u64 = 4 << 20;
+/// or after this many pages,
+const ACK_PAGES: u64 = 16 << 10;
+/// or with the first record after this time.
+const ACK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Once closed, no sink writes guest memory any more, whatever a source sends.
+#[derive(Default)]
+pub(super) struct Seal(RwLock<bool>);
+
+impl Seal {
+    /// Returns when the writes that were under way have ended.
+    pub(super) fn close(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Does something with guest memory, unless the seal is closed.
+    fn write<T>(&self, write: impl FnOnce() -> T) -> Option<T> {
+        let closed = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        (!*closed).then(write)
+    }
+}
+
+/// See the module.
+pub(super) struct Sink {
+    reader: Reader,
+    machine: Arc<dyn Destination>,
+    seal: Arc<Seal>,
+    /// What the last acknowledgement said, and what the next will say.
+    acked: Ack,
+    next: Ack,
+    acked_at: Instant,
+}
+
+enum SinkError {
+    Link(LinkError),
+    Machine(MachineError),
+}
+
+impl From<WireError> for SinkError {
+    fn from(error: WireError) -> Self {
+        Self::Link(error.into())
+    }
+}
+
+impl Sink {
+    /// A stream whose handshake is done.
+    pub(super) fn new(stream: u32, reader: Reader, machine: Arc<dyn Destination>, seal: Arc<Seal>) -> Self {
+        let acked = Ack { stream, ..Ack::default() };
+        Self { reader, machine, seal, acked, next: acked, acked_at: Instant::now() }
+    }
+
+    /// Receives until the connection ends.
+    pub(super) fn run(mut self, events: &SyncSender<Event>, peer: &str) {
+        loop {
+            let input = match self.frame() {
+                Ok(false) => continue,
+                Ok(true) => {
+                    self.acked = self.next;
+                    self.acked_at = Instant::now();
+                    Input::Received(self.acked)
+                }
+                Err(error) => Input::Lost {
+                    link: Link::Pages(self.next.stream),
+                    error: describe(error, peer, self.next.stream),
+                },
+            };
+            let failed = matches!(input, Input::Lost { .. });
+            // The engine may have gone; then there is nobody left to tell.
+            if events.send(Event::Input(input)).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// Receives one frame; whether an acknowledgement is due.
+    fn frame(&mut self) -> Result<bool, SinkError> {
+        let (tag, payload) = self.reader.frame().map_err(SinkError::Link)?;
+        self.next.wire_bytes += (HEADER_BYTES + payload.len()) as u64;
+        match tag {
+            Tag::Pages => {
+                let record = PageRecord::decode(payload)?;
+                check_round(record.round, self.next.round)?;
+                let written = self.seal.write(|| write(&record, &*self.machine));
+                let late = || WireError::malformed("page record", "pages after the device state");
+                written.ok_or_else(late)?.map_err(SinkError::Machine)?;
+                self.next.pages += record.pages;
+                Ok(self.next.wire_bytes - self.acked.wire_bytes >= ACK_WIRE_BYTES
+                    || self.next.pages - self.acked.pages >= ACK_PAGES
+                    || self.acked_at.elapsed() >= ACK_INTERVAL)
+            }
+            Tag::RoundEnd => {
+                let end = RoundEnd::decode(payload)?;
+                check_round(end.round, self.next.round)?;
+                if end.pages != self.next.pages {
+                    let reason = format!("{} pages were sent, {} arrived", end.pages, self.next.pages);
+                    return Err(WireError::malformed("round", reason).into());
+                }
+                self.next.round = end.round;
+                Ok(true)
+            }
+            tag => Err(WireError::OutOfPlace { tag, expected: "pages" }.into()),
+        }
+    }
+}
+
+fn write(record: &PageRecord<'_>, machine: &dyn Destination) -> Result<(), MachineError> {
+    record.runs().try_for_each(|(run, contents)| match run.kind {
+        PageKind::Raw => machine.memory().write(run.range.start, contents),
+        PageKind::Zero => machine.memory().zero(run.range.start, run.range.pages),
+    })
+}
+
+/// A round must follow the last one that ended.
+fn check_round(round: u32, ended: u32) -> Result<(), WireError> {
+    if round > ended {
+        return Ok(());
+    }
+    Err(WireError::malformed("round", format!("round {round} after round {ended} had ended")))
+}
+
+fn describe(error: SinkError, peer: &str, stream: u32) -> ApiError {
+    match error {
+        SinkError::Link(error) => error.describe(peer, Link::Pages(stream)),
+        SinkError::Machine(error) => failure::machine(&error),
+    }
+}

@@ -1,0 +1,70 @@
+//! Errors of a migration as the person at the keyboard reads them.
+
+use std::time::Duration;
+
+use godwit_types::{ApiError, ErrorCode};
+
+use crate::machine::MachineError;
+
+/// The user, or a program, cancelled it.
+pub(crate) fn cancelled() -> ApiError {
+    ApiError::new(ErrorCode::Cancelled, "the migration was cancelled; the VM runs on at its source")
+}
+
+/// A connection broke. `peer` names the other side, `link` the connection.
+pub(crate) fn lost(peer: &str, link: Link, reason: &str) -> ApiError {
+    ApiError::new(ErrorCode::Unreachable, format!("the {link} to {peer} was lost: {reason}")).remedy(
+        "check the network between the hosts and whether the other host still runs, then migrate again",
+    )
+}
+
+/// The other side says nothing any more.
+pub(crate) fn silent(peer: &str, silence: Duration) -> ApiError {
+    ApiError::new(
+        ErrorCode::Unreachable,
+        format!("{peer} has been silent for {:.1} s", silence.as_secs_f64()),
+    )
+    .remedy("check the network between the hosts and whether the other host still runs, then migrate again")
+}
+
+/// The other side lives, but settles no memory.
+pub(crate) fn stalled(peer: &str, waited: Duration) -> ApiError {
+    let message = format!("{peer} has acknowledged no memory for {:.1} s", waited.as_secs_f64());
+    ApiError::new(ErrorCode::Unreachable, message)
+        .remedy("check the bandwidth between the hosts and the load of the other host, then migrate again")
+}
+
+/// The guest stood for so long that it is better to let it run on.
+pub(crate) fn slow_switchover(peer: &str, stood: Duration) -> ApiError {
+    let message =
+        format!("{peer} was not ready {:.1} s after the guest had been stopped", stood.as_secs_f64());
+    ApiError::new(ErrorCode::Failed, message)
+        .remedy("check the load of the other host and the network between the hosts, then migrate again")
+}
+
+/// A step of the VM failed here.
+pub(crate) fn machine(error: &MachineError) -> ApiError {
+    ApiError::new(ErrorCode::Failed, error.to_string())
+}
+
+/// The peer broke the protocol's order.
+pub(crate) fn out_of_turn(peer: &str, what: &str) -> ApiError {
+    ApiError::new(ErrorCode::Failed, format!("{peer} sent {what} out of turn"))
+        .remedy("bring both hosts to the same release and migrate again; if it recurs, report it as a defect")
+}
+
+/// One of a migration's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Control,
+    Pages(u32),
+}
+
+impl std::fmt::Display for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Control => f.write_str("control connection"),
+            Self::Pages(stream) => write!(f, "page connection {stream}"),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! When to stop the guest: the convergence policy.
+//!
+//! predicted blackout = remaining bytes / goodput + reading the dirty log + handing over. It switches over as soon as
+//! that is within the budget. Where it never is, rounds are spaced out, and the deadline decides.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use godwit_types::Bytes;
+use godwit_types::migration::{Budget, OnDeadline};
+
+/// Rounds that are looked back upon to tell whether it gets better.
+const WINDOW_ROUNDS: usize = 8;
+/// A prediction counts as better than another if it is at most this part of it.
+const BETTER: f64 = 0.9;
+/// Past the deadline, it switches over at a prediction of at most this multiple of the window's best.
+const NEAR_BEST: f64 = 1.1;
+/// Shortest and longest time between the beginnings of two rounds that do not get better.
+const SPACING_MIN: Duration = Duration::from_millis(10);
+const SPACING_MAX: Duration = Duration::from_millis(500);
+
+/// What is known when the dirty log has been read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Pages to send and bytes on their way, in bytes.
+    pub remaining: u64,
+    /// Bytes per second that the destination settles; none before the first measurement.
+    pub rate: Option<f64>,
+    /// Reading the dirty log.
+    pub sync: Duration,
+    /// Stopping, saving, loading, committing and resuming.
+    pub handoff: Duration,
+}
+
+impl Measured {
+    /// The blackout if the guest were stopped now; none while no rate is known.
+    pub fn blackout(&self) -> Option<Duration> {
+        let transfer = match self.rate {
+            _ if self.remaining == 0 => 0.0,
+            Some(rate) if rate > 0.0 => self.remaining as f64 / rate,
+            _ => return None,
+        };
+        let transfer = Duration::try_from_secs_f64(transfer).unwrap_or(Duration::MAX);
+        Some(transfer.saturating_add(self.sync).saturating_add(self.handoff))
+    }
+}
+
+/// What to do after the dirty log has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Stop the guest; the prediction to be held against what then happens.
+    Switch { predicted: Duration },
+    /// Send what is dirty; read the log again no sooner than this long after the round began.
+    Round { spacing: Duration },
+    /// The deadline has passed and the user wants the VM to stay.
+    GiveUp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Policy {
+    budget: Budget,
+    recent: VecDeque<Duration>,
+    rounds_without_better: u32,
+    rounds_past_deadline: usize,
+}
+
+impl Policy {
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            recent: VecDeque::with_capacity(WINDOW_ROUNDS),
+            rounds_without_better: 0,
+            rounds_past_deadline: 0,
+        }
+    }
+
+    /// Decides once for each reading of the dirty log; `elapsed` since the migration began.
+    pub fn decide(&mut self, elapsed: Duration, measured: &Measured) -> Decision {
+        let predicted = measured.blackout();
+        if let Some(predicted) = predicted.filter(|predicted| *predicted <= self.blackout_max()) {
+            return Decision::Switch { predicted };
+        }
+        let best = self.recent.iter().min().copied();
+        if self.is_past_deadline(elapsed) {
+            if self.budget.on_deadline == OnDeadline::Cancel {
+                return Decision::GiveUp;
+            }
+            self.rounds_past_deadline += 1;
+            let near_best = match (predicted, best) {
+                (Some(predicted), Some(best)) => predicted <= best.mul_f64(NEAR_BEST),
+                _ => true,
+            };
+            if near_best || self.rounds_past_deadline >= WINDOW_ROUNDS {
+                return Decision::Switch { predicted: predicted.unwrap_or(measured.handoff) };
+            }
+        }
+        self.remember(predicted, best);
+        let shift = self.rounds_without_better.saturating_sub(1).min(16);
+        let spacing = match self.rounds_without_better {
+            0 => Duration::ZERO,
+            _ if self.rounds_past_deadline > 0 => SPACING_MIN,
+            _ => SPACING_MIN.saturating_mul(1 << shift).min(SPACING_MAX),
+        };
+        Decision::Round { spacing }
+    }
+
+    /// Whether the deadline has passed and the VM is to stay, even in the middle of a round.
+    pub fn has_given_up(&self, elapsed: Duration) -> bool {
+        self.budget.on_deadline == OnDeadline::Cancel && self.is_past_deadline(elapsed)
+    }
+
+    /// Why it gave up, with the numbers that decided.
+    pub fn explain(&self, measured: &Measured, dirty_bytes_per_s: u64) -> String {
+        let rate = measured.rate.unwrap_or(0.0) as u64;
+        let predicted = measured.blackout().map_or_else(
+            || "the blackout cannot be predicted yet".to_owned(),
+            |predicted| format!("the predicted blackout is {:.1} ms", predicted.as_secs_f64() * 1e3),
+        );
+        format!(
+            "the guest's memory did not come to rest within {} ms: it dirties {}/s, the network settles {}/s, {} are \
+             left, and {predicted} against a budget of {} ms",
+            self.budget.deadline_ms,
+            Bytes(dirty_bytes_per_s),
+            Bytes(rate),
+            Bytes(measured.remaining),
+            self.budget.blackout_ms_max,
+        )
+    }
+
+    fn remember(&mut self, predicted: Option<Duration>, best: Option<Duration>) {
+        let better = match (predicted, best) {
+            (Some(predicted), Some(best)) => predicted <= best.mul_f64(BETTER),
+            _ => true,
+        };
+        self.rounds_without_better = if better { 0 } else { self.rounds_without_better + 1 };
+        if let Some(predicted) = predicted {
+            if self.recent.len() == WINDOW_ROUNDS {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(predicted);
+        }
+    }
+
+    fn blackout_max(&self) -> Duration {
+        Duration::from_millis(u64::from(self.budget.blackout_ms_max))
+    }
+
+    fn is_past_deadline(&self, elapsed: Duration) -> bool {
+        elapsed >= Duration::from_millis(self.budget.deadline_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn policy(on_deadline: OnDeadline) -> Policy {
+        Policy::new(Budget { blackout_ms_max: 50, deadline_ms: 10_000, on_deadline, ..Budget::default() })
+    }
+
+    fn measured(remaining: u64) -> Measured {
+        let (sync, handoff) = (Duration::from_millis(2), Duration::from_millis(8));
+        Measured { remaining, rate: Some(1000.0 * MIB as f64), sync, handoff }
+    }
+
+    fn secs(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn it_switches_exactly_when_the_prediction_is_within_the_budget() {
+        let mut policy = policy(OnDeadline::Cancel);
+        assert!(matches!(policy.decide(secs(1), &measured(41 * MIB)), Decision::Round { .. }));
+        let Decision::Switch { predicted } = policy.decide(secs(1), &measured(40 * MIB)) else {
+            panic!("40 MiB at 1000 MiB/s and 10 ms make 50 ms");
+        };
+        assert_eq!(predicted, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn without_a_measured_rate_only_a_clean_guest_is_stopped() {
+        let mut policy = policy(OnDeadline::Cancel);
+        let unknown = |remaining| Measured { rate: None, ..measured(remaining) };
+        assert!(matches!(policy.decide(secs(1), &unknown(MIB)), Decision::Round { .. }));
+        assert!(matches!(policy.decide(secs(1), &unknown(0)), Decision::Switch { .. }));
+    }
+
+    #[test]
+    fn rounds_that_do_not_get_better_are_spaced_out_until_the_deadline() {
+        let mut policy = policy(OnDeadline::Cancel);
+        let mut spacings = Vec::new();
+        for _ in 0..20 {
+            match policy.decide(secs(1), &measured(500 * MIB)) {
+                Decision::Round { spacing } => spacings.push(spacing),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(spacings.is_sorted() && spacings[0].is_zero() && spacings[19] == SPACING_MAX, "{spacings:?}");
+        assert_eq!(policy.decide(secs(10), &measured(500 * MIB)), Decision::GiveUp);
+        assert!(policy.has_given_up(secs(10)) && !policy.has_given_up(secs(9)));
+    }
+
+    #[test]
+    fn past_the_deadline_it_waits_for_a_local_minimum_but_not_for_ever() {
+        let mut near = policy(OnDeadline::Switch);
+        near.decide(secs(1), &measured(100 * MIB));
+        assert!(matches!(near.decide(secs(10), &measured(900 * MIB)), Decision::Round { .. }));
+        assert!(matches!(near.decide(secs(10), &measured(105 * MIB)), Decision::Switch { .. }));
+
+        let mut far = policy(OnDeadline::Switch);
+        far.decide(secs(1), &measured(100 * MIB));
+        let decisions = (1..100).map(|round| far.decide(secs(10), &measured(200 * round * MIB)));
+        let rounds = decisions.take_while(|decision| !matches!(decision, Decision::Switch { .. })).count();
+        assert!(rounds < WINDOW_ROUNDS, "{rounds} rounds past the deadline");
+    }
+}

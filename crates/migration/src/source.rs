@@ -1,0 +1,275 @@
+//! The source's side of a migration: a state machine without I/O.
+//!
+//! ```text
+//!  Greeting --WELCOME--> Opening --streams--> Starting --log on--> Sending <------------------+
+//!                                                                    | round sent             | another round
+//!                                                                 Resting --> Harvesting -----+
+//!                                                                                  | within the budget, READY
+//!     any failure, cancel                            Stopping <--------------------+
+//!     before the commit is asked                        | paused (stop)
+//!            |                                       LastHarvest --> Saving --> FinalHarvest    pages flow meanwhile
+//!            v                                                                     | STATE sent
+//!     Resuming (if stopped) --> Ended: Failed        Preparing <-------------------+
+//!            ^                                          | PREPARED
+//!            +---------------- refused --------------Committing     only the arbiter's verdict leads out of here
+//!                                                       | granted
+//!     Ended: Completed <-- RESUMED -- HandedOver <-- HandingOver    never runs the VM again
+//!     Ended: HandedOver <-- lost, silent -+
+//! ```
+//!
+//! The guest runs here in every state above Stopping and after Resuming, and in no other.
+
+mod ending;
+mod event;
+mod handoff;
+mod precopy;
+mod traffic;
+
+use std::time::Duration;
+
+use godwit_types::migration::{Budget, MigrationProgress, Phase};
+use godwit_types::{ApiError, Bytes, Epoch, HostName, MigrationId};
+
+pub use event::{Action, Harvest, Input, Sent};
+use traffic::Traffic;
+
+use crate::failure;
+use crate::policy::Policy;
+use crate::report::{Timeline, ms};
+use crate::tuning::Tuning;
+use crate::wire::{Control, Heartbeat};
+
+/// Between two reports of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// The next reading of the dirty log follows at least this long after an empty one.
+const IDLE_SPACING: Duration = Duration::from_millis(10);
+
+/// What a source's state machine needs to know beforehand.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub migration: MigrationId,
+    pub source: HostName,
+    pub destination: HostName,
+    pub budget: Budget,
+    /// Pages of all RAM ranges.
+    pub ram_pages: u64,
+    pub tuning: Tuning,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    Greeting,
+    Opening,
+    Starting,
+    Sending { streams_done: u32 },
+    Resting,
+    Harvesting,
+    Stopping { failed: Option<ApiError> },
+    LastHarvest,
+    Saving,
+    FinalHarvest,
+    Preparing,
+    Committing { ask_at: Option<Duration> },
+    HandingOver { epoch: Epoch },
+    HandedOver,
+    Resuming { phase: Phase, error: ApiError, tell: bool },
+    Ended,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    setup: Setup,
+    state: State,
+    now: Duration,
+    actions: Vec<Action>,
+    policy: Policy,
+    traffic: Traffic,
+    timeline: Timeline,
+    round: u32,
+    round_began: Duration,
+    spacing: Duration,
+    ready: bool,
+    log_on: bool,
+    predicted: Duration,
+    heard: Duration,
+    heartbeat_at: Duration,
+    progress_at: Duration,
+    /// A page stream broke: the error to report unless the destination says why before this time.
+    broken: Option<(Duration, ApiError)>,
+    /// Why nothing can be said to, or expected from, the destination any more.
+    deaf: Option<ApiError>,
+    /// The last round that was settled while the guest stood.
+    settled_round: u32,
+}
+
+impl Engine {
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            policy: Policy::new(setup.budget.clone()),
+            traffic: Traffic::new(setup.tuning.page_streams),
+            setup,
+            state: State::Greeting,
+            now: Duration::ZERO,
+            actions: Vec::new(),
+            timeline: Timeline::default(),
+            round: 0,
+            round_began: Duration::ZERO,
+            spacing: Duration::ZERO,
+            ready: false,
+            log_on: false,
+            predicted: Duration::ZERO,
+            heard: Duration::ZERO,
+            heartbeat_at: Duration::ZERO,
+            progress_at: Duration::ZERO,
+            broken: None,
+            deaf: None,
+            settled_round: 0,
+        }
+    }
+
+    /// Whether the commit has been asked for: it can no longer be cancelled.
+    pub fn is_commit_asked(&self) -> bool {
+        matches!(self.state, State::Committing { .. } | State::HandingOver { .. } | State::HandedOver)
+    }
+
+    /// Takes in what happened at `now`, since the migration began, and says what to do.
+    pub fn handle(&mut self, now: Duration, input: Input) -> Vec<Action> {
+        self.now = self.now.max(now);
+        if self.state == State::Ended {
+            return Vec::new();
+        }
+        let phase = self.phase();
+        match input {
+            Input::Start => {
+                self.heard = self.now;
+                self.actions.push(Action::Greet);
+            }
+            Input::Control(message) => self.control(message),
+            Input::Sent(sent) => self.traffic.set_sent(sent),
+            Input::RoundSent { round, .. } => self.round_sent(round),
+            Input::StreamsOpened(result) => self.streams_opened(result),
+            Input::LogStarted(result) => self.log_started(result),
+            Input::Harvested(result) => self.harvested(result),
+            Input::Paused(result) => self.paused(result),
+            Input::Saved(result) => self.saved(result),
+            Input::Resumed(result) => self.resumed(result),
+            Input::Verdict(verdict) => self.verdict(verdict),
+            Input::HandedOver => self.handed_over(),
+            Input::Lost { link, error } => self.lost(link, error),
+            Input::Cancel if !self.is_commit_asked() => self.fail(failure::cancelled(), true),
+            Input::Cancel => {}
+            Input::Tick => self.tick(),
+        }
+        let due = self.phase() != phase || self.now >= self.progress_at;
+        if due && self.state != State::Ended {
+            self.progress();
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn phase(&self) -> Phase {
+        match &self.state {
+            State::Greeting | State::Opening | State::Starting => Phase::Preflight,
+            State::Sending { .. } | State::Resting | State::Harvesting => Phase::PreCopy,
+            State::Stopping { .. }
+            | State::LastHarvest
+            | State::Saving
+            | State::FinalHarvest
+            | State::Preparing => Phase::Switchover,
+            State::Committing { .. } => Phase::Commit,
+            State::HandingOver { .. } | State::HandedOver => Phase::Resume,
+            State::Resuming { phase, .. } => *phase,
+            State::Ended => Phase::Done,
+        }
+    }
+
+    fn peer(&self) -> String {
+        format!("destination {}", self.setup.destination)
+    }
+
+    fn control(&mut self, message: Control) {
+        self.heard = self.now;
+        match (message, &self.state) {
+            (Control::Error(failure), _) => {
+                let error = failure.into_error(&self.peer());
+                self.peer_failed(error);
+            }
+            (Control::Heartbeat(echo), _) => {
+                let sent = Duration::from_micros(echo.source_us);
+                self.traffic.echo(self.now.saturating_sub(sent));
+            }
+            (Control::Ack(ack), _) => self.acknowledged(ack),
+            (Control::Welcome(_), State::Greeting) => {
+                self.state = State::Opening;
+                self.actions.push(Action::OpenStreams);
+            }
+            (Control::Ready(_), _) => self.ready = true,
+            (Control::Prepared(_), State::Preparing) if self.traffic.is_settled(self.round) => {
+                self.timeline.prepared = self.now;
+                self.ask_commit();
+            }
+            (Control::Resumed(resumed), State::HandedOver) => {
+                self.complete(Duration::from_micros(resumed.took_us));
+            }
+            // What was under way when this side gave up may still arrive.
+            (_, State::Resuming { .. } | State::Stopping { failed: Some(_) }) => {}
+            (message, _) => {
+                self.fail(failure::out_of_turn(&self.peer(), message.name()), true);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let (now, tuning) = (self.now, self.setup.tuning.clone());
+        if now >= self.heartbeat_at && self.deaf.is_none() && !matches!(self.state, State::Greeting) {
+            self.heartbeat_at = now + tuning.heartbeat;
+            let source_us = now.as_micros() as u64;
+            self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { source_us })));
+        }
+        match &self.state {
+            State::Committing { ask_at: Some(at) } if now >= *at => return self.ask_commit(),
+            State::Committing { .. } | State::HandingOver { .. } | State::Resuming { .. } => return,
+            State::HandedOver => {
+                if now >= self.timeline.committed + tuning.resumed {
+                    self.fail(failure::silent(&self.peer(), tuning.resumed), false);
+                }
+                return;
+            }
+            State::Resting => self.rest(),
+            State::Sending { .. } if self.policy.has_given_up(now) => {
+                return self.give_up(&self.traffic.measured(0));
+            }
+            _ => {}
+        }
+        let stopped = self.phase() == Phase::Switchover;
+        let broken = self.broken.as_ref().filter(|(at, _)| now >= *at).map(|(_, error)| error.clone());
+        if let Some(error) = broken {
+            self.fail(error, true);
+        } else if now >= self.heard + tuning.peer_silent {
+            self.fail(failure::silent(&self.peer(), now - self.heard), true);
+        } else if self.traffic.is_outstanding() && now >= self.traffic.advanced + tuning.peer_silent {
+            self.fail(failure::stalled(&self.peer(), now - self.traffic.advanced), true);
+        } else if stopped && now >= self.timeline.stop + tuning.switchover + self.predicted * 2 {
+            self.fail(failure::slow_switchover(&self.peer(), now - self.timeline.stop), true);
+        }
+    }
+
+    fn progress(&mut self) {
+        self.progress_at = self.now + PROGRESS_INTERVAL;
+        let measured = self.traffic.measured(0);
+        let running = matches!(self.phase(), Phase::Preflight | Phase::PreCopy);
+        let blackout = measured.blackout().filter(|_| self.round > 0 && running);
+        self.actions.push(Action::Progress(MigrationProgress {
+            phase: self.phase(),
+            round: self.round,
+            bytes_sent: self.traffic.sent().by_kind().sent,
+            remaining: Bytes(measured.remaining),
+            goodput_bytes_per_s: self.traffic.goodput_bytes_per_s(),
+            dirty_bytes_per_s: self.traffic.dirty_bytes_per_s(),
+            predicted_blackout_ms: blackout.map(ms),
+            predicted_finish_ms: self.traffic.predicted_finish(&measured).map(|time| time.as_millis() as u64),
+            elapsed_ms: self.now.as_millis() as u64,
+        }));
+    }
+}

@@ -1,0 +1,90 @@
+//! How an attempt ends when it does not go through.
+
+use godwit_types::migration::{MigrationOutcome, Phase};
+use godwit_types::{ApiError, ErrorCode};
+
+use super::{Action, Engine, State};
+use crate::failure::Link;
+use crate::machine::MachineError;
+use crate::wire::Control;
+
+impl Engine {
+    pub(super) fn lost(&mut self, link: Link, error: ApiError) {
+        match (link, &self.state) {
+            (Link::Control, _) => {
+                let first = self.broken.take().map_or(error, |(_, first)| first);
+                self.peer_failed(first);
+            }
+            // The destination has all pages; only the verdict and RESUMED matter now.
+            (Link::Pages(_), _) if self.is_commit_asked() => {}
+            (Link::Pages(_), _) => {
+                self.broken.get_or_insert((self.now + self.setup.tuning.last_words, error));
+            }
+        }
+    }
+
+    /// The destination has given up, or cannot be heard any more.
+    pub(super) fn peer_failed(&mut self, error: ApiError) {
+        self.deaf.get_or_insert(error.clone());
+        self.fail(error, false);
+    }
+
+    /// Ends the attempt; before the commit is asked, the guest runs on here. `tell` the destination why.
+    pub(super) fn fail(&mut self, error: ApiError, tell: bool) {
+        let phase = self.phase();
+        match &mut self.state {
+            State::Stopping { failed } => {
+                failed.get_or_insert(error);
+            }
+            State::LastHarvest | State::Saving | State::FinalHarvest | State::Preparing => {
+                self.resume_here(error, tell);
+            }
+            State::HandedOver => self.end_unconfirmed(error),
+            State::Committing { .. } | State::HandingOver { .. } | State::Resuming { .. } | State::Ended => {}
+            _ => self.conclude(phase, error, tell),
+        }
+    }
+
+    pub(super) fn resume_here(&mut self, error: ApiError, tell: bool) {
+        self.state = State::Resuming { phase: self.phase(), error, tell };
+        self.actions.push(Action::Resume);
+    }
+
+    pub(super) fn resumed(&mut self, result: Result<(), MachineError>) {
+        let State::Resuming { phase, error, tell } = &self.state else {
+            return;
+        };
+        let (phase, mut error, tell) = (*phase, error.clone(), *tell);
+        if let Err(stuck) = result {
+            let message = format!("{}; and then the VM could not be resumed: {stuck}", error.message);
+            error = ApiError::new(ErrorCode::Internal, message).remedy("restart the VM on this host");
+        }
+        self.conclude(phase, error, tell);
+    }
+
+    pub(super) fn conclude(&mut self, phase: Phase, error: ApiError, tell: bool) {
+        if self.log_on {
+            self.actions.push(Action::StopLog);
+        }
+        if tell && self.deaf.is_none() {
+            self.actions.push(Action::Send(Control::error(&error)));
+        }
+        self.end(MigrationOutcome::Failed { phase, error });
+    }
+
+    pub(super) fn end_unconfirmed(&mut self, mut error: ApiError) {
+        error.remedy = Some(format!(
+            "the VM belongs to {}: see there whether it runs; it will not run on {}",
+            self.setup.destination, self.setup.source
+        ));
+        self.end(MigrationOutcome::HandedOver { error });
+    }
+
+    pub(super) fn end(&mut self, outcome: MigrationOutcome) {
+        self.state = State::Ended;
+        if matches!(outcome, MigrationOutcome::Completed { .. }) {
+            self.progress();
+        }
+        self.actions.push(Action::End(outcome));
+    }
+}

@@ -1,0 +1,116 @@
+//! What the source's state machine is told, and what it wants done.
+
+use std::time::Duration;
+
+use godwit_types::migration::{BytesByKind, MigrationOutcome, MigrationProgress};
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, PAGE_SIZE_BYTES};
+
+use crate::failure::Link;
+use crate::machine::MachineError;
+use crate::wire::Control;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// The control connection is open and the versions agree.
+    Start,
+    /// A message of the destination.
+    Control(Control),
+    /// The answer to [`Action::OpenStreams`].
+    StreamsOpened(Result<(), ApiError>),
+    /// The answer to [`Action::StartLog`].
+    LogStarted(Result<(), MachineError>),
+    /// The answer to [`Action::Harvest`].
+    Harvested(Result<Harvest, MachineError>),
+    /// One stream has sent its part of a round.
+    RoundSent { stream: u32, round: u32 },
+    /// What has been sent so far.
+    Sent(Sent),
+    /// The answer to [`Action::Pause`].
+    Paused(Result<(), MachineError>),
+    /// The answer to [`Action::Save`].
+    Saved(Result<(), MachineError>),
+    /// The answer to [`Action::Resume`].
+    Resumed(Result<(), MachineError>),
+    /// The answer to [`Action::AskCommit`].
+    Verdict(Verdict),
+    /// The answer to [`Action::HandOver`].
+    HandedOver,
+    /// A connection broke, or carried what it may not.
+    Lost { link: Link, error: ApiError },
+    /// Somebody wants the VM to stay.
+    Cancel,
+    /// Time has passed; comes many times a second.
+    Tick,
+}
+
+/// A reading of the dirty log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Harvest {
+    /// Pages now waiting to be sent.
+    pub pages: u64,
+    /// How long the reading took.
+    pub took: Duration,
+}
+
+/// What has gone onto the wire so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// On the page streams after the handshake, in bytes.
+    pub page_stream_bytes: u64,
+    pub raw_pages: u64,
+    pub zero_pages: u64,
+    /// The STATE frame, in bytes.
+    pub state_bytes: u64,
+    /// Everything else, in both directions, in bytes.
+    pub other_bytes: u64,
+}
+
+impl Sent {
+    /// The same by kind, as the report shows it.
+    pub fn by_kind(&self) -> BytesByKind {
+        let raw = self.raw_pages * PAGE_SIZE_BYTES;
+        let overhead = self.page_stream_bytes.saturating_sub(raw) + self.other_bytes;
+        BytesByKind {
+            sent: raw + self.state_bytes + overhead,
+            raw,
+            state: self.state_bytes,
+            overhead,
+            raw_pages: self.raw_pages,
+            zero_pages: self.zero_pages,
+        }
+    }
+}
+
+/// Something to do. Actions are carried out in order; those that have an answer lead to one input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send HELLO on the control connection.
+    Greet,
+    /// Send a message on the control connection.
+    Send(Control),
+    /// Open all page streams.
+    OpenStreams,
+    /// Start the dirty log; all RAM waits to be sent.
+    StartLog,
+    /// Read the dirty log; what it names waits to be sent.
+    Harvest,
+    /// Give all waiting pages to the page streams, as this round.
+    SendRound {
+        round: u32,
+    },
+    Pause,
+    Save,
+    /// Send the saved state, which belongs to memory as of this round.
+    SendState {
+        last_round: u32,
+    },
+    Resume,
+    StopLog,
+    AskCommit,
+    HandOver,
+    Progress(MigrationProgress),
+    /// The last action.
+    End(MigrationOutcome),
+}

@@ -1,0 +1,133 @@
+//! From the stopped guest to its running at the destination.
+
+use std::time::Duration;
+
+use godwit_types::migration::{MigrationOutcome, MigrationReport, Phase};
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, ErrorCode, PAGE_SIZE_BYTES};
+
+use super::{Action, Engine, State};
+use crate::failure;
+use crate::machine::MachineError;
+use crate::report::ms;
+use crate::wire::{Ack, Committed, Control};
+
+impl Engine {
+    pub(super) fn paused(&mut self, result: Result<(), MachineError>) {
+        let State::Stopping { failed } = &self.state else {
+            return;
+        };
+        match (result, failed.clone()) {
+            (Ok(()), None) => {
+                self.timeline.paused = self.now;
+                self.state = State::LastHarvest;
+                self.actions.push(Action::Harvest);
+            }
+            (Ok(()), Some(error)) => self.resume_here(error, true),
+            (Err(_), Some(error)) => self.conclude(Phase::Switchover, error, true),
+            (Err(error), None) => self.conclude(Phase::Switchover, failure::machine(&error), true),
+        }
+    }
+
+    pub(super) fn saved(&mut self, result: Result<(), MachineError>) {
+        if self.state != State::Saving {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.state = State::FinalHarvest;
+                self.actions.push(Action::Harvest);
+            }
+            Err(error) => self.fail(failure::machine(&error), true),
+        }
+    }
+
+    /// The guest stands. Saving goes on beside the sending of the last pages; what saving dirties follows.
+    pub(super) fn last_harvest(&mut self, pages: u64) {
+        if pages > 0 {
+            self.schedule(pages);
+        }
+        if self.state == State::LastHarvest {
+            self.state = State::Saving;
+            self.actions.push(Action::Save);
+        } else {
+            self.state = State::Preparing;
+            self.actions.push(Action::SendState { last_round: self.round });
+        }
+        self.mark_settled();
+    }
+
+    pub(super) fn acknowledged(&mut self, ack: Ack) {
+        if !self.traffic.acknowledge(self.now, ack) {
+            return self
+                .fail(failure::out_of_turn(&self.peer(), "an acknowledgement of an unknown stream"), true);
+        }
+        self.mark_settled();
+    }
+
+    /// Notes when the last pages had arrived.
+    pub(super) fn mark_settled(&mut self) {
+        let last_pages = matches!(self.state, State::Saving | State::FinalHarvest | State::Preparing);
+        if last_pages && self.settled_round < self.round && self.traffic.is_settled(self.round) {
+            self.settled_round = self.round;
+            self.timeline.settled = self.now;
+        }
+    }
+
+    pub(super) fn ask_commit(&mut self) {
+        self.state = State::Committing { ask_at: None };
+        self.actions.push(Action::AskCommit);
+    }
+
+    pub(super) fn verdict(&mut self, verdict: Verdict) {
+        let State::Committing { ask_at: None } = self.state else {
+            return;
+        };
+        match verdict {
+            Verdict::Granted { epoch } => {
+                self.timeline.granted = self.now;
+                self.state = State::HandingOver { epoch };
+                self.actions.push(Action::HandOver);
+            }
+            Verdict::Undecided => {
+                self.state = State::Committing { ask_at: Some(self.now + self.setup.tuning.ask_again) };
+            }
+            Verdict::Refused { reason } => {
+                let error =
+                    ApiError::new(ErrorCode::Refused, format!("the manager refused the commit: {reason}"))
+                        .remedy("see what else happened to the VM in the events, then migrate again");
+                self.resume_here(error, true);
+            }
+        }
+    }
+
+    pub(super) fn handed_over(&mut self) {
+        let State::HandingOver { epoch } = self.state else {
+            return;
+        };
+        self.timeline.committed = self.now;
+        self.state = State::HandedOver;
+        match self.deaf.take() {
+            Some(error) => self.end_unconfirmed(error),
+            None => self.actions.push(Action::Send(Control::Committed(Committed { epoch: epoch.0 }))),
+        }
+    }
+
+    pub(super) fn complete(&mut self, took: Duration) {
+        self.timeline.resumed = self.now;
+        let total = self.timeline.running(took);
+        let settled = self.traffic.settled_pages() * PAGE_SIZE_BYTES;
+        let report = MigrationReport {
+            migration: self.setup.migration,
+            from: self.setup.source.clone(),
+            to: self.setup.destination.clone(),
+            total_ms: ms(total),
+            blackout: self.timeline.blackout(took),
+            predicted_blackout_ms: ms(self.predicted),
+            rounds: self.round,
+            bytes: self.traffic.sent().by_kind(),
+            goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
+        };
+        self.end(MigrationOutcome::Completed { report });
+    }
+}

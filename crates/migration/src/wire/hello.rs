@@ -1,0 +1,208 @@
+//! The first frame of every connection: which migration it belongs to, and what it is for.
+
+use godwit_types::{Epoch, Gfn, MigrationId, VmId};
+use prost::Message;
+use uuid::Uuid;
+
+use super::error::WireError;
+use crate::machine::{Manifest, PageRange};
+
+/// Most page streams of one migration.
+pub const PAGE_STREAMS_MAX: u32 = 64;
+/// Most RAM ranges in a manifest.
+pub const MANIFEST_RANGES_MAX: usize = 1024;
+
+/// A source's first frame on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    pub migration: MigrationId,
+    /// The epoch at which the destination will run the VM.
+    pub epoch: Epoch,
+    /// The source host's name, for messages.
+    pub source: String,
+    pub role: Role,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    Control { manifest: Manifest, page_streams: u32 },
+    Pages { stream: u32 },
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HelloMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    migration: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    epoch: u64,
+    #[prost(string, tag = "3")]
+    source: String,
+    #[prost(oneof = "RoleMessage", tags = "4, 5")]
+    role: Option<RoleMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum RoleMessage {
+    #[prost(message, tag = "4")]
+    Control(ControlRole),
+    #[prost(message, tag = "5")]
+    Pages(PagesRole),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ControlRole {
+    #[prost(uint32, tag = "1")]
+    page_streams: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    vm: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    vm_epoch: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    spec_json: Vec<u8>,
+    /// First frame and length of each range, one after the other.
+    #[prost(uint64, repeated, tag = "5")]
+    ranges: Vec<u64>,
+    #[prost(bytes = "vec", tag = "6")]
+    cpu: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct PagesRole {
+    #[prost(uint32, tag = "1")]
+    stream: u32,
+}
+
+impl Hello {
+    pub fn encode(&self) -> Vec<u8> {
+        let role = match &self.role {
+            Role::Control { manifest, page_streams } => RoleMessage::Control(ControlRole {
+                page_streams: *page_streams,
+                vm: manifest.vm.0.as_bytes().to_vec(),
+                vm_epoch: manifest.epoch.0,
+                spec_json: manifest.spec_json.clone(),
+                ranges: manifest.ranges.iter().flat_map(|range| [range.start.0, range.pages]).collect(),
+                cpu: manifest.cpu.clone(),
+            }),
+            Role::Pages { stream } => RoleMessage::Pages(PagesRole { stream: *stream }),
+        };
+        let migration = self.migration.0.as_bytes().to_vec();
+        HelloMessage { migration, epoch: self.epoch.0, source: self.source.clone(), role: Some(role) }
+            .encode_to_vec()
+    }
+
+    pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
+        let message = HelloMessage::decode(payload).map_err(malformed)?;
+        let role = match message.role.ok_or_else(|| malformed("a role is missing"))? {
+            RoleMessage::Control(control) => control.decode()?,
+            RoleMessage::Pages(pages) => Role::Pages { stream: pages.stream },
+        };
+        Ok(Self {
+            migration: MigrationId(uuid(&message.migration)?),
+            epoch: Epoch(message.epoch),
+            source: message.source,
+            role,
+        })
+    }
+}
+
+impl ControlRole {
+    fn decode(self) -> Result<Role, WireError> {
+        if !(1..=PAGE_STREAMS_MAX).contains(&self.page_streams) {
+            return Err(malformed(format!(
+                "{} page streams; 1 to {PAGE_STREAMS_MAX} are allowed",
+                self.page_streams
+            )));
+        }
+        let vm = VmId(uuid(&self.vm)?);
+        let ranges = ranges(&self.ranges)?;
+        let (epoch, spec_json, cpu) = (Epoch(self.vm_epoch), self.spec_json, self.cpu);
+        let manifest = Manifest { vm, epoch, spec_json, ranges, cpu };
+        Ok(Role::Control { manifest, page_streams: self.page_streams })
+    }
+}
+
+/// Ascending, without overlap, none empty, none beyond the last address.
+fn ranges(numbers: &[u64]) -> Result<Vec<PageRange>, WireError> {
+    if numbers.len() > MANIFEST_RANGES_MAX * 2 || !numbers.len().is_multiple_of(2) {
+        return Err(malformed(format!("{} numbers for memory ranges", numbers.len())));
+    }
+    let mut end = 0;
+    let mut ranges = Vec::with_capacity(numbers.len() / 2);
+    for pair in numbers.chunks_exact(2) {
+        let range = PageRange { start: Gfn(pair[0]), pages: pair[1] };
+        let next = range.start.0.checked_add(range.pages).filter(|next| *next <= Gfn(u64::MAX).0 >> 12);
+        match next {
+            Some(next) if range.pages > 0 && range.start.0 >= end => end = next,
+            _ => return Err(malformed("memory ranges overlap, are empty, or lie beyond the last address")),
+        }
+        ranges.push(range);
+    }
+    Ok(ranges)
+}
+
+fn uuid(bytes: &[u8]) -> Result<Uuid, WireError> {
+    Uuid::from_slice(bytes).map_err(malformed)
+}
+
+fn malformed(reason: impl ToString) -> WireError {
+    WireError::malformed("hello", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hello(role: Role) -> Hello {
+        let migration = MigrationId(Uuid::from_u128(7));
+        Hello { migration, epoch: Epoch(3), source: "host-a".into(), role }
+    }
+
+    fn control(ranges: Vec<PageRange>, page_streams: u32) -> Hello {
+        let vm = VmId(Uuid::from_u128(9));
+        let manifest = Manifest { vm, epoch: Epoch(2), spec_json: b"{}".to_vec(), ranges, cpu: vec![1, 2] };
+        hello(Role::Control { manifest, page_streams })
+    }
+
+    #[test]
+    fn overlapping_empty_and_overflowing_ranges_are_refused() {
+        let range = |start, pages| PageRange { start: Gfn(start), pages };
+        for bad in [
+            vec![range(0, 10), range(9, 2)],
+            vec![range(10, 1), range(0, 1)],
+            vec![range(0, 0)],
+            vec![range(u64::MAX, 2)],
+            vec![range(1, u64::MAX >> 12)],
+        ] {
+            assert!(Hello::decode(&control(bad, 1).encode()).is_err());
+        }
+        for streams in [0, PAGE_STREAMS_MAX + 1] {
+            assert!(Hello::decode(&control(vec![], streams).encode()).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_hello_survives_the_wire(gaps in prop::collection::vec((0u64..1000, 1u64..1000), 0..9), stream: u32) {
+            let mut end = 0;
+            let ranges: Vec<_> = gaps
+                .iter()
+                .map(|(gap, pages)| {
+                    let range = PageRange { start: Gfn(end + gap), pages: *pages };
+                    end += gap + pages;
+                    range
+                })
+                .collect();
+            for sent in [control(ranges, 4), hello(Role::Pages { stream })] {
+                prop_assert_eq!(Hello::decode(&sent.encode()), Ok(sent));
+            }
+        }
+
+        #[test]
+        fn arbitrary_hello_bytes_are_an_answer_not_a_crash(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Hello::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Both engines over loopback, moving a model VM.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use godwit_migration::wire::{MAGIC, PREAMBLE_BYTES};
+use godwit_types::migration::{MigrationOutcome, MigrationReport, OnDeadline, Phase};
+use godwit_types::{Epoch, ErrorCode};
+
+use support::arbiter::ModelArbiter;
+use support::model::{Load, ModelVm, Runners};
+use support::proxy::{self, Break};
+use support::{Attempt, budget, failure, tuning};
+
+/// 4 pages a millisecond are 16 MiB/s.
+const BUSY: Load = Load { pages_per_ms: 4, working_set: 1000 };
+const IDLE: Load = Load { pages_per_ms: 0, working_set: 1 };
+
+struct World {
+    runners: Arc<Runners>,
+    arbiter: Arc<ModelArbiter>,
+    vm: Arc<ModelVm>,
+    load: Load,
+    attempts: u128,
+}
+
+impl World {
+    fn new(load: Load) -> Self {
+        let runners = Arc::new(Runners::default());
+        let vm = ModelVm::running(load, &runners);
+        Self { runners, arbiter: Arc::default(), vm, load, attempts: 0 }
+    }
+
+    fn attempt(&mut self, route: impl FnOnce(SocketAddr) -> SocketAddr) -> (Attempt, Arc<ModelVm>) {
+        self.attempt_with((budget(), tuning()), route)
+    }
+
+    fn attempt_with(
+        &mut self,
+        limits: (godwit_types::migration::Budget, godwit_migration::Tuning),
+        route: impl FnOnce(SocketAddr) -> SocketAddr,
+    ) -> (Attempt, Arc<ModelVm>) {
+        self.attempts += 1;
+        let target = ModelVm::waiting(self.load, &self.runners);
+        (Attempt::start(self.attempts, &self.vm, &target, &self.arbiter, limits, route), target)
+    }
+
+    /// Expects that the VM still runs where it was, and that an undisturbed attempt then succeeds.
+    fn expect_retry_to_succeed(&mut self) {
+        assert!(self.vm.is_running(), "the VM does not run after a failure before the commit");
+        assert_eq!(self.runners.count(), 1);
+        let (attempt, target) = self.attempt(|address| address);
+        let (outcome, arrival) = attempt.end();
+        self.expect_moved(outcome, &arrival, &target);
+    }
+
+    fn expect_moved(
+        &mut self,
+        outcome: MigrationOutcome,
+        arrival: &Result<Epoch, godwit_types::ApiError>,
+        target: &Arc<ModelVm>,
+    ) -> MigrationReport {
+        assert_eq!(arrival, &Ok(self.vm.epoch().next()));
+        let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(self.vm.first_difference(target), None, "a page differs");
+        assert_eq!((self.runners.count(), self.runners.twice.load(SeqCst)), (1, false));
+        assert!(target.is_running() && !self.vm.is_running());
+        self.arbiter.settle();
+        self.vm = Arc::clone(target);
+        self.vm.go_on();
+        report
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.vm.power_off();
+    }
+}
+
+#[test]
+fn a_busy_vm_moves_many_times_without_losing_a_write() {
+    let mut world = World::new(BUSY);
+    for _ in 0..12 {
+        let (attempt, target) = world.attempt(|address| address);
+        let (outcome, arrival) = attempt.end();
+        let report = world.expect_moved(outcome, &arrival, &target);
+        let blackout = &report.blackout;
+        let parts = blackout.stop_ms
+            + blackout.last_pages_ms
+            + blackout.state_ms
+            + blackout.commit_ms
+            + blackout.resume_ms;
+        assert!((parts - blackout.total_ms).abs() < 1e-6 && report.total_ms >= blackout.total_ms);
+        let bytes = &report.bytes;
+        assert_eq!(bytes.sent, bytes.raw + bytes.state + bytes.overhead);
+        assert!(bytes.zero_pages >= 900, "{} of about 1250 zero pages were left out", bytes.zero_pages);
+        assert!(bytes.raw_pages + bytes.zero_pages >= 2560, "all RAM is accounted for");
+    }
+}
+
+#[test]
+fn several_page_streams_move_the_same_memory() {
+    let mut world = World::new(BUSY);
+    for page_streams in [2, 3, 5] {
+        let limits = (budget(), godwit_migration::Tuning { page_streams, ..tuning() });
+        let (attempt, target) = world.attempt_with(limits, |address| address);
+        let (outcome, arrival) = attempt.end();
+        world.expect_moved(outcome, &arrival, &target);
+    }
+}
+
+#[test]
+fn a_cut_at_any_byte_leaves_exactly_one_runner_and_a_retry_succeeds() {
+    let mut world = World::new(BUSY);
+    let (address_of_all, mut cuts) = (measure(&mut world), vec![0, 1, 15, 16, 17, 100, 500]);
+    cuts.extend((1..14).map(|part| address_of_all * part / 12));
+    for after in cuts {
+        let (attempt, target) = world.attempt(|address| proxy::start(address, Break::Cut { after }).0);
+        let number = world.attempts;
+        let outcome = attempt.run_to_source_end(&world.arbiter, number);
+        match outcome {
+            (MigrationOutcome::Failed { error, .. }, arrival) => {
+                assert!(!error.message.is_empty() && error.remedy.is_some(), "{error:?}");
+                assert!(arrival.is_err(), "both sides run after a cut at byte {after}");
+                world.expect_retry_to_succeed();
+            }
+            // The commit had been granted, so the destination runs it, with or without RESUMED.
+            (MigrationOutcome::HandedOver { .. }, arrival) => {
+                assert_eq!(arrival, Ok(world.vm.epoch().next()), "nobody runs after a cut at byte {after}");
+                assert_eq!(world.vm.first_difference(&target), None);
+                world.arbiter.settle();
+                world.vm = target;
+                world.vm.go_on();
+            }
+            (completed, arrival) => {
+                world.expect_moved(completed, &arrival, &target);
+            }
+        }
+        assert!(!world.runners.twice.load(SeqCst), "two runners after a cut at byte {after}");
+    }
+}
+
+/// How many bytes an undisturbed migration sends from source to destination.
+fn measure(world: &mut World) -> u64 {
+    let mut counter: Option<Box<dyn Fn() -> u64>> = None;
+    let (attempt, target) = world.attempt(|address| {
+        let (address, count) = proxy::start(address, Break::Never);
+        counter = Some(Box::new(count));
+        address
+    });
+    let (outcome, arrival) = attempt.end();
+    world.expect_moved(outcome, &arrival, &target);
+    counter.unwrap()()
+}
+
+#[test]
+fn a_changed_byte_is_found_and_named_and_a_retry_succeeds() {
+    let mut world = World::new(BUSY);
+    for at in [20, 40, 300, 5_000, 100_000, 1_000_000, 3_000_000] {
+        let (attempt, _) = world.attempt(|address| proxy::start(address, Break::Corrupt { at }).0);
+        let error = failure(attempt.outcome());
+        assert!(!error.message.is_empty() && error.remedy.is_some(), "byte {at}: {error:?}");
+        if at >= 5_000 {
+            assert!(error.message.contains("checksum"), "byte {at}: {error:?}");
+        }
+        world.arbiter.close(world.attempts);
+        world.expect_retry_to_succeed();
+    }
+}
+
+#[test]
+fn a_network_that_swallows_everything_ends_the_attempt_in_bounded_time_and_names_the_peer() {
+    let mut world = World::new(BUSY);
+    for after in [0, 100, 2_000_000] {
+        let (attempt, _) = world.attempt(|address| proxy::start(address, Break::Silence { after }).0);
+        let error = failure(attempt.outcome());
+        assert_eq!(error.code, ErrorCode::Unreachable, "{error:?}");
+        assert!(error.message.contains("host-b"), "{error:?}");
+        world.arbiter.close(world.attempts);
+        world.expect_retry_to_succeed();
+    }
+}
+
+#[test]
+fn a_cancelled_migration_leaves_the_vm_at_the_source_at_any_moment() {
+    let mut world = World::new(BUSY);
+    for wait_ms in [0, 1, 2, 4, 7, 11, 16, 25, 40, 60, 90] {
+        let (attempt, target) = world.attempt(|address| address);
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        let cancelled = attempt.run.cancel();
+        let (outcome, arrival) = attempt.end();
+        match (cancelled, outcome) {
+            (Ok(()), MigrationOutcome::Failed { error, .. }) => {
+                assert_eq!(error.code, ErrorCode::Cancelled);
+                let theirs = arrival.unwrap_err();
+                assert_eq!(world.vm.resumes.load(SeqCst) > 0, target.calls.lock().unwrap().contains(&"load"));
+                assert!(theirs.code == ErrorCode::Cancelled || wait_ms < 5, "{theirs:?}");
+                world.expect_retry_to_succeed();
+            }
+            (Err(refused), completed) => {
+                assert_eq!(refused.code, ErrorCode::Conflict);
+                world.expect_moved(completed, &arrival, &target);
+            }
+            (Ok(()), other) => panic!("a cancellation was accepted and then ignored: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_failing_step_of_either_side_is_told_to_both_and_a_retry_succeeds() {
+    for step in ["blockers", "start_dirty_log", "harvest_dirty", "pause", "save"] {
+        let mut world = World::new(BUSY);
+        world.vm.fail(step);
+        let (attempt, _) = world.attempt(|address| address);
+        let error = failure(attempt.outcome());
+        assert!(error.message.contains("injected"), "{step}: {error:?}");
+        world.vm.heal();
+        world.expect_retry_to_succeed();
+    }
+    for step in ["admit", "load"] {
+        let mut world = World::new(BUSY);
+        let (attempt, target) = world.attempt(|address| address);
+        target.fail(step);
+        let (outcome, arrival) = attempt.end();
+        let error = failure(outcome);
+        assert!(error.message.contains("host-b") && error.message.contains("injected"), "{step}: {error:?}");
+        assert!(arrival.unwrap_err().message.contains("injected"));
+        world.expect_retry_to_succeed();
+    }
+}
+
+#[test]
+fn a_refused_commit_lets_the_source_run_on_with_the_managers_reason() {
+    let mut world = World::new(BUSY);
+    world.arbiter.refuse_commits.store(true, SeqCst);
+    let (attempt, _) = world.attempt(|address| address);
+    let (outcome, arrival) = attempt.end();
+    let error = failure(outcome);
+    assert_eq!(error.code, ErrorCode::Refused);
+    assert!(error.message.contains("maintenance"), "{error:?}");
+    assert!(arrival.unwrap_err().message.contains("maintenance"));
+    world.arbiter.refuse_commits.store(false, SeqCst);
+    world.expect_retry_to_succeed();
+}
+
+#[test]
+fn a_link_that_dies_while_the_commit_is_decided_leaves_the_vm_to_whom_the_manager_gave_it() {
+    for refused in [false, true] {
+        let mut world = World::new(BUSY);
+        let dead = Arc::new(AtomicBool::new(false));
+        *world.arbiter.on_commit.lock().unwrap() = Some(Arc::clone(&dead));
+        world.arbiter.refuse_commits.store(refused, SeqCst);
+        let (attempt, target) = world.attempt(|address| proxy::start(address, Break::CutWhen(dead)).0);
+        let (outcome, arrival) = attempt.run_to_source_end(&world.arbiter, 1);
+        if refused {
+            assert!(failure(outcome).message.contains("maintenance"));
+            assert!(arrival.unwrap_err().message.contains("did not give the VM to this host"));
+            world.arbiter.refuse_commits.store(false, SeqCst);
+            world.expect_retry_to_succeed();
+        } else {
+            let MigrationOutcome::HandedOver { error } = outcome else { panic!("{outcome:?}") };
+            assert!(error.remedy.unwrap().contains("host-b"));
+            assert_eq!(arrival, Ok(Epoch(2)));
+            assert_eq!(world.vm.first_difference(&target), None);
+            assert!(target.is_running() && !world.vm.is_running() && !world.runners.twice.load(SeqCst));
+        }
+        assert!(world.arbiter.claims.load(SeqCst) >= 1, "a destination in doubt asks");
+    }
+}
+
+#[test]
+fn a_question_that_gets_lost_is_asked_again() {
+    let mut world = World::new(BUSY);
+    world.arbiter.unanswered.store(3, SeqCst);
+    let (attempt, target) = world.attempt(|address| address);
+    let (outcome, arrival) = attempt.end();
+    world.expect_moved(outcome, &arrival, &target);
+}
+
+#[test]
+fn a_destination_whose_locks_fall_late_still_runs_the_vm() {
+    let mut world = World::new(IDLE);
+    let (attempt, target) = world.attempt(|address| address);
+    target.fail("run");
+    while !target.calls.lock().unwrap().contains(&"run") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    target.heal();
+    let (outcome, arrival) = attempt.end();
+    world.expect_moved(outcome, &arrival, &target);
+}
+
+#[test]
+fn a_destination_that_cannot_run_the_vm_says_why_and_the_source_stays_stopped() {
+    let mut world = World::new(IDLE);
+    let (attempt, target) = world.attempt(|address| address);
+    target.fail("run");
+    let (outcome, arrival) = attempt.end();
+    let MigrationOutcome::HandedOver { error } = outcome else { panic!("{outcome:?}") };
+    assert!(error.message.contains("injected"), "{error:?}");
+    assert!(arrival.unwrap_err().message.contains("injected"));
+    assert!(!world.vm.is_running());
+    assert_eq!(world.runners.count(), 0);
+}
+
+#[test]
+fn memory_that_never_rests_fails_at_the_deadline_or_switches_over_as_the_user_chose() {
+    let wild = Load { pages_per_ms: 200, working_set: 2400 };
+    let limits = |on_deadline| {
+        let budget = godwit_types::migration::Budget {
+            blackout_ms_max: 11,
+            deadline_ms: 400,
+            on_deadline,
+            bandwidth_bytes_per_s_max: Some(30 << 20),
+        };
+        (budget, tuning())
+    };
+    let mut world = World::new(wild);
+    let (attempt, _) = world.attempt_with(limits(OnDeadline::Cancel), |address| address);
+    let outcome = attempt.outcome();
+    assert!(matches!(outcome, MigrationOutcome::Failed { phase: Phase::PreCopy, .. }), "{outcome:?}");
+    let error = failure(outcome);
+    assert!(error.message.contains("budget of 11 ms") && error.remedy.is_some(), "{error:?}");
+    assert!(world.vm.is_running());
+
+    let (attempt, target) = world.attempt_with(limits(OnDeadline::Switch), |address| address);
+    let (outcome, arrival) = attempt.end();
+    let report = world.expect_moved(outcome, &arrival, &target);
+    assert!(report.predicted_blackout_ms > 11.0);
+}
+
+#[test]
+fn progress_names_every_phase_and_ends_with_nothing_left() {
+    let mut world = World::new(BUSY);
+    let (attempt, target) = world.attempt(|address| address);
+    let mut seen = Vec::new();
+    while let Ok(progress) = attempt.progress.recv_timeout(support::PATIENCE) {
+        seen.push(progress);
+    }
+    let (outcome, arrival) = attempt.end();
+    world.expect_moved(outcome, &arrival, &target);
+    let last = seen.last().unwrap();
+    assert_eq!((last.phase, last.remaining.0), (Phase::Done, 0));
+    assert!(seen.windows(2).all(|pair| pair[0].phase <= pair[1].phase), "phases went backwards");
+}
+
+#[test]
+fn strangers_at_the_listener_do_not_disturb_a_migration() {
+    let mut world = World::new(BUSY);
+    let (attempt, target) = world.attempt(|address| {
+        use std::io::Write;
+        let mut stranger = std::net::TcpStream::connect(address).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        address
+    });
+    let (outcome, arrival) = attempt.end();
+    world.expect_moved(outcome, &arrival, &target);
+}
+
+#[test]
+fn another_protocol_version_is_refused_on_both_sides_with_the_remedy() {
+    let mut world = World::new(BUSY);
+    let mut preamble = [0; PREAMBLE_BYTES];
+    preamble[..8].copy_from_slice(&MAGIC);
+    preamble[8..12].copy_from_slice(&[9, 0, 12, 0]);
+
+    // A source that speaks versions 9 to 12 meets our destination.
+    let (attempt, _) = world.attempt(|address| {
+        use std::io::Write;
+        std::net::TcpStream::connect(address).unwrap().write_all(&preamble).unwrap();
+        // Our own source then finds nobody.
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    });
+    let (outcome, arrival) = attempt.end();
+    let error = arrival.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Refused);
+    assert!(error.message.contains("9 to 12") && error.remedy.is_some(), "{error:?}");
+    assert_eq!(failure(outcome).code, ErrorCode::Unreachable);
+
+    // A destination that speaks versions 9 to 12 meets our source.
+    for (greeting, word) in [(preamble, "9 to 12"), (*b"HTTP/1.1 200 OK\r", "does not speak")] {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = other.accept().unwrap();
+            stream.write_all(&greeting).unwrap();
+            let _ = stream.read(&mut [0; 64]);
+        });
+        let (attempt, _) = world.attempt(|_| address);
+        let error = failure(attempt.outcome());
+        assert!(error.message.contains(word) && error.remedy.is_some(), "{error:?}");
+        thread.join().unwrap();
+    }
+    world.expect_retry_to_succeed();
+}

@@ -1,0 +1,335 @@
+//! A VM whose RAM is a vector and whose vCPU is a thread that stamps pages.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, PageRange, Section, Source};
+use godwit_types::{Epoch, Gfn, PAGE_SIZE_BYTES, VmId};
+
+const WORDS_PER_PAGE: usize = PAGE_SIZE_BYTES as usize / 8;
+/// The page that saving dirties, to see that it is sent afterwards.
+const SAVE_PAGE: u64 = 3;
+
+/// How many VMs run at once; more than one is the worst that can happen.
+#[derive(Default)]
+pub struct Runners {
+    now: AtomicI32,
+    pub twice: AtomicBool,
+}
+
+impl Runners {
+    fn start(&self) {
+        if self.now.fetch_add(1, SeqCst) != 0 {
+            self.twice.store(true, SeqCst);
+        }
+    }
+
+    fn stop(&self) {
+        self.now.fetch_sub(1, SeqCst);
+    }
+
+    pub fn count(&self) -> i32 {
+        self.now.load(SeqCst)
+    }
+}
+
+/// What a vCPU does.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub pages_per_ms: u64,
+    pub working_set: u64,
+}
+
+struct State {
+    running: bool,
+    may_run: bool,
+    epoch: Epoch,
+}
+
+pub struct ModelVm {
+    ranges: Vec<PageRange>,
+    /// By frame number, with holes between the ranges unused.
+    words: Vec<AtomicU64>,
+    dirty: Vec<AtomicU64>,
+    logging: AtomicBool,
+    state: Mutex<State>,
+    runners: Arc<Runners>,
+    faults: Mutex<BTreeSet<&'static str>>,
+    /// Counts writes; part of the device state.
+    stamp: AtomicU64,
+    pub resumes: AtomicU64,
+    pub calls: Mutex<Vec<&'static str>>,
+    load: Load,
+}
+
+impl ModelVm {
+    /// 10 MiB with a hole; half of it zero.
+    fn new(load: Load, runners: &Arc<Runners>) -> Self {
+        let ranges =
+            vec![PageRange { start: Gfn(0), pages: 160 }, PageRange { start: Gfn(256), pages: 2400 }];
+        let frames = 256 + 2400;
+        Self {
+            ranges,
+            words: (0..frames * WORDS_PER_PAGE).map(|_| AtomicU64::new(0)).collect(),
+            dirty: (0..(frames as u64).div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            logging: AtomicBool::new(false),
+            state: Mutex::new(State { running: false, may_run: false, epoch: Epoch(1) }),
+            runners: Arc::clone(runners),
+            faults: Mutex::default(),
+            stamp: AtomicU64::new(1),
+            resumes: AtomicU64::new(0),
+            calls: Mutex::default(),
+            load,
+        }
+    }
+
+    /// A VM that runs.
+    pub fn running(load: Load, runners: &Arc<Runners>) -> Arc<Self> {
+        let vm = Arc::new(Self::new(load, runners));
+        for page in (0..160).chain(256..1400) {
+            vm.stamp_page(page);
+        }
+        {
+            let mut state = vm.state.lock().unwrap();
+            (state.running, state.may_run) = (true, true);
+        }
+        runners.start();
+        vm.start_vcpu();
+        vm
+    }
+
+    /// A machine that waits for a VM.
+    pub fn waiting(load: Load, runners: &Arc<Runners>) -> Arc<Self> {
+        Arc::new(Self::new(load, runners))
+    }
+
+    /// Lets the named step fail from now on.
+    pub fn fail(&self, step: &'static str) {
+        self.faults.lock().unwrap().insert(step);
+    }
+
+    pub fn heal(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.state.lock().unwrap().epoch
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state.lock().unwrap().running
+    }
+
+    /// Ends the vCPU for good.
+    pub fn power_off(&self) {
+        let mut state = self.state.lock().unwrap();
+        if std::mem::take(&mut state.running) {
+            self.runners.stop();
+        }
+        state.may_run = false;
+    }
+
+    /// The first page that differs between two VMs that both stand.
+    pub fn first_difference(&self, other: &Self) -> Option<u64> {
+        let same = |page: &u64| {
+            let at = *page as usize * WORDS_PER_PAGE;
+            (at..at + WORDS_PER_PAGE).all(|i| self.words[i].load(Relaxed) == other.words[i].load(Relaxed))
+        };
+        (0..160).chain(256..2656).find(|page| !same(page))
+    }
+
+    fn step(&self, step: &'static str) -> Result<(), MachineError> {
+        self.calls.lock().unwrap().push(step);
+        if self.faults.lock().unwrap().contains(step) {
+            return Err(MachineError { step: step.into(), reason: "injected".into() });
+        }
+        Ok(())
+    }
+
+    /// Fills a page with a new stamp, then marks it, as the hardware's log would.
+    fn stamp_page(&self, page: u64) {
+        let stamp = self.stamp.fetch_add(1, Relaxed);
+        let at = page as usize * WORDS_PER_PAGE;
+        // Every seventh write clears the page.
+        let value = if stamp.is_multiple_of(7) { 0 } else { stamp };
+        self.words[at..at + WORDS_PER_PAGE].iter().for_each(|word| word.store(value, Relaxed));
+        if self.logging.load(SeqCst) {
+            self.dirty[(page / 64) as usize].fetch_or(1 << (page % 64), SeqCst);
+        }
+    }
+
+    fn start_vcpu(self: &Arc<Self>) {
+        let vm = Arc::downgrade(self);
+        let load = self.load;
+        thread::spawn(move || {
+            let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+            while let Some(vm) = vm.upgrade() {
+                {
+                    let state = vm.state.lock().unwrap();
+                    if !state.may_run {
+                        return;
+                    }
+                    for _ in 0..if state.running { load.pages_per_ms } else { 0 } {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        vm.stamp_page(256 + random % load.working_set.max(1));
+                    }
+                }
+                drop(vm);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+    }
+
+    fn words_of(&self, first: Gfn, bytes: usize) -> Result<&[AtomicU64], MachineError> {
+        let pages = (bytes as u64).div_ceil(PAGE_SIZE_BYTES);
+        let inside = self
+            .ranges
+            .iter()
+            .any(|range| first.0 >= range.start.0 && first.0 + pages <= range.start.0 + range.pages);
+        if !inside {
+            let reason = format!("{pages} pages from {} are not RAM", first.0);
+            return Err(MachineError { step: "accessing memory".into(), reason });
+        }
+        let at = first.0 as usize * WORDS_PER_PAGE;
+        Ok(&self.words[at..at + pages as usize * WORDS_PER_PAGE])
+    }
+}
+
+impl GuestMemory for ModelVm {
+    fn ranges(&self) -> &[PageRange] {
+        &self.ranges
+    }
+
+    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError> {
+        let words = self.words_of(first, into.len())?;
+        for (bytes, word) in into.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError> {
+        let words = self.words_of(first, from.len())?;
+        for (bytes, word) in from.chunks_exact(8).zip(words) {
+            word.store(u64::from_le_bytes(bytes.try_into().unwrap()), Relaxed);
+        }
+        Ok(())
+    }
+
+    fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError> {
+        let bytes = pages.checked_mul(PAGE_SIZE_BYTES).and_then(|bytes| usize::try_from(bytes).ok());
+        let words = self.words_of(first, bytes.unwrap_or(usize::MAX))?;
+        words.iter().for_each(|word| word.store(0, Relaxed));
+        Ok(())
+    }
+}
+
+impl Source for ModelVm {
+    fn manifest(&self) -> Manifest {
+        Manifest {
+            vm: VmId(uuid::Uuid::from_u128(1)),
+            epoch: self.epoch(),
+            spec_json: b"{}".to_vec(),
+            ranges: self.ranges.clone(),
+            cpu: vec![1],
+        }
+    }
+
+    fn blockers(&self) -> Vec<String> {
+        self.step("blockers").map_or_else(|error| vec![error.to_string()], |()| Vec::new())
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        self
+    }
+
+    fn start_dirty_log(&self) -> Result<(), MachineError> {
+        self.step("start_dirty_log")?;
+        self.dirty.iter().for_each(|word| word.store(0, SeqCst));
+        self.logging.store(true, SeqCst);
+        Ok(())
+    }
+
+    fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError> {
+        self.step("harvest_dirty")?;
+        for (index, word) in self.dirty.iter().enumerate() {
+            dirty.insert_word(Gfn(index as u64 * 64), word.swap(0, SeqCst));
+        }
+        Ok(())
+    }
+
+    fn stop_dirty_log(&self) {
+        self.logging.store(false, SeqCst);
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        self.step("pause")?;
+        let mut state = self.state.lock().unwrap();
+        assert!(std::mem::take(&mut state.running), "a VM that stands was paused");
+        self.runners.stop();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), MachineError> {
+        self.step("resume")?;
+        let mut state = self.state.lock().unwrap();
+        assert!(state.may_run && !state.running, "a VM that runs, or was handed over, was resumed");
+        state.running = true;
+        self.runners.start();
+        self.resumes.fetch_add(1, SeqCst);
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Vec<Section>, MachineError> {
+        self.step("save")?;
+        self.stamp_page(SAVE_PAGE);
+        let payload = self.stamp.load(Relaxed).to_le_bytes().to_vec();
+        Ok(vec![Section { device: "cpu0".into(), kind: "model".into(), version: 1, payload }])
+    }
+
+    fn hand_over(&self) {
+        let _ = self.step("hand_over");
+        self.state.lock().unwrap().may_run = false;
+    }
+}
+
+/// The destination's half; separate because both traits have a `memory`.
+impl Destination for ModelVm {
+    fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>> {
+        self.step("admit").map_err(|error| vec![error.to_string()])?;
+        if manifest.ranges == self.ranges { Ok(()) } else { Err(vec!["other memory".into()]) }
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        self
+    }
+
+    fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {
+        self.step("load")?;
+        assert_eq!(sections.len(), 1);
+        self.stamp.store(u64::from_le_bytes(sections[0].payload[..].try_into().unwrap()), Relaxed);
+        Ok(())
+    }
+
+    fn run(&self, epoch: Epoch) -> Result<(), MachineError> {
+        self.step("run")?;
+        let mut state = self.state.lock().unwrap();
+        // The vCPU of the model stays still, so that its memory can be compared.
+        *state = State { running: true, may_run: true, epoch };
+        self.runners.start();
+        Ok(())
+    }
+}
+
+impl ModelVm {
+    /// Lets the vCPU of a VM that has arrived begin to work.
+    pub fn go_on(self: &Arc<Self>) {
+        self.start_vcpu();
+    }
+}

@@ -1,0 +1,9 @@
+//! The control socket of a running VM; its documents are in `godwit_types::control`.
+
+pub mod hub;
+pub mod server;
+
+use godwit_types::control::{Reply, Request};
+
+/// Serves every request but [`Request::Subscribe`]. Called from the clients' threads; must not block for long.
+pub type Handler = dyn Fn(Request) -> Reply + Send + Sync;

@@ -1,0 +1,371 @@
+//! The block device on real images, driven through its queue.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use godwit_types::Epoch;
+use godwit_types::control::DiskBacking;
+use godwit_types::ids::VmId;
+use godwit_types::vm::DiskFormat;
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use super::*;
+use crate::device::Device;
+use crate::devices::virtio::test_driver::*;
+
+const HEADER: u64 = BUFFERS;
+const STATUS: u64 = BUFFERS + 0x100;
+const DATA: u64 = BUFFERS + 0x1000;
+const IMAGE_BYTES: u64 = 1 << 20;
+const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH_REQUEST: u32 = 4;
+const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+const OK: u8 = 0;
+const IOERR: u8 = 1;
+const UNSUPPORTED: u8 = 2;
+
+struct Images {
+    directory: tempfile::TempDir,
+}
+
+impl Images {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn raw(&self) -> DiskBacking {
+        fs::File::create(self.path("disk.raw")).unwrap().set_len(IMAGE_BYTES).unwrap();
+        self.backing("disk.raw", DiskFormat::Raw)
+    }
+
+    /// `None` where there is nothing to make such an image with.
+    fn qcow2(&self) -> Option<DiskBacking> {
+        let path = self.path("disk.qcow2");
+        qemu_img(&["create", "-q", "-f", "qcow2", text(&path), "1M"])?;
+        Some(self.backing("disk.qcow2", DiskFormat::Qcow2))
+    }
+
+    fn backing(&self, name: &str, format: DiskFormat) -> DiskBacking {
+        DiskBacking {
+            path: self.path(name),
+            lock: self.path(&format!("{name}.lock")),
+            format,
+            read_only: false,
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The output of `qemu-img`; `None`, and a line on standard error, where it is not installed.
+fn qemu_img(arguments: &[&str]) -> Option<String> {
+    let Ok(output) = Command::new("qemu-img").args(arguments).output() else {
+        eprintln!("SKIPPED: qemu-img is not installed");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    Some(said)
+}
+
+fn block(backing: &DiskBacking, host: &str, reports: &Reports) -> Block {
+    let vm = VmId("00000000-0000-0000-0000-000000000001".parse().unwrap());
+    let disk = Disk::new(backing.clone(), vm, host.parse().unwrap()).unwrap();
+    Block::new(disk, "serial-0", "disk".to_owned(), reports.clone())
+}
+
+/// A started device whose lock is taken at epoch 1.
+fn started(machine: &Machine, backing: &DiskBacking, features: u64) -> (Plugged<Block>, Driver) {
+    let plugged = machine.plug(block(backing, "a", &Reports::default()));
+    plugged.function.device().disk().take(Epoch(1)).unwrap();
+    let mut driver = Driver::new(machine, &plugged);
+    driver.start(features);
+    (plugged, driver)
+}
+
+/// One request and its status. `data` lies at [`DATA`].
+fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> (u8, u32) {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&kind.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    driver.put(HEADER, &header);
+    driver.put(STATUS, &[0xee]);
+    let mut parts = vec![(HEADER, 16, 0)];
+    parts.extend_from_slice(data);
+    parts.push((STATUS, 1, WRITE));
+    let head = driver.submit(0, &parts);
+    let (answered, written) = driver.answer(0);
+    assert_eq!(answered, head);
+    (driver.get(STATUS, 1)[0], written)
+}
+
+fn write(driver: &mut Driver, sector: u64, bytes: &[u8]) -> u8 {
+    driver.put(DATA, bytes);
+    request(driver, OUT, sector, &[(DATA, bytes.len() as u32, 0)]).0
+}
+
+fn read(driver: &mut Driver, sector: u64, length: u32) -> Vec<u8> {
+    driver.put(DATA, &vec![0xaa; length as usize]);
+    assert_eq!(request(driver, IN, sector, &[(DATA, length, WRITE)]), (OK, length + 1));
+    driver.get(DATA, length as usize)
+}
+
+fn pattern(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index / 7) as u8 ^ seed).collect()
+}
+
+#[test]
+fn what_is_written_and_flushed_is_in_the_image_and_reads_back() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let backing = images.raw();
+    let (_plugged, mut driver) = started(&machine, &backing, FLUSH);
+    assert_eq!((driver.read_u32(0x2000), driver.read_u32(0x2004)), ((IMAGE_BYTES / 512) as u32, 0));
+    let bytes = pattern(3, 4096);
+    assert_eq!(write(&mut driver, 5, &bytes), OK);
+    assert_eq!(request(&mut driver, FLUSH_REQUEST, 0, &[]), (OK, 1));
+    assert_eq!(fs::read(&backing.path).unwrap()[5 * 512..][..4096], bytes);
+    assert_eq!(read(&mut driver, 5, 4096), bytes);
+    // The same, scattered over pieces that fit no sector.
+    let pieces = [(DATA, 100, WRITE), (DATA + 100, 3900, WRITE), (DATA + 4000, 96, WRITE)];
+    driver.put(DATA, &[0; 4096]);
+    assert_eq!(request(&mut driver, IN, 5, &pieces), (OK, 4097));
+    assert_eq!(driver.get(DATA, 4096), bytes);
+}
+
+#[test]
+fn pages_that_a_read_fills_are_marked_as_written() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let (_plugged, mut driver) = started(&machine, &images.raw(), FLUSH);
+    let region = machine.ram().iter().next().unwrap();
+    (**region).bitmap().reset();
+    assert_eq!(request(&mut driver, IN, 0, &[(DATA + 0x1000, 8192, WRITE)]).0, OK);
+    let dirty = |address: u64| region.bitmap().dirty_at(address as usize);
+    assert_eq!([0, 0x1000, 0x2000, 0x3000].map(|offset| dirty(DATA + offset)), [false, true, true, false]);
+}
+
+#[test]
+fn errors_reach_the_guest_and_are_reported_once() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let reports = Reports::default();
+    let log = Arc::clone(&reported);
+    reports.set_sink(move |device, message| log.lock().unwrap().push(format!("{device}: {message}")));
+    let plugged = machine.plug(block(&images.raw(), "a", &reports));
+    let mut driver = Driver::new(&machine, &plugged);
+    driver.start(FLUSH);
+    // No lock is held yet.
+    assert_eq!(request(&mut driver, IN, 0, &[(DATA, 512, WRITE)]), (IOERR, 1));
+    assert_eq!(request(&mut driver, FLUSH_REQUEST, 0, &[]).0, IOERR);
+    assert_eq!(reported.lock().unwrap().len(), 1, "{reported:?}");
+    plugged.function.device().disk().take(Epoch(1)).unwrap();
+    let last = IMAGE_BYTES / 512 - 1;
+    assert_eq!(request(&mut driver, IN, last, &[(DATA, 512, WRITE)]).0, OK);
+    for (kind, sector, length, flags, status) in [
+        (IN, last, 1024, WRITE, IOERR),
+        (OUT, last + 1, 512, 0, IOERR),
+        (OUT, u64::MAX, 512, 0, IOERR),
+        (IN, 0, 511, WRITE, IOERR),
+        (77, 0, 512, WRITE, UNSUPPORTED),
+    ] {
+        let answer = request(&mut driver, kind, sector, &[(DATA, length, flags)]);
+        assert_eq!(answer, (status, 1), "request {kind} at {sector}");
+    }
+    assert_eq!(reported.lock().unwrap().len(), 1, "the guest's own mistakes are not errors of the disk");
+}
+
+#[test]
+fn a_read_only_disk_takes_no_lock_and_no_writes() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let backing = DiskBacking { read_only: true, ..images.raw() };
+    let (plugged, mut driver) = started(&machine, &backing, 1 << VIRTIO_BLK_F_RO);
+    assert!(!backing.lock.exists());
+    assert_ne!(plugged.function.device().features() & 1 << VIRTIO_BLK_F_RO, 0);
+    assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
+    assert_eq!(read(&mut driver, 0, 512), [0; 512]);
+}
+
+#[test]
+fn the_serial_number_is_told() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let (_plugged, mut driver) = started(&machine, &images.raw(), FLUSH);
+    assert_eq!(request(&mut driver, GET_ID, 0, &[(DATA, 20, WRITE)]), (OK, 21));
+    assert_eq!(driver.get(DATA, 20), b"serial-0\0\0\0\0\0\0\0\0\0\0\0\0");
+}
+
+#[test]
+fn zeroed_ranges_read_as_zeros_and_their_neighbours_stay() {
+    let images = Images::new();
+    zero_ranges(&images.raw());
+    if let Some(backing) = images.qcow2() {
+        zero_ranges(&backing);
+    }
+}
+
+fn zero_ranges(backing: &DiskBacking) {
+    let machine = Machine::empty();
+    let (_plugged, mut driver) = started(&machine, backing, FLUSH);
+    for (kind, flags) in [(WRITE_ZEROES, 0u32), (WRITE_ZEROES, 1), (DISCARD, 0)] {
+        assert_eq!(write(&mut driver, 8, &[7; 8192]), OK);
+        let mut range = [0; 16];
+        range[..8].copy_from_slice(&9u64.to_le_bytes());
+        range[8..12].copy_from_slice(&8u32.to_le_bytes());
+        range[12..].copy_from_slice(&flags.to_le_bytes());
+        driver.put(DATA, &range);
+        assert_eq!(request(&mut driver, kind, 0, &[(DATA, 16, 0)]).0, OK);
+        let after = read(&mut driver, 8, 8192);
+        assert_eq!((&after[..512], &after[9 * 512..]), (&[7; 512][..], &[7; 7 * 512][..]), "{kind}/{flags}");
+        assert!(kind == DISCARD || after[512..9 * 512].iter().all(|byte| *byte == 0), "{kind}/{flags}");
+        range[..8].copy_from_slice(&(IMAGE_BYTES / 512 - 1).to_le_bytes());
+        driver.put(DATA, &range);
+        assert_eq!(request(&mut driver, kind, 0, &[(DATA, 16, 0)]).0, IOERR);
+    }
+}
+
+#[test]
+fn a_request_without_header_or_status_is_a_fault_of_the_driver() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let backing = images.raw();
+    let (_plugged, mut driver) = started(&machine, &backing, FLUSH);
+    for parts in [vec![(HEADER, 16, 0)], vec![(HEADER, 15, 0), (STATUS, 1, WRITE)], vec![(STATUS, 1, WRITE)]]
+    {
+        driver.submit(0, &parts);
+        driver.wait_for_needs_reset();
+        driver.start(FLUSH);
+    }
+    assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
+}
+
+/// Writes, moves to another host, and checks there; for each format.
+#[test]
+fn a_disk_moves_with_its_guest_in_the_middle_of_writing() {
+    for format in [DiskFormat::Raw, DiskFormat::Qcow2] {
+        let images = Images::new();
+        let backing = match format {
+            DiskFormat::Raw => images.raw(),
+            DiskFormat::Qcow2 => match images.qcow2() {
+                Some(backing) => backing,
+                None => return,
+            },
+        };
+        let mut machine = Machine::empty();
+        let (mut here, mut driver) = started(&machine, &backing, FLUSH);
+        let mut sector = 0;
+        for (epoch, host) in (2..8).zip(["b", "a"].into_iter().cycle()) {
+            // The destination is built, and knows the size, while the source still writes.
+            let next = Machine::with_ram(Arc::clone(&machine.environment.ram));
+            let there = next.plug(block(&backing, host, &Reports::default()));
+            for _ in 0..40 {
+                assert_eq!(write(&mut driver, sector, &pattern(sector as u8, 512)), OK);
+                sector += 5;
+            }
+            // One request that the source may or may not have begun.
+            driver.put(DATA, &pattern(sector as u8, 512));
+            driver.put(HEADER, &[1, 0, 0, 0, 0, 0, 0, 0]);
+            driver.put(HEADER + 8, &sector.to_le_bytes());
+            driver.submit(0, &[(HEADER, 16, 0), (DATA, 512, 0), (STATUS, 1, WRITE)]);
+            migrate(&here, &there);
+            here.function.device().disk().release();
+            there.function.device().disk().take(Epoch(epoch)).unwrap();
+            driver = driver.moved_to(&next, &there);
+            there.function.resume().unwrap();
+            driver.answer(0);
+            assert_eq!((driver.poll(0), driver.get(STATUS, 1)[0]), (None, OK));
+            sector += 5;
+            for check in (0..sector).step_by(5) {
+                assert_eq!(
+                    read(&mut driver, check, 512),
+                    pattern(check as u8, 512),
+                    "sector {check} of {format:?}"
+                );
+            }
+            (machine, here) = (next, there);
+        }
+        here.function.device().disk().release();
+        if format == DiskFormat::Qcow2 {
+            let verdict = qemu_img(&["check", text(&backing.path)]).unwrap();
+            assert!(verdict.contains("No errors"), "{verdict}");
+            let copy = images.path("copy.raw");
+            qemu_img(&["convert", "-O", "raw", text(&backing.path), text(&copy)]).unwrap();
+            let bytes = fs::read(copy).unwrap();
+            for check in (0..sector).step_by(5) {
+                assert_eq!(bytes[check as usize * 512..][..512], pattern(check as u8, 512), "sector {check}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_flushed_to_a_qcow2_image_outlives_the_process() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    let Some(backing) = images.qcow2() else { return };
+    let (_plugged, mut driver) = started(&machine, &backing, FLUSH);
+    assert_eq!(write(&mut driver, 100, &pattern(1, 4096)), OK);
+    assert_eq!(request(&mut driver, FLUSH_REQUEST, 0, &[]).0, OK);
+    // What a crash would leave: the file as it is, while the device is still open.
+    let (left, copy) = (images.path("left.qcow2"), images.path("left.raw"));
+    fs::copy(&backing.path, &left).unwrap();
+    qemu_img(&["convert", "-O", "raw", text(&left), text(&copy)]).unwrap();
+    assert_eq!(fs::read(copy).unwrap()[100 * 512..][..4096], pattern(1, 4096));
+}
+
+#[test]
+fn a_qcow2_backing_file_beside_the_image_is_read_and_one_elsewhere_is_refused() {
+    let (images, elsewhere) = (Images::new(), Images::new());
+    for place in [&images, &elsewhere] {
+        fs::write(place.path("base.raw"), pattern(9, IMAGE_BYTES as usize)).unwrap();
+    }
+    let open = |name: &str, base: &str| {
+        let path = images.path(name);
+        qemu_img(&["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", text(&path)])?;
+        let machine = Machine::empty();
+        let backing = images.backing(name, DiskFormat::Qcow2);
+        let plugged = machine.plug(block(&backing, "a", &Reports::default()));
+        Some(plugged.function.device().disk().take(Epoch(1)).map(|()| (machine, plugged)))
+    };
+    let Some(beside) = open("beside.qcow2", "base.raw") else { return };
+    let (machine, plugged) = beside.unwrap();
+    let mut driver = Driver::new(&machine, &plugged);
+    driver.start(FLUSH);
+    assert_eq!(write(&mut driver, 1, &[1; 512]), OK);
+    let mut expected = pattern(9, 2048);
+    expected[512..1024].fill(1);
+    assert_eq!(read(&mut driver, 0, 2048), expected);
+    let refusal = open("apart.qcow2", text(&elsewhere.path("base.raw"))).unwrap();
+    let message = refusal.err().expect("a backing file elsewhere is refused").to_string();
+    assert!(message.contains("another directory"), "{message}");
+}
+
+#[test]
+fn images_that_are_not_what_the_configuration_says_are_refused_with_the_reason() {
+    let images = Images::new();
+    let backing = images.raw();
+    let vm = VmId("00000000-0000-0000-0000-000000000001".parse().unwrap());
+    let new = |backing: &DiskBacking| Disk::new(backing.clone(), vm, "a".parse().unwrap());
+    let wrong = DiskBacking { format: DiskFormat::Qcow2, ..backing.clone() };
+    let missing = DiskBacking { path: images.path("none.raw"), ..backing.clone() };
+    for (bad, says) in [(wrong, "is not a qcow2 image"), (missing, "cannot open")] {
+        let message = new(&bad).err().expect("refused").to_string();
+        assert!(message.contains(says), "{message}");
+    }
+    let disk = new(&backing).unwrap();
+    fs::OpenOptions::new().write(true).open(&backing.path).unwrap().set_len(IMAGE_BYTES * 2).unwrap();
+    let message = disk.take(Epoch(1)).unwrap_err().to_string();
+    assert!(message.contains("cannot be resized"), "{message}");
+    // The refusal has not kept the lock.
+    fs::OpenOptions::new().write(true).open(&backing.path).unwrap().set_len(IMAGE_BYTES).unwrap();
+    disk.take(Epoch(2)).unwrap();
+}

@@ -1,0 +1,121 @@
+//! The guest's clocks: kvmclock, one for the VM, and the TSC offset of each vCPU.
+//!
+//! The recipe is the one in the kernel's documentation of `KVM_VCPU_TSC_OFFSET`: kvmclock goes on by the real time that
+//! has passed, and each guest TSC by the same time at the guest's frequency. It needs `KVM_CLOCK_REALTIME` and
+//! `KVM_CLOCK_HOST_TSC` on both hosts, and hosts whose real-time clocks agree; without them both clocks go on from
+//! where they stopped.
+
+use std::os::fd::AsRawFd;
+
+use kvm_bindings::{
+    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clock_data, kvm_device_attr,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+use super::{KvmError, call, last_error};
+use crate::device::State;
+
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+
+/// A reading of kvmclock.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ClockState {
+    /// kvmclock in nanoseconds.
+    #[prost(uint64, tag = "1")]
+    guest_ns: u64,
+    /// The host's `CLOCK_REALTIME` at the same moment, in nanoseconds since 1970.
+    #[prost(uint64, optional, tag = "2")]
+    realtime_ns: Option<u64>,
+    /// The host's TSC at the same moment.
+    #[prost(uint64, optional, tag = "3")]
+    host_tsc: Option<u64>,
+}
+
+impl State for ClockState {
+    const KIND: &'static str = "kvm-clock";
+    const VERSION: u16 = 1;
+}
+
+impl ClockState {
+    /// Reads the clock.
+    pub fn save(vm: &VmFd) -> Result<Self, KvmError> {
+        let data = vm.get_clock().map_err(call("reading the clock"))?;
+        let given = |flag, value| (data.flags & flag != 0).then_some(value);
+        Ok(Self {
+            guest_ns: data.clock,
+            realtime_ns: given(KVM_CLOCK_REALTIME, data.realtime),
+            host_tsc: given(KVM_CLOCK_HOST_TSC, data.host_tsc),
+        })
+    }
+
+    /// Sets the clock, advanced by the real time since it was saved where that is known.
+    pub fn restore(&self, vm: &VmFd) -> Result<(), KvmError> {
+        let mut data = kvm_clock_data { clock: self.guest_ns, ..Default::default() };
+        if let Some(realtime) = self.realtime_ns
+            && Self::save(vm)?.realtime_ns.is_some()
+        {
+            data.realtime = realtime;
+            data.flags = KVM_CLOCK_REALTIME;
+        }
+        vm.set_clock(&data).map_err(call("setting the clock"))
+    }
+
+    /// The TSC offset on this host for a vCPU that had `offset` on the source, whose clock read `source` when saved;
+    /// `self` is this host's clock after [`ClockState::restore`].
+    ///
+    /// `offset_here = offset - (guest_source - guest_here) * frequency + (tsc_source - tsc_here)`, the kernel's formula.
+    pub fn tsc_offset(&self, source: &Self, offset: u64, tsc_khz: u32) -> Option<u64> {
+        let elapsed_ns = i128::from(self.guest_ns) - i128::from(source.guest_ns);
+        let elapsed_ticks = elapsed_ns * i128::from(tsc_khz) / 1_000_000;
+        let hosts_differ = source.host_tsc?.wrapping_sub(self.host_tsc?);
+        Some(offset.wrapping_add(elapsed_ticks as u64).wrapping_add(hosts_differ))
+    }
+}
+
+/// The offset of the vCPU's TSC from the host's, if this KVM tells.
+pub fn tsc_offset(vcpu: &VcpuFd) -> Option<u64> {
+    let mut offset = 0u64;
+    let attribute = attribute(std::ptr::from_mut(&mut offset) as u64);
+    // SAFETY: the kernel writes the 8 bytes of `offset`, which outlives the call.
+    let done = unsafe { ioctl_with_ref(&vcpu.as_raw_fd(), KVM_GET_DEVICE_ATTR(), &attribute) } == 0;
+    done.then_some(offset)
+}
+
+/// Sets the offset of the vCPU's TSC from the host's.
+pub fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), KvmError> {
+    let attribute = attribute(std::ptr::from_ref(&offset) as u64);
+    // SAFETY: the kernel reads the 8 bytes of `offset`, which outlives the call.
+    match unsafe { ioctl_with_ref(&vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR(), &attribute) } {
+        0 => Ok(()),
+        _ => Err(last_error("setting the TSC offset")),
+    }
+}
+
+fn attribute(addr: u64) -> kvm_device_attr {
+    kvm_device_attr { group: KVM_VCPU_TSC_CTRL, attr: KVM_VCPU_TSC_OFFSET.into(), addr, flags: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_tsc_goes_on_by_the_time_that_passed_whatever_the_hosts_tscs_are() {
+        let source = ClockState { guest_ns: 1_000_000_000, realtime_ns: Some(7), host_tsc: Some(50_000_000) };
+        let here = ClockState { guest_ns: 1_005_000_000, realtime_ns: Some(8), host_tsc: Some(9_000_000_000) };
+        let (offset, khz) = (300u64.wrapping_sub(50_000_000), 2_000_000);
+        let moved = here.tsc_offset(&source, offset, khz).unwrap();
+        let guest_before = 50_000_000u64.wrapping_add(offset);
+        let guest_after = 9_000_000_000u64.wrapping_add(moved);
+        assert_eq!(guest_after - guest_before, 5 * 2_000_000);
+    }
+
+    #[test]
+    fn without_the_hosts_tsc_there_is_no_offset_to_compute() {
+        let blind = ClockState { guest_ns: 1, realtime_ns: None, host_tsc: None };
+        assert_eq!(blind.tsc_offset(&blind, 0, 1000), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! Building a machine from its configuration.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use godwit_types::control::{Role, VmmConfig, VmmState};
+use godwit_types::vm::InvalidVmSpec;
+use godwit_types::Epoch;
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::doorbell::Doorbell;
+use super::life::Life;
+use super::vcpu::{Buses, Vcpu, install_kick};
+use super::{Condition, Machine, Pristine};
+use crate::boot::{BootError, Kernel};
+use crate::bus::Overlap;
+use crate::cpu::{CpuError, CpuModel};
+use crate::device::{Device, DeviceError};
+use crate::devices;
+use crate::devices::legacy::console::{self, Console};
+use crate::devices::legacy::keyboard::{self, Keyboard};
+use crate::devices::legacy::pm::{self, Pm};
+use crate::devices::legacy::rtc::{self, Rtc};
+use crate::devices::legacy::serial::{self, Serial};
+use crate::kvm::dirty_log::DirtyLog;
+use crate::kvm::events::KvmEvents;
+use crate::kvm::irqchip::{IrqchipState, PitState};
+use crate::kvm::vcpu::{VcpuFacts, VcpuState};
+use crate::kvm::{self, KvmError, call};
+use crate::memory::{MemoryError, Ram};
+
+/// Who is told of the machine's state and of its devices' errors.
+pub trait Observer: Send + Sync {
+    fn state(&self, state: VmmState, epoch: Epoch);
+    fn device_error(&self, device: &str, message: &str);
+}
+
+/// Why a machine cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Spec(#[from] InvalidVmSpec),
+    #[error("the configuration provides {provided} {kind} and the VM has {wanted}")]
+    Backings { kind: &'static str, provided: usize, wanted: usize },
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error("this host's KVM runs at most {max} vCPUs per VM, not {wanted}")]
+    Vcpus { max: usize, wanted: u8 },
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Bus(#[from] Overlap),
+    #[error("cannot {0}")]
+    Host(String, #[source] io::Error),
+}
+
+impl Machine {
+    /// Builds the machine: nothing of the guest runs or is loaded yet, and no disk is locked.
+    pub fn build(config: VmmConfig, observer: Arc<dyn Observer>) -> Result<Arc<Self>, BuildError> {
+        check(&config)?;
+        let spec = &config.spec;
+        let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &spec.boot.cmdline)?;
+        let kvm = kvm::open()?;
+        let max = kvm.get_max_vcpus();
+        if usize::from(spec.vcpus) > max {
+            return Err(BuildError::Vcpus { max, wanted: spec.vcpus });
+        }
+        let cpu = CpuModel::new(&kvm, spec.cpu)?;
+        let vm = Arc::new(kvm::create_vm(&kvm)?);
+        let ram = Ram::new(spec.memory)?;
+        for slot in ram.slots() {
+            kvm::set_slot(&vm, &slot, 0)?;
+        }
+        let (buses, doorbell) = (Buses::default(), Arc::new(Doorbell::default()));
+        let legacy = Legacy::build(&config, &vm, &buses, &doorbell)?;
+        let events = Arc::new(KvmEvents(Arc::clone(&vm)));
+        let pci = devices::build(
+            &config,
+            Arc::clone(ram.guest()),
+            Arc::clone(&events) as _,
+            events,
+            Arc::clone(&buses.mmio),
+            Arc::clone(&buses.pio),
+        )?;
+        let watcher = Arc::clone(&observer);
+        pci.on_device_error(move |device, message| watcher.device_error(device, message));
+        let facts = VcpuFacts::of(&kvm, &vm)?;
+        let (vcpus, pristine) = build_vcpus(&vm, &cpu, spec.vcpus, &facts, &buses, &doorbell)?;
+        let life = if matches!(config.role, Role::Boot) { Life::Built } else { Life::Incoming };
+        let condition = Mutex::new(Condition { life, epoch: config.epoch });
+        let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.slots());
+        let devices = legacy.devices.into_iter().chain(pci.devices().iter().cloned()).collect();
+        Ok(Arc::new(Self {
+            vcpus,
+            pci,
+            devices,
+            pm: legacy.pm,
+            console: Mutex::new(Some(legacy.console)),
+            dirty_log,
+            ram,
+            facts,
+            pristine,
+            kernel,
+            cpu: Mutex::new(cpu),
+            condition,
+            doorbell,
+            observer,
+            kvm,
+            vm,
+            config,
+        }))
+    }
+}
+
+fn check(config: &VmmConfig) -> Result<(), BuildError> {
+    config.spec.validate()?;
+    let counts = [
+        ("disks", config.disks.len(), config.spec.disks.len()),
+        ("network cards", config.nics.len(), config.spec.nics.len()),
+    ];
+    match counts.into_iter().find(|(_, provided, wanted)| provided != wanted) {
+        Some((kind, provided, wanted)) => Err(BuildError::Backings { kind, provided, wanted }),
+        None => Ok(()),
+    }
+}
+
+/// The devices at fixed ports.
+struct Legacy {
+    devices: Vec<Arc<dyn Device>>,
+    pm: Arc<Pm>,
+    console: console::Running,
+}
+
+impl Legacy {
+    fn build(config: &VmmConfig, vm: &Arc<VmFd>, buses: &Buses, doorbell: &Arc<Doorbell>) -> Result<Self, BuildError> {
+        let host = |what: &str| {
+            let what = what.to_owned();
+            move |error| BuildError::Host(what, error)
+        };
+        let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("create an event"))?;
+        vm.register_irqfd(&interrupt, serial::IRQ).map_err(call("wiring the serial port"))?;
+        let console = Arc::new(Console::new().map_err(host("create the console"))?);
+        let serial = Serial::new(interrupt, Arc::clone(&console)).map_err(host("create the serial port"))?;
+        let serial = Arc::new(serial);
+        let (socket, log) = (&config.console_socket, &config.console_log);
+        let what = format!("open the console's socket {} and log {}", socket.display(), log.display());
+        let console = console::serve(console, Arc::clone(&serial), socket, log).map_err(host(&what))?;
+        let line = Arc::clone(vm);
+        let sci = move |high| {
+            if let Err(error) = line.set_irq_line(pm::SCI, high) {
+                tracing::warn!("cannot set the ACPI interrupt: {error}");
+            }
+        };
+        let pm = Arc::new(Pm::new(Arc::clone(doorbell) as _, Box::new(sci)));
+        let clock = Arc::new(Rtc::default());
+        let keyboard = Arc::new(Keyboard::new(Arc::clone(doorbell) as _));
+        buses.pio.insert(serial::BASE.into(), serial::PORTS, Arc::clone(&serial) as _)?;
+        buses.pio.insert(pm::BASE.into(), pm::PORTS, Arc::clone(&pm) as _)?;
+        buses.pio.insert(rtc::BASE.into(), rtc::PORTS, Arc::clone(&clock) as _)?;
+        buses.pio.insert(keyboard::PORT.into(), 1, keyboard)?;
+        Ok(Self { devices: vec![serial, Arc::clone(&pm) as _, clock], pm, console })
+    }
+}
+
+fn build_vcpus(
+    vm: &VmFd,
+    cpu: &CpuModel,
+    count: u8,
+    facts: &VcpuFacts,
+    buses: &Buses,
+    doorbell: &Arc<Doorbell>,
+) -> Result<(Vec<Vcpu>, Pristine), BuildError> {
+    install_kick().map_err(|error| BuildError::Host("install a signal handler".into(), error))?;
+    let (mut vcpus, mut states) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let fd = vm.create_vcpu(index.into()).map_err(call(format!("creating vCPU {index}")))?;
+        fd.set_cpuid2(&cpu.for_vcpu(index, count)).map_err(call(format!("setting the CPUID of vCPU {index}")))?;
+        let mut state = VcpuState::save(&fd, facts)?;
+        state.start_here(index == 0);
+        states.push(Arc::new(state));
+        let thread = Vcpu::spawn(index, fd, buses.clone(), Arc::clone(doorbell));
+        vcpus.push(thread.map_err(|error| BuildError::Host(format!("start the thread of vCPU {index}"), error))?);
+    }
+    let pristine = Pristine { vcpus: states, irqchip: IrqchipState::save(vm)?, pit: PitState::save(vm)? };
+    Ok((vcpus, pristine))
+}
+
+/// Only asked of the host once a machine exists, so its presence is certain.
+impl Machine {
+    pub(super) fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+}

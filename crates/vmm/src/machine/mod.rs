@@ -1,0 +1,277 @@
+//! The machine: one VM's vCPUs, memory and devices, and what can be done with them as a whole.
+
+mod build;
+pub mod doorbell;
+mod life;
+mod migrate;
+mod vcpu;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use godwit_migration::MachineError;
+use godwit_types::control::{VmmConfig, VmmState};
+use godwit_types::{Bytes, Epoch};
+use kvm_ioctls::{Kvm, VmFd};
+use vm_memory::GuestAddress;
+
+use crate::acpi;
+use crate::boot::{BootError, Kernel, set_entry};
+use crate::cpu::CpuModel;
+use crate::device::Device;
+use crate::devices::Pci;
+use crate::devices::legacy::console;
+use crate::devices::legacy::pm::Pm;
+use crate::kvm::chain;
+use crate::kvm::dirty_log::DirtyLog;
+use crate::kvm::irqchip::{IrqchipState, PitState};
+use crate::kvm::vcpu::{VcpuFacts, VcpuState};
+use crate::memory::Ram;
+pub use build::{BuildError, Observer};
+use doorbell::Doorbell;
+pub use life::{Illegal, Life, Step};
+use vcpu::Vcpu;
+
+/// One VM. Fields are dropped in this order: vCPUs end before what they use.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    pci: Pci,
+    /// All devices, those of PCI last.
+    devices: Vec<Arc<dyn Device>>,
+    pm: Arc<Pm>,
+    console: Mutex<Option<console::Running>>,
+    dirty_log: DirtyLog,
+    ram: Ram,
+    facts: VcpuFacts,
+    pristine: Pristine,
+    kernel: Kernel,
+    /// The CPU that the guest sees: this host's choice if it booted here, else what it brought along.
+    cpu: Mutex<CpuModel>,
+    condition: Mutex<Condition>,
+    doorbell: Arc<Doorbell>,
+    observer: Arc<dyn Observer>,
+    kvm: Kvm,
+    vm: Arc<VmFd>,
+    config: VmmConfig,
+}
+
+/// Changes only with the lock held, so that one step at a time is under way.
+struct Condition {
+    life: Life,
+    epoch: Epoch,
+}
+
+/// The state after power-on, to which a reset goes back.
+struct Pristine {
+    vcpus: Vec<Arc<VcpuState>>,
+    irqchip: IrqchipState,
+    pit: PitState,
+}
+
+impl Machine {
+    /// What the machine was built from.
+    pub fn config(&self) -> &VmmConfig {
+        &self.config
+    }
+
+    /// Where events arrive for whoever supervises the machine.
+    pub fn doorbell(&self) -> &Arc<Doorbell> {
+        &self.doorbell
+    }
+
+    /// Takes the disk locks, loads the kernel and starts.
+    pub fn start(&self) -> Result<(), MachineError> {
+        let mut condition = self.condition();
+        let next = condition.life.after(Step::Start).map_err(illegal)?;
+        self.pci.take_locks(condition.epoch).map_err(|error| step("locking the disks", &error))?;
+        self.load_kernel()?;
+        self.run_vcpus();
+        self.enter(&mut condition, next);
+        Ok(())
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) -> Result<(), MachineError> {
+        let life = self.condition().life;
+        if life != Life::Running {
+            let reason = format!("the VM is {life:?}");
+            return Err(MachineError { step: "pressing the power button".into(), reason });
+        }
+        self.pm.press_power_button();
+        Ok(())
+    }
+
+    /// Asks the guest to give `target` of its memory to the balloon.
+    pub fn set_balloon(&self, target: Bytes) {
+        self.pci.set_balloon(target);
+    }
+
+    /// The memory that the balloon holds.
+    pub fn balloon(&self) -> Bytes {
+        self.pci.balloon()
+    }
+
+    /// Resets the machine in place: memory cleared, kernel loaded anew.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        let mut condition = self.condition();
+        let next = condition.life.after(Step::Reset).map_err(illegal)?;
+        self.stop_vcpus()?;
+        self.reset_stopped()?;
+        self.run_vcpus();
+        self.enter(&mut condition, next);
+        Ok(())
+    }
+
+    /// Ends the VM: I/O drained, disks flushed, locks dropped. A machine that was handed over is left alone.
+    pub fn stop(&self) {
+        let mut condition = self.condition();
+        let Ok(next) = condition.life.after(Step::Stop) else { return };
+        if condition.life == Life::Running {
+            let stopped = self.stop_vcpus().and_then(|()| self.pause_devices());
+            if let Err(error) = stopped {
+                tracing::warn!("stopping: {error}");
+            }
+        }
+        self.pci.release_locks();
+        self.enter(&mut condition, next);
+    }
+
+    /// Ends the console: what the guest has printed is in the log afterwards, and the socket is gone. Nothing runs here.
+    pub fn close_console(&self) {
+        drop(self.console.lock().expect("no user of the console panics").take());
+    }
+
+    /// Stops vCPUs and devices. A reset that the guest has asked for happens first, so that it moves as reset.
+    fn pause(&self) -> Result<(), MachineError> {
+        let mut condition = self.condition();
+        let next = condition.life.after(Step::Pause).map_err(illegal)?;
+        let paused = self.stop_vcpus().and_then(|()| self.settle()).and_then(|()| self.pause_devices());
+        match paused {
+            Ok(()) => self.enter(&mut condition, next),
+            Err(_) => self.run_vcpus(),
+        }
+        paused
+    }
+
+    /// Undoes [`Machine::pause`]. The VM runs afterwards even if a device is reported not to.
+    fn resume(&self) -> Result<(), MachineError> {
+        let mut condition = self.condition();
+        let next = condition.life.after(Step::Resume).map_err(illegal)?;
+        let resumed = self.resume_devices();
+        self.run_vcpus();
+        self.enter(&mut condition, next);
+        resumed
+    }
+
+    /// Lets go of the VM for good.
+    fn hand_over(&self) {
+        let mut condition = self.condition();
+        match condition.life.after(Step::HandOver) {
+            Ok(next) => {
+                self.pci.release_locks();
+                self.enter(&mut condition, next);
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    fn settle(&self) -> Result<(), MachineError> {
+        if self.doorbell.powered_off() {
+            return Err(MachineError { step: "pausing".into(), reason: "the guest has powered itself off".into() });
+        }
+        if self.doorbell.take_reset() { self.reset_stopped() } else { Ok(()) }
+    }
+
+    fn reset_stopped(&self) -> Result<(), MachineError> {
+        let answers: Vec<_> = self
+            .vcpus
+            .iter()
+            .zip(&self.pristine.vcpus)
+            .map(|(vcpu, state)| {
+                let (state, facts) = (Arc::clone(state), self.facts.clone());
+                vcpu.call(move |fd| state.reset(fd, &facts))
+            })
+            .collect();
+        for answer in answers {
+            answer.wait()?.map_err(|error| step("resetting a vCPU", &error))?;
+        }
+        self.devices.iter().for_each(|device| device.reset());
+        let chips = self.pristine.irqchip.restore(&self.vm).and_then(|()| self.pristine.pit.restore(&self.vm));
+        chips.map_err(|error| step("resetting the interrupt controllers", &error))?;
+        self.ram.clear().map_err(|error| step("resetting", &error))?;
+        self.load_kernel()
+    }
+
+    /// Loads kernel and tables into zeroed memory and points vCPU 0 at them.
+    fn load_kernel(&self) -> Result<(), MachineError> {
+        let load = || -> Result<_, BootError> {
+            let (ram, spec) = (self.ram.guest().as_ref(), &self.config.spec);
+            let entry = self.kernel.load(ram, spec.memory, acpi::TABLES)?;
+            entry.write_tables(ram)?;
+            vm_memory::Bytes::write_slice(ram, &acpi::tables(spec.vcpus), GuestAddress(acpi::TABLES))?;
+            Ok(entry)
+        };
+        let entry = load().map_err(|error| step("loading the kernel", &error))?;
+        let set = self.vcpus[0].call(move |fd| set_entry(fd, entry)).wait()?;
+        set.map_err(|error| step("pointing vCPU 0 at the kernel", &error))
+    }
+
+    fn run_vcpus(&self) {
+        self.vcpus.iter().for_each(Vcpu::run);
+    }
+
+    /// Stops all vCPUs, all at once; all have been asked when it fails.
+    fn stop_vcpus(&self) -> Result<(), MachineError> {
+        let answers: Vec<_> = self.vcpus.iter().map(Vcpu::stop).collect();
+        answers.into_iter().try_for_each(|answer| answer.wait())
+    }
+
+    /// Pauses all devices, or none.
+    fn pause_devices(&self) -> Result<(), MachineError> {
+        for (index, device) in self.devices.iter().enumerate() {
+            if let Err(error) = device.pause() {
+                for paused in &self.devices[..index] {
+                    if let Err(error) = paused.resume() {
+                        tracing::error!("after a failed pause: {error}");
+                    }
+                }
+                return Err(step("pausing devices", &error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Resumes all devices, also after one has failed; the first failure is told.
+    fn resume_devices(&self) -> Result<(), MachineError> {
+        let mut resumed = Ok(());
+        for device in &self.devices {
+            if let Err(error) = device.resume() {
+                resumed = resumed.and(Err(step("resuming devices", &error)));
+            }
+        }
+        resumed
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().expect("no step of the machine panics")
+    }
+
+    fn enter(&self, condition: &mut Condition, next: Life) {
+        condition.life = next;
+        self.observer.state(next.as_told(), condition.epoch);
+    }
+
+    /// The state as the control socket names it. Waits for a step that is under way.
+    pub fn state(&self) -> (VmmState, Epoch) {
+        let condition = self.condition();
+        (condition.life.as_told(), condition.epoch)
+    }
+}
+
+/// A failed step with the whole chain of causes, since the result travels as text.
+fn step(step: &str, error: &dyn std::error::Error) -> MachineError {
+    MachineError { step: step.to_owned(), reason: chain(error) }
+}
+
+fn illegal(error: Illegal) -> MachineError {
+    step("changing the machine's state", &error)
+}

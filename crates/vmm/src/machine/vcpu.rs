@@ -1,0 +1,265 @@
+//! A vCPU's thread.
+//!
+//! ```text
+//!            run
+//!   parked --------> running --+ exits: port, MMIO
+//!     ^ |              |  ^____|
+//!     | | call         | stop, or the vCPU cannot go on
+//!     +-+   <----------+
+//! ```
+//!
+//! Commands travel in a channel; `kicked` tells a running vCPU to look into it, and a signal takes it out of the guest.
+//! No wake-up is lost: the vCPU clears `immediate_exit`, then looks at `kicked`, then enters the guest; a signal that
+//! arrives after the look sets `immediate_exit`, and one that arrives before it comes after `kicked` was set.
+
+use std::cell::Cell;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{io, mem};
+
+use godwit_migration::MachineError;
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::doorbell::Doorbell;
+use crate::bus::Bus;
+use crate::devices::legacy::Platform;
+
+/// Commands that may wait; the machine gives one at a time and waits for it.
+const COMMANDS_MAX: usize = 8;
+/// How long a vCPU may take to leave the guest or to answer. Devices answer accesses at once, so this is a defect.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// The address spaces that a vCPU reaches.
+#[derive(Clone, Default)]
+pub(super) struct Buses {
+    pub(super) mmio: Arc<Bus>,
+    pub(super) pio: Arc<Bus>,
+}
+
+/// A vCPU's thread, as the machine holds it. Dropping it ends the thread.
+pub(super) struct Vcpu {
+    index: u8,
+    commands: Option<SyncSender<Command>>,
+    kicked: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// An answer that a vCPU will give.
+pub(super) struct Answer<T> {
+    index: u8,
+    answer: Receiver<T>,
+}
+
+enum Command {
+    Run,
+    Stop(SyncSender<()>),
+    Call(Box<dyn FnOnce(&VcpuFd) + Send>),
+}
+
+thread_local! {
+    /// The run structure of this thread's vCPU, for the signal handler.
+    static RUN: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Installs the handler of the signal that takes vCPUs out of the guest. Once per process, before any vCPU runs.
+pub(super) fn install_kick() -> io::Result<()> {
+    register_signal_handler(SIGRTMIN(), on_kick).map_err(Into::into)
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let run = RUN.get();
+    if !run.is_null() {
+        // SAFETY: the pointer is this thread's own and is cleared before the mapping goes; the field is one byte, which
+        // the kernel reads at the next entry.
+        unsafe { ptr::addr_of_mut!((*run).immediate_exit).write_volatile(1) };
+    }
+}
+
+impl Vcpu {
+    /// Starts a parked vCPU.
+    pub(super) fn spawn(index: u8, fd: VcpuFd, buses: Buses, doorbell: Arc<Doorbell>) -> io::Result<Self> {
+        let (commands, orders) = sync_channel(COMMANDS_MAX);
+        let kicked = Arc::new(AtomicBool::new(false));
+        let core = Core { index, fd, buses, doorbell, orders, kicked: Arc::clone(&kicked) };
+        let thread = thread::Builder::new().name(format!("vcpu-{index}")).spawn(move || core.main())?;
+        Ok(Self { index, commands: Some(commands), kicked, thread: Some(thread) })
+    }
+
+    /// Enters the guest.
+    pub(super) fn run(&self) {
+        self.send(Command::Run);
+    }
+
+    /// Leaves the guest; afterwards no access of the vCPU is half done.
+    pub(super) fn stop(&self) -> Answer<()> {
+        let (done, answer) = sync_channel(1);
+        self.send(Command::Stop(done));
+        Answer { index: self.index, answer }
+    }
+
+    /// Does something with the vCPU on its own thread. The vCPU is stopped.
+    pub(super) fn call<T: Send + 'static>(&self, work: impl FnOnce(&VcpuFd) -> T + Send + 'static) -> Answer<T> {
+        let (done, answer) = sync_channel(1);
+        self.send(Command::Call(Box::new(move |fd| {
+            // Nobody waits any more only after a timeout, which was reported.
+            let _ = done.send(work(fd));
+        })));
+        Answer { index: self.index, answer }
+    }
+
+    fn send(&self, command: Command) {
+        // A thread that has ended shows when its answer is waited for.
+        if let Some(commands) = &self.commands {
+            let _ = commands.send(command);
+        }
+        self.kick();
+    }
+
+    fn kick(&self) {
+        self.kicked.store(true, Ordering::SeqCst);
+        if let Some(thread) = &self.thread {
+            let _ = thread.kill(SIGRTMIN());
+        }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        self.kick();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    /// Waits for it.
+    pub(super) fn wait(self) -> Result<T, MachineError> {
+        self.answer.recv_timeout(ANSWER_MAX).map_err(|error| MachineError {
+            step: format!("waiting for vCPU {}", self.index),
+            reason: match error {
+                RecvTimeoutError::Timeout => format!("it does not stop within {} s", ANSWER_MAX.as_secs()),
+                RecvTimeoutError::Disconnected => "its thread has ended".into(),
+            },
+        })
+    }
+}
+
+/// The thread's side.
+struct Core {
+    index: u8,
+    fd: VcpuFd,
+    buses: Buses,
+    doorbell: Arc<Doorbell>,
+    orders: Receiver<Command>,
+    kicked: Arc<AtomicBool>,
+}
+
+/// Whether a vCPU can enter the guest again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Enter,
+    Park,
+    /// A signal has taken it out.
+    Look,
+}
+
+impl Core {
+    fn main(mut self) {
+        RUN.set(self.fd.get_kvm_run());
+        let mut running = false;
+        while let Some(command) = if running { self.enter() } else { self.orders.recv().ok().map(Some) } {
+            match command {
+                None => running = false,
+                Some(Command::Run) => running = true,
+                Some(Command::Stop(done)) => {
+                    if mem::take(&mut running) {
+                        self.finish_access();
+                    }
+                    let _ = done.send(());
+                }
+                Some(Command::Call(work)) => work(&self.fd),
+            }
+        }
+        RUN.set(ptr::null_mut());
+    }
+
+    /// Runs the guest until there is a command (`Some(Some)`), until it cannot go on (`Some(None)`), or until the
+    /// machine goes away (`None`).
+    fn enter(&mut self) -> Option<Option<Command>> {
+        use std::sync::mpsc::TryRecvError::{Disconnected, Empty};
+        loop {
+            self.fd.set_kvm_immediate_exit(0);
+            if self.kicked.swap(false, Ordering::SeqCst) {
+                match self.orders.try_recv() {
+                    Ok(command) => {
+                        // There may be another one behind it.
+                        self.kicked.store(true, Ordering::SeqCst);
+                        return Some(Some(command));
+                    }
+                    Err(Empty) => {}
+                    Err(Disconnected) => return None,
+                }
+            }
+            if self.step() == Next::Park {
+                return Some(None);
+            }
+        }
+    }
+
+    /// Completes an access that the guest has begun: its result is in the run structure until the next entry.
+    fn finish_access(&mut self) {
+        loop {
+            self.fd.set_kvm_immediate_exit(1);
+            if self.step() != Next::Enter {
+                break;
+            }
+        }
+        self.fd.set_kvm_immediate_exit(0);
+    }
+
+    /// Enters the guest once and serves its exit.
+    fn step(&mut self) -> Next {
+        let problem = match self.fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                self.buses.pio.read(port.into(), data);
+                return Next::Enter;
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                self.buses.pio.write(port.into(), data);
+                return Next::Enter;
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                self.buses.mmio.read(address, data);
+                return Next::Enter;
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                self.buses.mmio.write(address, data);
+                return Next::Enter;
+            }
+            Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::Nmi | VcpuExit::IoapicEoi(_)) => return Next::Enter,
+            Ok(VcpuExit::Intr) => return Next::Look,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Look,
+            // A triple fault, which resets a PC.
+            Ok(VcpuExit::Shutdown) => {
+                tracing::warn!("vCPU {} met a triple fault; the machine resets", self.index);
+                self.doorbell.reset();
+                return Next::Park;
+            }
+            Ok(VcpuExit::SystemEvent(kind, _)) => format!("system event {kind}"),
+            Ok(exit) => format!("{exit:?}"),
+            Err(error) => error.to_string(),
+        };
+        let at = self.fd.get_regs().map_or_else(|_| "an unknown address".into(), |regs| format!("{:#x}", regs.rip));
+        let reason = format!("vCPU {} cannot go on at {at}: {problem}", self.index);
+        self.doorbell.ring(|pending| pending.failed = Some(reason));
+        Next::Park
+    }
+}

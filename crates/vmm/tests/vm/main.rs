@@ -1,0 +1,7 @@
+//! Whole `godwit-vmm` processes with small guests, on this machine's KVM.
+
+mod life;
+mod linux;
+mod migration;
+mod reference;
+mod support;

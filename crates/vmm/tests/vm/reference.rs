@@ -1,0 +1,154 @@
+//! The reference guest, which notices what a migration does wrong to it, moves under load.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use godwit_types::control::{DiskBacking, NicBacking, Role, VmmConfig};
+use godwit_types::migration::{Budget, MigrationOutcome};
+use godwit_types::vm::{DiskFormat, DiskSpec, NicSpec};
+use godwit_types::Bytes;
+use serde_json::Value;
+
+use crate::support::{PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
+
+const GUEST: &str = "10.77.0.10:80";
+const MAC: &str = "52:54:00:00:77:10";
+const MOVES: u64 = 6;
+
+#[test]
+fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
+    for vcpus in [1, 2] {
+        let Some(fixture) = Fixture::new() else { return };
+        let mut here = fixture.boot(vcpus, "godwit.ws=24MiB godwit.rate=2000 godwit.content=random");
+        let mut before = fixture.report();
+        for hop in 1..=MOVES {
+            let migration = migration_id(hop);
+            let mut there = fixture.destination(&here, hop);
+            here.migrate_to(&there, migration, Budget::default());
+            let outcome = grant_everything(&mut here, &mut there);
+            let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}; {}", here.errors()) };
+            eprintln!("{vcpus} vCPUs, move {hop}: {report:?}");
+            assert!(here.wait().success(), "{}", here.errors());
+            here = there;
+            before = fixture.progress(&before);
+        }
+    }
+}
+
+/// A network of its own for this thread and the processes that it starts, and a folder for their files.
+struct Fixture {
+    folder: tempfile::TempDir,
+    guest: PathBuf,
+}
+
+impl Fixture {
+    fn new() -> Option<Self> {
+        let guest = reference_guest()?;
+        if !kvm_is_there() || !private_network() {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::File::create(folder.path().join("disk.raw")).unwrap().set_len(4 << 20).unwrap();
+        Some(Self { folder, guest })
+    }
+
+    fn boot(&self, vcpus: u8, load: &str) -> Vmm {
+        let cmdline = format!("godwit.ip=10.77.0.10/24 {load}");
+        let mut spec = spec(vcpus, Bytes::mib(64), &cmdline);
+        spec.disks = vec![DiskSpec { image: "shared/disk.raw".parse().unwrap(), format: DiskFormat::Raw, read_only: false }];
+        spec.nics = vec![NicSpec { network: "lan".parse().unwrap(), mac: Some(MAC.parse().unwrap()) }];
+        let config = Vmm::config(self.folder.path(), 0, &self.guest, spec, 1, Role::Boot);
+        Vmm::start(self.equip(config, 0))
+    }
+
+    fn destination(&self, here: &Vmm, n: u64) -> Vmm {
+        let role = Role::Incoming { migration: migration_id(n), listen: "127.0.0.1:0".parse().unwrap() };
+        let epoch = here.status().epoch.0 + 1;
+        let spec = here.config.spec.clone();
+        let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);
+        Vmm::start(self.equip(config, n))
+    }
+
+    fn equip(&self, mut config: VmmConfig, n: u64) -> VmmConfig {
+        let path = self.folder.path().join("disk.raw");
+        let lock = self.folder.path().join("disk.raw.lock");
+        config.disks = vec![DiskBacking { path, lock, format: DiskFormat::Raw, read_only: false }];
+        let tap = format!("tap{n}");
+        assert!(ip(&format!("tuntap add {tap} mode tap vnet_hdr")));
+        assert!(ip(&format!("link set {tap} master lan up")));
+        config.nics = vec![NicBacking { tap, mac: MAC.parse().unwrap() }];
+        config
+    }
+
+    /// The guest's report, which must not name an error.
+    fn report(&self) -> Value {
+        let report = loop {
+            // The guest takes a moment to come up; the caller's patience is that of the connection.
+            if let Ok(report) = get("/report") {
+                break report;
+            }
+        };
+        for part in ["memory", "disk"] {
+            assert_eq!(report[part]["errors"], 0, "{report:#}");
+        }
+        report
+    }
+
+    /// Waits until all of the guest's work has gone on since `before`.
+    fn progress(&self, before: &Value) -> Value {
+        let count = |report: &Value, path: &str| report.pointer(path).and_then(Value::as_u64).unwrap();
+        let paths = ["/beats", "/memory/pages_checked", "/disk/acked", "/disk/read_back"];
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let now = self.report();
+            let ticks = |report: &Value| report["ticks"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect::<Vec<_>>();
+            let ticked = ticks(before).iter().zip(ticks(&now)).all(|(before, now)| now > *before);
+            if ticked && paths.iter().all(|path| count(&now, path) > count(before, path)) {
+                return now;
+            }
+            assert!(std::time::Instant::now() < deadline, "the guest stands still: {before:#} {now:#}");
+        }
+    }
+}
+
+/// Gives this thread a network of its own with a bridge called `lan`; says loudly when it cannot.
+fn private_network() -> bool {
+    // SAFETY: affects this thread and its future children only.
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+    let made = unshared
+        && ["link set lo up", "link add lan type bridge", "address add 10.77.0.1/24 dev lan", "link set lan up"]
+            .iter()
+            .all(|arguments| ip(arguments));
+    if !made {
+        eprintln!("SKIPPED: needs a network namespace, bridges and the command ip: run as root, install iproute2");
+    }
+    made
+}
+
+fn ip(arguments: &str) -> bool {
+    Command::new("ip").args(arguments.split(' ')).status().is_ok_and(|status| status.success())
+}
+
+fn get(path: &str) -> std::io::Result<Value> {
+    let address: SocketAddr = GUEST.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).map_err(Into::into)
+}
+
+/// The reference guest's image, if it was built; says loudly when it was not.
+fn reference_guest() -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests/release/godwit-reference-guest");
+    let image = std::env::var_os("GODWIT_REFERENCE_GUEST").map_or(built, PathBuf::from);
+    if !image.exists() {
+        eprintln!("SKIPPED: needs the reference guest at {}: run 'cargo xtask test'", image.display());
+        return None;
+    }
+    Some(image)
+}

@@ -1,0 +1,313 @@
+//! `godwit-vmm` processes, driven through their control sockets as an agent would.
+
+pub(crate) mod guest;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use godwit_types::control::{Notice, Question, Reply, Request, Role, Status, VmmConfig};
+use godwit_types::migration::{Budget, MigrationOutcome};
+use godwit_types::ownership::Verdict;
+use godwit_types::vm::{BootSpec, CpuProfile, VmSpec};
+use godwit_types::{Bytes, Epoch, MigrationId};
+
+/// How long anything may take before the test gives up. Never a measure of speed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `godwit-vmm`, killed when dropped.
+pub(crate) struct Vmm {
+    child: Child,
+    pub(crate) config: VmmConfig,
+    pub(crate) notices: Notices,
+    errors: PathBuf,
+    folder: PathBuf,
+}
+
+/// A subscription.
+pub(crate) struct Notices {
+    lines: BufReader<UnixStream>,
+}
+
+/// The name of the host that stands for process `n`.
+pub(crate) fn host(n: usize) -> String {
+    format!("host-{n}")
+}
+
+/// A specification without disks and network cards.
+pub(crate) fn spec(vcpus: u8, memory: Bytes, cmdline: &str) -> VmSpec {
+    let kernel = "shared/kernel".parse().unwrap();
+    VmSpec {
+        vcpus,
+        memory,
+        boot: BootSpec { kernel, initrd: None, cmdline: cmdline.into() },
+        disks: vec![],
+        nics: vec![],
+        machine: Default::default(),
+        cpu: CpuProfile::Host,
+    }
+}
+
+impl Vmm {
+    /// The configuration of process `n`, whose files lie in `folder`.
+    pub(crate) fn config(folder: &Path, n: usize, kernel: &Path, spec: VmSpec, epoch: u64, role: Role) -> VmmConfig {
+        let file = |name: &str| folder.join(format!("{name}-{n}"));
+        VmmConfig {
+            vm: "6f2c0000-0000-0000-0000-000000000001".parse().unwrap(),
+            name: "web1".parse().unwrap(),
+            host: host(n).parse().unwrap(),
+            epoch: Epoch(epoch),
+            spec,
+            control: file("control"),
+            console_socket: file("console"),
+            console_log: file("log"),
+            kernel: kernel.to_owned(),
+            initrd: None,
+            disks: vec![],
+            nics: vec![],
+            role,
+        }
+    }
+
+    /// Starts the process without waiting for its socket.
+    pub(crate) fn spawn(config: &VmmConfig) -> (Child, PathBuf) {
+        let at = |extension: &str| config.control.with_extension(extension);
+        std::fs::write(at("json"), serde_json::to_vec_pretty(config).unwrap()).unwrap();
+        let errors = std::fs::File::create(at("stderr")).unwrap();
+        // Another place serves runs of the test binary on a machine where it was not built.
+        let vmm = std::env::var_os("GODWIT_VMM").unwrap_or_else(|| env!("CARGO_BIN_EXE_godwit-vmm").into());
+        let child = Command::new(vmm)
+            .arg("--config")
+            .arg(at("json"))
+            .stdin(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        (child, at("stderr"))
+    }
+
+    /// Starts the process and subscribes to it.
+    pub(crate) fn start(config: VmmConfig) -> Self {
+        let (mut child, errors) = Self::spawn(&config);
+        let deadline = Instant::now() + PATIENCE;
+        let stream = loop {
+            if let Ok(stream) = UnixStream::connect(&config.control) {
+                break stream;
+            }
+            let ended = child.try_wait().unwrap();
+            let text = std::fs::read_to_string(&errors).unwrap();
+            assert!(ended.is_none(), "godwit-vmm ended at once: {text}");
+            assert!(Instant::now() < deadline, "godwit-vmm does not serve its socket: {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let folder = config.control.parent().unwrap().to_owned();
+        let notices = Notices::subscribe(stream);
+        Self { child, config, notices, errors, folder }
+    }
+
+    /// Sends one request on a connection of its own.
+    pub(crate) fn ask(&self, request: &Request) -> Reply {
+        let stream = UnixStream::connect(&self.config.control).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        send(&stream, request);
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}; {}", self.errors()))
+    }
+
+    /// Sends a request that must succeed.
+    pub(crate) fn must(&self, request: &Request) {
+        assert_eq!(self.ask(request), Reply::Done, "{request:?}; {}", self.errors());
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self.ask(&Request::Status) {
+            Reply::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Connects to the serial console.
+    pub(crate) fn console(&self) -> Console {
+        let stream = UnixStream::connect(&self.config.console_socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Console { stream }
+    }
+
+    /// What the guest has printed so far.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.config.console_log).unwrap()).into_owned()
+    }
+
+    /// Waits until the guest has printed a text this many times.
+    pub(crate) fn wait_log(&self, text: &str, times: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.log().matches(text).count() < times {
+            assert!(Instant::now() < deadline, "no {times} times {text:?} in {:?}; {}", self.log(), self.errors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What the process has written to standard error.
+    pub(crate) fn errors(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts process `n` of the same VM as the destination of a migration.
+    pub(crate) fn destination(&self, n: usize, migration: MigrationId) -> Self {
+        let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap() };
+        let epoch = self.status().epoch.0 + 1;
+        let mut config = Self::config(&self.folder, n, &self.config.kernel, self.config.spec.clone(), epoch, role);
+        config.disks = self.config.disks.clone();
+        config.initrd = self.config.initrd.clone();
+        Self::start(config)
+    }
+
+    /// Asks for a migration away to `destination`.
+    pub(crate) fn migrate_to(&self, destination: &Self, migration: MigrationId, budget: Budget) {
+        let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
+        let host = destination.config.host.clone();
+        self.must(&Request::MigrateOut { migration, destination: host, address, budget });
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} wrote: {}", self.config.host, self.errors());
+        }
+    }
+}
+
+/// Waits for a process to end by itself.
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "godwit-vmm does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Notices {
+    fn subscribe(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        send(&stream, &Request::Subscribe);
+        let mut lines = BufReader::new(stream);
+        let mut reply = String::new();
+        lines.read_line(&mut reply).unwrap();
+        assert_eq!(serde_json::from_str::<Reply>(&reply).unwrap(), Reply::Done);
+        Self { lines }
+    }
+
+    /// The next notice; `None` once the process has ended.
+    pub(crate) fn next(&mut self) -> Option<Notice> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
+            Err(error) => panic!("no notice: {error}"),
+        }
+    }
+
+    /// Reads notices until one is wanted; ends with the process.
+    pub(crate) fn until<T>(&mut self, mut wanted: impl FnMut(&Notice) -> Option<T>) -> T {
+        let mut seen = Vec::new();
+        while let Some(notice) = self.next() {
+            if let Some(found) = wanted(&notice) {
+                return found;
+            }
+            seen.push(notice);
+        }
+        panic!("godwit-vmm has ended; its last notices: {seen:?}");
+    }
+}
+
+fn send(mut stream: &UnixStream, request: &Request) {
+    let mut line = serde_json::to_string(request).unwrap();
+    line.push('\n');
+    stream.write_all(line.as_bytes()).unwrap();
+}
+
+/// A client of the serial console.
+pub(crate) struct Console {
+    stream: UnixStream,
+}
+
+impl Console {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Reads until the guest has printed this.
+    pub(crate) fn expect(&mut self, text: &[u8]) {
+        let mut seen = Vec::new();
+        while !seen.ends_with(text) {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).unwrap_or_else(|error| {
+                panic!("no {:?} but {:?}: {error}", String::from_utf8_lossy(text), String::from_utf8_lossy(&seen))
+            });
+            seen.push(byte[0]);
+        }
+    }
+}
+
+/// A migration's id that no other has.
+pub(crate) fn migration_id(n: u64) -> MigrationId {
+    format!("6f2c0000-0000-0000-0001-{n:012x}").parse().unwrap()
+}
+
+/// Plays both agents and the manager, who grants everything: answers the questions of both sides until the migration
+/// has ended on both.
+pub(crate) fn grant_everything(source: &mut Vmm, destination: &mut Vmm) -> MigrationOutcome {
+    let commit = source.notices.until(|notice| match notice {
+        Notice::Question { question } => Some(Ok(question.clone())),
+        Notice::MigrationEnded { outcome, .. } => Some(Err(outcome.clone())),
+        _ => None,
+    });
+    let question = match commit {
+        Ok(question) => question,
+        Err(outcome) => return outcome,
+    };
+    let Question::Commit { migration, epoch, .. } = question else { panic!("{question:?}") };
+    source.must(&Request::Answer { migration, verdict: Verdict::Granted { epoch: epoch.next() } });
+    let claimed = destination.notices.until(|notice| match notice {
+        Notice::Question { question: Question::Claim { migration, epoch, .. } } => Some((*migration, *epoch)),
+        _ => None,
+    });
+    assert_eq!(claimed, (migration, epoch.next()));
+    destination.must(&Request::Answer { migration, verdict: Verdict::Granted { epoch: epoch.next() } });
+    destination.notices.until(|notice| matches!(notice, Notice::Arrived { .. }).then_some(()));
+    source.notices.until(|notice| match notice {
+        Notice::MigrationEnded { outcome, .. } => Some(outcome.clone()),
+        _ => None,
+    })
+}
+
+/// Whether tests that run a guest can run; says loudly when they cannot.
+pub(crate) fn kvm_is_there() -> bool {
+    match godwit_vmm::kvm::open() {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("SKIPPED: needs /dev/kvm: {}", godwit_vmm::kvm::chain(&error));
+            false
+        }
+    }
+}

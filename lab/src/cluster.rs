@@ -1,0 +1,75 @@
+//! A running cluster, whatever its hosts are made of, and a user's way to it: the `godwit` command line.
+
+use std::path::{Path, PathBuf};
+
+use godwit_types::HostName;
+use serde::Serialize;
+
+pub mod cli;
+pub mod vms;
+
+pub use cli::{Cli, CliError};
+pub use vms::{GuestOptions, GuestPlace};
+
+use crate::Result;
+use crate::namespace::Namespace;
+
+/// The datastore that every host offers.
+pub const DATASTORE: &str = "shared";
+/// The guest network that every host offers.
+pub const NETWORK: &str = "lan";
+/// The client's address on the guest network.
+pub const CLIENT_ADDRESS: &str = "10.77.0.1";
+/// The guest network's prefix length.
+pub const NETWORK_PREFIX_BITS: u8 = 24;
+
+/// What the hosts are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Setting {
+    /// Processes in network namespaces of this machine, on its own `/dev/kvm`.
+    Kvm,
+    /// Emulated machines with nested KVM.
+    Lab,
+}
+
+/// How the manager's API is reached.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The namespace to be in.
+    pub namespace: Namespace,
+    /// Such as `http://10.76.0.1:7400`.
+    pub manager: String,
+    /// A file of this machine that holds the API's token.
+    pub token_file: PathBuf,
+}
+
+/// A cluster with a manager and some hosts, all up. Dropping it removes everything it is made of.
+pub trait Cluster: Send + Sync {
+    /// What the hosts are made of.
+    fn setting(&self) -> Setting;
+
+    /// The hosts' names, in the manager's words.
+    fn hosts(&self) -> &[HostName];
+
+    /// How the manager's API is reached.
+    fn access(&self) -> &Access;
+
+    /// A namespace with [`CLIENT_ADDRESS`] on the guest network, where nothing else lives.
+    fn client(&self) -> &Namespace;
+
+    /// The content of [`DATASTORE`], as a directory of this machine.
+    fn datastore(&self) -> &Path;
+
+    /// The logs of the manager, the hosts and the VMs.
+    fn logs(&self) -> &Path;
+
+    /// Cuts the host off from the manager and from the other hosts; its guests keep their network.
+    fn cut(&self, host: &HostName) -> Result<()>;
+
+    /// Undoes [`Cluster::cut`].
+    fn mend(&self, host: &HostName) -> Result<()>;
+
+    /// Kills every VMM process on the host with SIGKILL; returns how many there were.
+    fn kill_vmms(&self, host: &HostName) -> Result<usize>;
+}

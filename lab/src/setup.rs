@@ -1,0 +1,98 @@
+//! What must be there before a cluster can start: packages, programs, guests.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+pub mod packages;
+
+use crate::{LabError, Result, exec};
+
+/// How long one build may take, from nothing on two slow cores.
+const BUILD_LIMIT: Duration = Duration::from_secs(45 * 60);
+/// Builds that take longer than this are announced as done, with their time.
+const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
+
+/// Environment variable: when set, the programs are taken as they are, because the caller has just built them.
+pub const BUILT: &str = "GODWIT_BUILT";
+
+/// The root of the source tree.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the source tree")
+}
+
+/// Where cargo puts what it builds for this machine.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// The user's program, with `godwit-vmm` beside it.
+pub fn godwit() -> Result<PathBuf> {
+    built(target_dir().join("release/godwit"))
+}
+
+/// The reference guest's kernel.
+pub fn reference_guest() -> Result<PathBuf> {
+    built(target_dir().join("guests/release/godwit-reference-guest"))
+}
+
+/// Builds `godwit` and `godwit-vmm` if their sources have changed. At most once in a process.
+pub fn build_programs() -> Result<()> {
+    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+    once(&DONE, || {
+        cargo("godwit and godwit-vmm", &["build", "--release", "-p", "godwit", "-p", "godwit-vmm"])
+    })
+}
+
+/// Builds the reference guest if its sources have changed. At most once in a process.
+pub fn build_reference_guest() -> Result<()> {
+    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+    let manifest = root().join("guests/reference/Cargo.toml");
+    let target = target_dir().join("guests");
+    let (manifest, target) = (manifest.to_string_lossy(), target.to_string_lossy());
+    let build = ["build", "--release", "--manifest-path", &manifest, "--target-dir", &target];
+    once(&DONE, || cargo("the reference guest", &build))
+}
+
+/// Runs cargo in the source tree, with its output on standard error.
+pub fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    // Standard output belongs to the caller's own document.
+    command.args(arguments).current_dir(root()).stdin(Stdio::null()).stdout(std::io::stderr());
+    let begun = Instant::now();
+    let mut child = command.spawn().map_err(LabError::io("run cargo"))?;
+    let Some(status) = exec::wait(&mut child, BUILD_LIMIT)? else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(LabError::CommandTimeout { command: exec::describe(&command), limit: BUILD_LIMIT });
+    };
+    if !status.success() {
+        let (command, status) = (exec::describe(&command), status.to_string());
+        return Err(LabError::Command { command, status, stderr: "its messages are above".into() });
+    }
+    if begun.elapsed() > ANNOUNCE_AFTER {
+        say(format_args!("built {what} in {:.0} s", begun.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+/// Tells the person at the terminal what is going on.
+pub fn say(text: impl std::fmt::Display) {
+    eprintln!("» {text}");
+}
+
+fn once(done: &OnceLock<Result<(), String>>, build: impl FnOnce() -> Result<()>) -> Result<()> {
+    if std::env::var_os(BUILT).is_some() {
+        return Ok(());
+    }
+    done.get_or_init(|| build().map_err(|error| error.chain())).clone().map_err(LabError::Broken)
+}
+
+fn built(path: PathBuf) -> Result<PathBuf> {
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(LabError::Unsupported(format!("{} is missing: run `cargo xtask build`", path.display())))
+}

@@ -1,0 +1,152 @@
+//! What the end-to-end tests share: a cluster with one guest that answers.
+
+use std::net::Ipv4Addr;
+
+use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_lab::fabric::{Fabric, FabricOptions, require_root_and_kvm};
+use godwit_lab::guest::GuestFiles;
+use godwit_lab::load::{self, GuestReport, Load, LoadOptions, Mark, Noticed};
+use godwit_lab::{LabError, Result, cleanup, emulated, logs, setup};
+use godwit_types::HostName;
+use godwit_types::migration::MigrationReport;
+use godwit_types::task::{Task, TaskState};
+
+/// How long a verb may take that does not wait for a migration.
+pub const VERB_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Environment variable: why the tests on emulated hosts are left out.
+const NO_LAB: &str = "GODWIT_NO_LAB";
+
+/// Runs a test on two native hosts, with the reference guest in their datastore.
+pub fn on_fabric(test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>) {
+    on_fabric_with(FabricOptions::default(), test);
+}
+
+/// Runs a test on native hosts as wished, with the reference guest in their datastore.
+pub fn on_fabric_with(options: FabricOptions, test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>) {
+    run(
+        || {
+            require_root_and_kvm()?;
+            setup::packages::ensure(&setup::packages::NATIVE)?;
+            setup::build_programs()?;
+            let guest = GuestFiles::reference()?;
+            Ok((Box::new(Fabric::start(options)?), guest))
+        },
+        test,
+    );
+}
+
+/// Runs a test on two emulated hosts, with the Linux guest in their datastore.
+pub fn in_lab(test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>) {
+    run(
+        || {
+            if let Some(why) = std::env::var_os(NO_LAB) {
+                return Err(LabError::Unsupported(why.to_string_lossy().into_owned()));
+            }
+            setup::build_programs()?;
+            let guest = emulated::linux_guest()?;
+            Ok((emulated::start_cluster()?, guest))
+        },
+        test,
+    );
+}
+
+/// Runs a test, unless this machine cannot: then says so in the one form that `cargo xtask test` counts.
+fn run(
+    start: impl FnOnce() -> Result<(Box<dyn Cluster>, GuestFiles)>,
+    test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>,
+) {
+    cleanup::on_interrupt();
+    let (cluster, guest) = match start() {
+        Err(LabError::Unsupported(why)) => return eprintln!("SKIPPED: {}", why.replace('\n', " ")),
+        Err(error) => panic!("{}", error.chain()),
+        Ok(started) => started,
+    };
+    let cluster = cluster.as_ref();
+    if let Err(error) = guest.install(cluster).and_then(|place| test(cluster, &place)) {
+        panic!("{}\n{}", error.chain(), logs::tails(cluster.logs()));
+    }
+}
+
+/// The hosts' names, in order.
+pub fn hosts(cluster: &dyn Cluster) -> [HostName; 2] {
+    let hosts = cluster.hosts();
+    [hosts[0].clone(), hosts[1].clone()]
+}
+
+/// Creates a VM, starts it on a host, and waits until its guest answers.
+pub fn boot(
+    cluster: &dyn Cluster,
+    place: &GuestPlace,
+    guest: &GuestOptions,
+    host: &HostName,
+) -> Result<GuestReport> {
+    cluster.create(place, guest)?;
+    cluster.start(&guest.name, host)?;
+    load::await_guest(cluster.client(), guest.address, load::BOOT_LIMIT)
+}
+
+/// Starts the load on a guest.
+pub fn load(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<Load> {
+    let image = cluster.datastore().join(guest.disk_path());
+    Load::start(LoadOptions::new(cluster.client(), guest.address, image, cluster.setting()))
+}
+
+/// Migrates a VM, and fails unless it then runs at the destination.
+pub fn migrate(cluster: &dyn Cluster, vm: &str, to: &HostName, more: &[&str]) -> Result<MigrationReport> {
+    let task = cluster.migrate(vm, to, more)?;
+    let report = succeeded(task)?;
+    cluster.assert_runs_on(vm, to)?;
+    Ok(report)
+}
+
+/// The report of a task that succeeded.
+pub fn succeeded(task: Task) -> Result<MigrationReport> {
+    match (task.state, task.report) {
+        (TaskState::Succeeded, Some(report)) => Ok(report),
+        (state, _) => {
+            let why = task.error.map_or(task.message, |error| error.message);
+            Err(LabError::Broken(format!("the migration ended as {state:?}: {why}")))
+        }
+    }
+}
+
+/// Fails if anybody noticed anything since the mark.
+pub fn assert_unnoticed(load: &Load, since: &Mark, what: &str) -> Result<Noticed> {
+    let noticed = load.noticed(since)?;
+    let failures = [
+        ("requests failed", noticed.requests_failed),
+        ("acknowledged writes lost", noticed.writes.lost),
+        ("disk errors", noticed.disk_errors),
+        ("memory errors", noticed.memory_errors),
+    ];
+    let failures: Vec<_> = failures.iter().filter(|(_, count)| *count > 0).collect();
+    if failures.is_empty() {
+        return Ok(noticed);
+    }
+    Err(LabError::Broken(format!("{what}: {failures:?}: {noticed:#?}")))
+}
+
+/// Fails unless the guest goes on: its heart beats, and it acknowledges new writes.
+pub fn assert_alive(cluster: &dyn Cluster, guest: Ipv4Addr) -> Result<()> {
+    let before = load::fetch(cluster.client(), guest)?;
+    let deadline = std::time::Instant::now() + ALIVE_LIMIT;
+    loop {
+        let now = load::fetch(cluster.client(), guest)?;
+        if now.beats > before.beats && now.disk.acked > before.disk.acked {
+            return Ok(());
+        }
+        if std::time::Instant::now() > deadline {
+            return Err(LabError::Broken(format!("the guest stands still: {before:?}, then {now:?}")));
+        }
+        std::thread::sleep(godwit_lab::exec::POLL_COMMAND);
+    }
+}
+
+/// How long a guest may take until it has visibly gone on.
+const ALIVE_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Fails if the condition does not hold.
+pub fn ensure(holds: bool, promise: impl Into<String>) -> Result<()> {
+    if holds { Ok(()) } else { Err(LabError::Broken(promise.into())) }
+}

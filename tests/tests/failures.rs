@@ -1,0 +1,91 @@
+//! A failure before the commit leaves the VM running at the source, and the next attempt succeeds.
+
+use std::time::Duration;
+
+use godwit_lab::cluster::{Cluster, GuestOptions};
+use godwit_lab::load::Load;
+use godwit_lab::{LabError, Result};
+use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric};
+use godwit_types::migration::Phase;
+use godwit_types::task::{Task, TaskState};
+use godwit_types::{Bytes, HostName};
+
+/// How long a migration may take to reach pre-copy, and to notice that its other side is gone.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Slow enough that the move is still in pre-copy when it is disturbed: 192 MiB take 12 s and more.
+const SLOWLY: [&str; 2] = ["--max-bandwidth", "16MiB"];
+
+#[test]
+fn a_destination_killed_in_pre_copy_leaves_the_vm_running_at_the_source() {
+    disturbed(TaskState::Failed, |cluster, _, there| {
+        let killed = cluster.kill_vmms(there)?;
+        ensure(killed == 1, format!("the destination should have one VMM, not {killed}"))
+    });
+}
+
+#[test]
+fn a_link_cut_in_pre_copy_leaves_the_vm_running_at_the_source() {
+    disturbed(TaskState::Failed, |cluster, task, there| {
+        cluster.cut(there)?;
+        cluster.await_task(task, "notices the cut link", LIMIT, |task| task.state.is_final())?;
+        cluster.mend(there)?;
+        cluster.await_hosts(LIMIT)
+    });
+}
+
+#[test]
+fn a_move_cancelled_in_pre_copy_leaves_the_vm_running_at_the_source() {
+    disturbed(TaskState::Cancelled, |cluster, task, _| {
+        cluster.cli().text(&["task", "cancel", &task.id.to_string()], LIMIT).map(drop)
+    });
+}
+
+/// Begins a move, disturbs it in pre-copy, and checks that nobody noticed and that a second attempt succeeds.
+fn disturbed(expected: TaskState, disturb: impl FnOnce(&dyn Cluster, &Task, &HostName) -> Result<()>) {
+    on_fabric(|cluster, place| {
+        let [here, there] = hosts(cluster);
+        let guest = GuestOptions {
+            memory: Bytes::mib(320),
+            working_set: Bytes::mib(192),
+            content: "random".into(),
+            ..GuestOptions::named("stays")
+        };
+        boot(cluster, place, &guest, &here)?;
+        await_full_working_set(cluster, &guest)?;
+        let load = load(cluster, &guest)?;
+        let mark = load.mark()?;
+        let task = cluster.migrate_detached(&guest.name, &there, &SLOWLY)?;
+        cluster.await_task(&task, "pre-copy under way", LIMIT, in_pre_copy)?;
+        disturb(cluster, &task, &there)?;
+        let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+        ensure(ended.state == expected, format!("expected {expected:?}: {ended:?}"))?;
+        ensure(ended.error.is_some(), format!("the task does not say why it ended: {ended:?}"))?;
+        still_at(cluster, &load, &guest, &here)?;
+        assert_unnoticed(&load, &mark, "the move that failed")?;
+        let mark = load.mark()?;
+        migrate(cluster, &guest.name, &there, &[])?;
+        assert_unnoticed(&load, &mark, "the second attempt").map(drop)
+    });
+}
+
+fn in_pre_copy(task: &Task) -> bool {
+    task.progress
+        .as_ref()
+        .is_some_and(|progress| progress.phase == Phase::PreCopy && progress.bytes_sent > 1 << 20)
+}
+
+fn still_at(cluster: &dyn Cluster, load: &Load, guest: &GuestOptions, host: &HostName) -> Result<()> {
+    cluster.assert_runs_on(&guest.name, host)?;
+    assert_alive(cluster, guest.address)?;
+    let failed = load.requests();
+    ensure(failed.failed == 0, format!("requests failed: {failed:?}"))
+}
+
+/// Memory that was never touched moves in no time, and the move would be over before it could be disturbed.
+fn await_full_working_set(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<()> {
+    let filled = godwit_lab::exec::poll(LIMIT, godwit_lab::exec::POLL_COMMAND, || {
+        let report = godwit_lab::load::fetch(cluster.client(), guest.address)?;
+        Ok((report.memory.passes > 0).then_some(()))
+    })?;
+    filled.ok_or_else(|| LabError::Broken("the guest did not fill its working set".into()))
+}

@@ -1,0 +1,89 @@
+//! Fifty moves in a row, there and back, on the reference guest, which finds a single stale, lost or torn page.
+
+use godwit_lab::Result;
+use godwit_lab::cluster::{Cluster, GuestOptions};
+use godwit_tests::{assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric};
+use godwit_types::Bytes;
+
+/// Moves of each test; there are five, one for each way to dirty memory.
+const MOVES: usize = 10;
+/// No guest that dirties as fast as it can comes to rest by itself, so the switch is forced soon.
+const SWITCH_SOON: [&str; 4] = ["--deadline", "2s", "--on-deadline", "switch"];
+
+/// What a guest does while it is moved to and fro.
+struct Way {
+    vcpus: u8,
+    working_set: Bytes,
+    rate: &'static str,
+    content: &'static str,
+}
+
+#[test]
+fn ten_moves_idle_with_one_vcpu() {
+    moves(Way { vcpus: 1, working_set: Bytes::mib(64), rate: "idle", content: "random" });
+}
+
+#[test]
+fn ten_moves_dirtying_zero_pages_with_two_vcpus() {
+    moves(Way { vcpus: 2, working_set: Bytes::mib(64), rate: "2000", content: "zero" });
+}
+
+#[test]
+fn ten_moves_dirtying_compressible_pages_with_one_vcpu() {
+    moves(Way { vcpus: 1, working_set: Bytes::mib(128), rate: "10000", content: "compressible" });
+}
+
+#[test]
+fn ten_moves_dirtying_256_mib_as_fast_as_it_can_with_one_vcpu() {
+    moves(Way { vcpus: 1, working_set: Bytes::mib(256), rate: "0", content: "compressible" });
+}
+
+#[test]
+fn ten_moves_dirtying_256_mib_as_fast_as_it_can_with_two_vcpus() {
+    moves(Way { vcpus: 2, working_set: Bytes::mib(256), rate: "0", content: "random" });
+}
+
+fn moves(way: Way) {
+    on_fabric(|cluster, place| {
+        let guest = GuestOptions {
+            vcpus: way.vcpus,
+            memory: Bytes(way.working_set.0 + Bytes::mib(128).0),
+            working_set: way.working_set,
+            rate: way.rate.into(),
+            content: way.content.into(),
+            ..GuestOptions::named("oracle")
+        };
+        there_and_back(cluster, place, &guest)
+    });
+}
+
+fn there_and_back(
+    cluster: &dyn Cluster,
+    place: &godwit_lab::cluster::GuestPlace,
+    guest: &GuestOptions,
+) -> Result<()> {
+    let [here, there] = hosts(cluster);
+    let first = boot(cluster, place, guest, &here)?;
+    ensure(
+        first.vcpus == u32::from(guest.vcpus),
+        format!("{} vCPUs came up, not {}", first.vcpus, guest.vcpus),
+    )?;
+    let load = load(cluster, guest)?;
+    for number in 0..MOVES {
+        let to = if number % 2 == 0 { &there } else { &here };
+        let mark = load.mark()?;
+        let report = migrate(cluster, &guest.name, to, &SWITCH_SOON)?;
+        let noticed = assert_unnoticed(&load, &mark, &format!("move {} to {to}", number + 1))?;
+        eprintln!(
+            "move {}: total {:.0} ms, blackout {:.1} ms, silence {} ms, {} rounds, {} sent",
+            number + 1,
+            report.total_ms,
+            report.blackout.total_ms,
+            noticed.network_silence.as_millis(),
+            report.rounds,
+            Bytes(report.bytes.sent),
+        );
+    }
+    let requests = load.stop();
+    ensure(requests.answered > 0, "the load was never answered")
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask`: the project's own commands. Needs nothing but cargo; fetches what else it needs.
+
+mod check;
+mod error;
+mod lab;
+mod metadata;
+mod output;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use godwit_lab::cluster::Setting;
+use godwit_lab::demo::{self, DemoOptions};
+use godwit_lab::guest::Guest;
+use godwit_lab::{cleanup, setup};
+
+use crate::error::Result;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask demo                      a Linux VM moves to another host and back, under load
+  cargo xtask demo --guest reference    the same within seconds on any /dev/kvm
+  cargo xtask test                      every test; prints what was skipped, and why
+  cargo xtask check                     formatting, lints, layering, licences
+  cargo xtask lab up                    two emulated hosts to try things on";
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Boot a VM, put a load on it, migrate it to another host and back, and show what the client noticed.
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --guest reference --moves 4 --vcpus 2 --json"
+    )]
+    Demo(Demo),
+    /// Build everything and run every test that this machine can run.
+    #[command(
+        after_help = "Example:\n  cargo xtask test --no-lab    leaves out the emulated hosts, which take minutes"
+    )]
+    Test {
+        /// Leave out the tests on emulated hosts.
+        #[arg(long)]
+        no_lab: bool,
+    },
+    /// Check formatting, lints, layering, licences and duplicate versions.
+    Check,
+    /// Build the programs and guests that the demo and the tests run.
+    Build,
+    /// Emulated hosts with nested KVM.
+    #[command(subcommand)]
+    Lab(lab::LabVerb),
+}
+
+#[derive(Debug, clap::Args)]
+struct Demo {
+    /// Which guest moves.
+    #[arg(long, value_enum, default_value_t = GuestOption::Linux)]
+    guest: GuestOption,
+    /// Print one JSON object on standard output instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Migrations, there and back in turn.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    moves: u32,
+    /// The VM's vCPUs.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    vcpus: u8,
+    /// What the hosts are made of [default: what this machine can do].
+    #[arg(long, value_enum)]
+    setting: Option<SettingOption>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GuestOption {
+    /// Debian's cloud kernel.
+    Linux,
+    /// The project's own small test kernel.
+    Reference,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SettingOption {
+    /// Processes in network namespaces of this machine.
+    Kvm,
+    /// Emulated machines.
+    Lab,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cleanup::on_interrupt();
+    match run(cli.verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Demo(options) => run_demo(&options),
+        Verb::Test { no_lab } => test::run(no_lab),
+        Verb::Check => check::run(),
+        Verb::Build => {
+            setup::build_programs()?;
+            setup::build_reference_guest()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Lab(verb) => lab::run(verb),
+    }
+}
+
+fn run_demo(options: &Demo) -> Result<ExitCode> {
+    let report = demo::run(&DemoOptions {
+        guest: match options.guest {
+            GuestOption::Linux => Guest::Linux,
+            GuestOption::Reference => Guest::Reference,
+        },
+        setting: options.setting.map(|setting| match setting {
+            SettingOption::Kvm => Setting::Kvm,
+            SettingOption::Lab => Setting::Lab,
+        }),
+        moves: options.moves,
+        vcpus: options.vcpus,
+    })?;
+    if options.json {
+        output::line(serde_json::to_string(&report).map_err(error::XtaskError::Print)?);
+    } else {
+        output::line(&report);
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
