@@ -10,7 +10,7 @@
 //! ```
 //!
 //! VMs outlive their agent: it starts them in process groups of their own and does not end them when it ends. The next
-//! agent with the same state directory adopts them.
+//! agent with the same state directory adopts them. (A systemd unit for the agent needs `KillMode=process` for that.)
 
 mod agent;
 mod announce;

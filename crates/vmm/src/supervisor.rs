@@ -2,20 +2,21 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use godwit_migration::MachineError;
-use godwit_migration::driver::{self, Arbiter, Outgoing, SourceRun};
-use godwit_types::control::{Reply, Request, Role, Status, VmmConfig, VmmState};
+use godwit_migration::driver::{self, Arbiter};
+use godwit_types::control::{Role, VmmConfig, VmmState};
 use godwit_types::migration::MigrationOutcome;
-use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
+use godwit_types::{ApiError, Epoch};
 
 use crate::control::Handler;
+use crate::control::desk::Desk;
 use crate::control::hub::Hub;
-use crate::control::server::Server;
-use crate::machine::{BuildError, Machine, Observer};
+use crate::control::server::Socket;
+use crate::machine::{BuildError, Machine, Observer as _};
 
 /// How long a subscriber may take to read the last words.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
@@ -47,8 +48,14 @@ pub fn run(config: VmmConfig) -> Result<(), VmmError> {
     let hub = Arc::new(Hub::default());
     let listener = match &config.role {
         Role::Boot => None,
-        Role::Incoming { listen, .. } => Some(TcpListener::bind(listen).map_err(|error| VmmError::Listen(*listen, error))?),
+        Role::Incoming { listen, .. } => {
+            Some(TcpListener::bind(listen).map_err(|error| VmmError::Listen(*listen, error))?)
+        }
     };
+    let control = config.control.clone();
+    let refused = |error| VmmError::Control(control.display().to_string(), error);
+    // Served only once the machine stands: who connects before waits, and learns at once if it never will.
+    let socket = Socket::bind(&control).map_err(refused)?;
     let machine = Machine::build(config, Arc::clone(&hub) as _)?;
     let listening = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (state, epoch) = machine.state();
@@ -59,14 +66,15 @@ pub fn run(config: VmmConfig) -> Result<(), VmmError> {
             receive(listener, &machine, &hub)?;
         }
     }
-    let desk = Arc::new(Desk { machine: Arc::clone(&machine), hub: Arc::clone(&hub), listening, outgoing: Mutex::default() });
+    let desk = Arc::new(Desk::new(Arc::clone(&machine), Arc::clone(&hub), listening));
     quit_on_signals(&machine)?;
-    let control = machine.config().control.clone();
     let served = Arc::clone(&desk);
     let handler: Arc<Handler> = Arc::new(move |request| served.serve(request));
-    let server = Server::start(&control, hub, handler)
-        .map_err(|error| VmmError::Control(control.display().to_string(), error))?;
-    let ended = desk.supervise();
+    let server = socket.serve(Arc::clone(&hub), handler).map_err(refused)?;
+    let supervisor = Supervisor { machine, hub, desk };
+    let ended = supervisor.supervise();
+    supervisor.abandon_outgoing();
+    let machine = &supervisor.machine;
     machine.stop();
     machine.close_console();
     server.close(LAST_WORDS_MAX);
@@ -104,16 +112,14 @@ fn quit_on_signals(machine: &Arc<Machine>) -> Result<(), VmmError> {
 /// The signals that end the VM. To be blocked before the first thread starts.
 pub const QUIT_SIGNALS: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
 
-/// Serves requests and events.
-struct Desk {
+/// Sees to what happens to the machine.
+struct Supervisor {
     machine: Arc<Machine>,
     hub: Arc<Hub>,
-    listening: Option<SocketAddr>,
-    /// The migration away that is under way. Locked while one starts, so that its end comes after its beginning.
-    outgoing: Mutex<Option<(MigrationId, Arc<SourceRun>)>>,
+    desk: Arc<Desk>,
 }
 
-impl Desk {
+impl Supervisor {
     /// Sees to events until the VM ends here.
     fn supervise(&self) -> Result<(), VmmError> {
         loop {
@@ -141,13 +147,24 @@ impl Desk {
 
     /// Tells how the migration away has ended; true if the VM has left.
     fn outgoing_ended(&self, outcome: MigrationOutcome) -> bool {
-        *self.outgoing.lock().expect("no request panics") = None;
+        self.desk.outgoing_ended();
         let left = !matches!(outcome, MigrationOutcome::Failed { .. });
         self.hub.migration_ended(outcome);
         if left {
             self.linger();
         }
         left
+    }
+
+    /// Before the VM ends here for another reason: lets a migration away end and tells how.
+    fn abandon_outgoing(&self) {
+        let Some(run) = self.desk.outgoing() else { return };
+        // Refused once the commit was asked for: then the answer, and not this process, decides where the VM runs.
+        if run.cancel().is_ok()
+            && let Some(outcome) = self.machine.doorbell().wait_outgoing(LAST_WORDS_MAX)
+        {
+            self.hub.migration_ended(outcome);
+        }
     }
 
     fn incoming_ended(&self, arrived: Result<Epoch, ApiError>) -> Result<(), VmmError> {
@@ -170,89 +187,4 @@ impl Desk {
             thread::sleep(LINGER_STEP);
         }
     }
-
-    fn serve(&self, request: Request) -> Reply {
-        let done = match request {
-            Request::Status => return Reply::Status(Box::new(self.status())),
-            Request::Subscribe => Ok(()),
-            Request::PowerButton => {
-                self.running().and_then(|()| self.machine.press_power_button().map_err(|error| conflict(error.to_string())))
-            }
-            Request::Reset => self.running().map(|()| self.machine.doorbell().ring(|pending| pending.reset = true)),
-            Request::Quit => {
-                self.machine.doorbell().ring(|pending| pending.quit = true);
-                Ok(())
-            }
-            Request::Balloon { target } => self.set_balloon(target),
-            Request::MigrateOut { migration, destination, address, budget } => {
-                let source = self.machine.config().host.clone();
-                self.migrate(Outgoing { migration, source, destination, address, budget })
-            }
-            Request::CancelMigration { migration } => self.cancel(migration),
-            Request::Answer { migration, verdict } => self.hub.answer(migration, verdict),
-        };
-        done.map_or_else(|error| Reply::Error { error }, |()| Reply::Done)
-    }
-
-    fn status(&self) -> Status {
-        let (state, migration) = self.hub.status();
-        let config = self.machine.config();
-        let (state, epoch) = state.unwrap_or((VmmState::Paused, config.epoch));
-        let (vm, pid, listening) = (config.vm, std::process::id(), self.listening);
-        Status { vm, epoch, pid, state, listening, migration, balloon: self.machine.balloon() }
-    }
-
-    fn set_balloon(&self, target: godwit_types::Bytes) -> Result<(), ApiError> {
-        let memory = self.machine.config().spec.memory;
-        if target >= memory {
-            let message = format!("the balloon cannot hold {target} of the VM's {memory}");
-            return Err(ApiError::new(ErrorCode::Invalid, message));
-        }
-        self.machine.set_balloon(target);
-        Ok(())
-    }
-
-    fn migrate(&self, request: Outgoing) -> Result<(), ApiError> {
-        self.running()?;
-        let mut outgoing = self.outgoing.lock().expect("no request panics");
-        if let Some((migration, _)) = &*outgoing {
-            return Err(conflict(format!("the VM is already being migrated away, by migration {migration}")));
-        }
-        let migration = request.migration;
-        self.hub.migration_begins(migration);
-        let (hub, doorbell) = (Arc::clone(&self.hub), Arc::clone(self.machine.doorbell()));
-        let run = SourceRun::start(
-            request,
-            Arc::clone(&self.machine) as _,
-            Arc::clone(&self.hub) as _,
-            Box::new(move |progress| hub.progress(migration, progress)),
-            Box::new(move |outcome| doorbell.ring(|pending| pending.outgoing = Some(outcome))),
-        );
-        *outgoing = Some((migration, Arc::new(run)));
-        Ok(())
-    }
-
-    fn cancel(&self, migration: MigrationId) -> Result<(), ApiError> {
-        let run = match &*self.outgoing.lock().expect("no request panics") {
-            Some((current, run)) if *current == migration => Arc::clone(run),
-            _ => {
-                let message = format!("migration {migration} is not under way here");
-                return Err(ApiError::new(ErrorCode::NotFound, message));
-            }
-        };
-        run.cancel()
-    }
-
-    /// Only a running VM can be reset, powered off or migrated.
-    fn running(&self) -> Result<(), ApiError> {
-        match self.hub.status().0 {
-            Some((VmmState::Running, _)) => Ok(()),
-            Some((state, _)) => Err(conflict(format!("the VM is {state:?} here, not running"))),
-            None => Err(conflict("the VM is not running yet".into())),
-        }
-    }
-}
-
-fn conflict(message: String) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, message)
 }

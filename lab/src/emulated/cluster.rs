@@ -12,7 +12,7 @@ use super::machine::{self, Blueprint, Machine};
 use super::network::{self, Card, MANAGER_ADDRESS, Network};
 use super::packages::Packages;
 use super::programs::{MANAGER_PORT, Manager, start_agent};
-use super::state::{State, sweep};
+use super::state::{Ownership, State, sweep};
 use super::{Cache, image};
 use crate::cleanup::Cleanup;
 use crate::cluster::{Access, Cluster, Setting};
@@ -54,6 +54,7 @@ pub struct EmulatedCluster {
     machines: Vec<Machine>,
     // After the processes, whose directory it removes.
     cleanup: Option<Cleanup>,
+    ownership: Option<Ownership>,
 }
 
 impl EmulatedCluster {
@@ -73,7 +74,7 @@ impl EmulatedCluster {
             let state = state.clone();
             move || state.remove()
         });
-        state.save()?;
+        let ownership = state.save()?;
         let initrd = state.dir().join("host.initrd");
         std::fs::write(&initrd, image::host(&packages, &programs)?)
             .map_err(LabError::io(format!("write {}", initrd.display())))?;
@@ -90,6 +91,7 @@ impl EmulatedCluster {
         };
         let mut cluster = Self::existing(state);
         cluster.cleanup = Some(cleanup);
+        cluster.ownership = Some(ownership);
         cluster.machines = boot_all(&blueprint, &cluster.state.hosts)?;
         cluster.manager = Some(Manager::start(&godwit, &cluster.access, &cluster.dir)?);
         for (index, host) in (0..).zip(&cluster.state.hosts) {
@@ -108,7 +110,17 @@ impl EmulatedCluster {
             token_file: state.token_file(),
         };
         let (datastore, dir) = (state.datastore(), state.dir());
-        Self { state, network, access, datastore, dir, manager: None, machines: Vec::new(), cleanup: None }
+        Self {
+            state,
+            network,
+            access,
+            datastore,
+            dir,
+            manager: None,
+            machines: Vec::new(),
+            cleanup: None,
+            ownership: None,
+        }
     }
 
     /// Lets everything stand after this process.

@@ -1,6 +1,8 @@
 //! One emulated host: a QEMU, and the server of the directory that it shares with the others.
 
 use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +19,6 @@ use crate::{LabError, Result, exec};
 /// How long a host may take until it takes commands: 10 s on two quiet cores.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-const SOCKET_LIMIT: Duration = Duration::from_secs(20);
 /// How often a host that does not come up is started.
 const BOOTS_MAX: u32 = 2;
 /// How much of a console an error shows, in bytes.
@@ -66,22 +67,12 @@ impl Machine {
     }
 
     fn start(blueprint: &Blueprint, name: &str, index: u8) -> Result<Self> {
-        // Sockets are named relative to the directory: their whole names may have 107 bytes at most.
         let socket = format!("{name}.virtiofs");
-        let _ = fs::remove_file(blueprint.dir.join(&socket));
-        let mut server = spawn(blueprint, &blueprint.virtiofsd(&socket), &format!("{name}.virtiofsd.log"))?;
-        let listens = exec::poll(SOCKET_LIMIT, exec::POLL, || {
-            died(&mut server, "virtiofsd", &blueprint.dir.join(format!("{name}.virtiofsd.log")))?;
-            Ok(blueprint.dir.join(&socket).exists().then_some(()))
-        });
-        let qemu = match listens {
-            Ok(Some(())) => {
-                spawn(blueprint, &blueprint.qemu(name, index, &socket), &format!("{name}.qemu.log"))
-            }
-            Ok(None) => Err(blueprint.timeout("virtiofsd's start", SOCKET_LIMIT)),
-            Err(error) => Err(error),
-        };
-        match qemu {
+        let mut virtiofsd = blueprint.inside(&blueprint.virtiofsd(), &format!("{name}.virtiofsd.log"))?;
+        virtiofsd.stdin(OwnedFd::from(listen(&blueprint.dir, &socket)?));
+        let mut server = spawn(&mut virtiofsd)?;
+        let qemu = blueprint.inside(&blueprint.qemu(name, index, &socket), &format!("{name}.qemu.log"));
+        match qemu.and_then(|mut qemu| spawn(&mut qemu)) {
             Ok(qemu) => Ok(Self { server, qemu }),
             Err(error) => {
                 end(&mut server);
@@ -120,9 +111,10 @@ impl Drop for Machine {
 }
 
 impl Blueprint {
-    fn virtiofsd(&self, socket: &str) -> Command {
+    /// The server of the shared directory, which QEMU reaches through the socket that is its standard input.
+    fn virtiofsd(&self) -> Command {
         let mut command = self.packages.virtiofsd();
-        command.arg(format!("--socket-path={socket}")).arg("-f");
+        command.args(["--fd=0", "-f"]);
         command.arg("-o").arg(format!("source={}", self.shared.display()));
         // Without a cache, and with locks and direct I/O passed on: what one host writes or locks, the others see.
         command.args(["-o", "cache=none", "-o", "posix_lock", "-o", "flock", "-o", "allow_direct_io"]);
@@ -156,6 +148,15 @@ impl Blueprint {
         command
     }
 
+    /// The command in the switch's namespace and the lab's directory, with a log as its output.
+    fn inside(&self, command: &Command, log: &str) -> Result<Command> {
+        let mut inside = self.switch.command(command.get_program());
+        inside.args(command.get_args()).current_dir(&self.dir);
+        inside.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        log_to(&mut inside, &self.dir.join(log))?;
+        Ok(inside)
+    }
+
     fn timeout(&self, what: &str, limit: Duration) -> LabError {
         LabError::Timeout { what: what.to_owned(), limit, logs: self.dir.clone() }
     }
@@ -166,13 +167,18 @@ pub(super) fn console(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.console"))
 }
 
-/// Starts a command in the switch's namespace, with a log as its output, away from the terminal's signals.
-fn spawn(blueprint: &Blueprint, command: &Command, log: &str) -> Result<Child> {
-    let mut inside = blueprint.switch.command(command.get_program());
-    inside.args(command.get_args()).current_dir(&blueprint.dir);
-    inside.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    log_to(&mut inside, &blueprint.dir.join(log))?;
-    inside.spawn().map_err(LabError::io(format!("start `{}`", exec::describe(&inside))))
+/// A socket in `dir`. Named by way of the directory's descriptor: a socket's whole name may have 107 bytes at most.
+fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+    let doing = || LabError::io(format!("listen on {}", dir.join(name).display()));
+    let handle = File::open(dir).map_err(doing())?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())).join(name);
+    // There is one if this is the host's second boot.
+    let _ = fs::remove_file(&path);
+    UnixListener::bind(&path).map_err(doing())
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.spawn().map_err(LabError::io(format!("start `{}`", exec::describe(command))))
 }
 
 /// Sends a command's output to a log, and keeps the terminal's signals from it.

@@ -1,7 +1,7 @@
 //! What one lab leaves on the machine: namespaces with a common prefix, and one directory.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -24,21 +24,27 @@ pub(super) struct State {
     /// Unique among the labs of the machine.
     pub(super) name: String,
     pub(super) hosts: Vec<HostName>,
-    /// The process whose end makes the lab an orphan; none for one that stays.
-    owner: Option<u32>,
+    /// Whether it is to outlive the process that makes it.
+    stands: bool,
+}
+
+/// Held as long as a lab's process lives; one that nobody holds tells an orphan.
+#[derive(Debug)]
+pub(super) struct Ownership {
+    _lock: File,
 }
 
 impl State {
     /// A lab that ends with this process.
     pub(super) fn transient(hosts: Vec<HostName>) -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
-        let (owner, number) = (std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        Self { name: format!("{owner}n{number}"), hosts, owner: Some(owner) }
+        let (process, number) = (std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        Self { name: format!("{process}n{number}"), hosts, stands: false }
     }
 
     /// The lab that stays until it is taken down.
     pub(super) fn standing(hosts: Vec<HostName>) -> Self {
-        Self { name: STANDING.to_owned(), hosts, owner: None }
+        Self { name: STANDING.to_owned(), hosts, stands: true }
     }
 
     /// Reads what [`State::save`] wrote; `None` if there is no such lab.
@@ -58,13 +64,18 @@ impl State {
     }
 
     /// Makes the lab's directories, and says what it is before anything else is made.
-    pub(super) fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<Ownership> {
         for dir in [self.datastore(), self.shared().join("logs"), self.dir().join("manager")] {
             fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
         }
+        let path = self.owner_file();
+        let failed = || LabError::io(format!("lock {}", path.display()));
+        let lock = File::create(&path).map_err(failed())?;
+        lock.lock().map_err(failed())?;
         let path = self.dir().join("state.json");
         let text = serde_json::to_string(self).expect("names and numbers can be written as JSON");
-        fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))
+        fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))?;
+        Ok(Ownership { _lock: lock })
     }
 
     /// What the names of the lab's namespaces begin with.
@@ -124,7 +135,11 @@ impl State {
     }
 
     fn is_orphan(&self) -> bool {
-        self.owner.is_some_and(|owner| !Path::new("/proc").join(owner.to_string()).exists())
+        !self.stands && File::open(self.owner_file()).is_ok_and(|file| file.try_lock().is_ok())
+    }
+
+    fn owner_file(&self) -> PathBuf {
+        self.dir().join("owner")
     }
 }
 

@@ -1,5 +1,6 @@
 //! `manager run` and `host run`: the long-running parts.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -52,5 +53,6 @@ pub(crate) async fn host(options: HostRun, global: Global) -> Result<(), ApiErro
 }
 
 fn log_to_stderr() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
 }

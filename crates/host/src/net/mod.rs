@@ -90,7 +90,7 @@ pub(crate) fn prepare(network: &NetworkConfig) -> Result<(), NetError> {
     if !bridge.up {
         links.set_up(bridge.index, true)?;
     }
-    warn_of_firewall();
+    mention_firewall();
     match &network.uplink {
         Some(uplink) => attach_uplink(&mut links, network, uplink, &bridge),
         None => Ok(()),
@@ -111,13 +111,13 @@ fn check_bridge(network: &NetworkConfig, bridge: &Link) -> Result<(), NetError> 
     Ok(())
 }
 
-/// With this switch on, which Docker turns on, bridged frames pass the host's iptables.
-fn warn_of_firewall() {
+/// With this switch on, as it is wherever br_netfilter is loaded, bridged frames pass the host's iptables.
+fn mention_firewall() {
     if fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
         .is_ok_and(|value| value.trim() == "1")
     {
-        tracing::warn!(
-            "the host's firewall filters guests' frames; unless that is meant: sysctl net.bridge.bridge-nf-call-iptables=0"
+        tracing::info!(
+            "guests' frames pass the host's iptables; if its rules drop them: sysctl net.bridge.bridge-nf-call-iptables=0"
         );
     }
 }

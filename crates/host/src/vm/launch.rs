@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_types::agent::{GuestAddress, Incoming, LocalVm, PrepareIncoming, StartVm};
+use godwit_types::agent::{GuestAddress, Incoming, LocalState, LocalVm, PrepareIncoming, StartVm};
 use godwit_types::control::{Role, Status, VmmConfig, VmmState};
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Epoch, ErrorCode, VmId, VmName};
@@ -67,6 +67,12 @@ pub(crate) async fn incoming(
     asked: PrepareIncoming,
 ) -> Result<Incoming, ApiError> {
     let _turn = agent.vms.lock(vm).await;
+    // A process that has handed the VM over can never run it again, and may still be ending when the VM comes home.
+    if let Some(machine) =
+        agent.vms.live(vm).filter(|machine| machine.report().state == LocalState::HandedOver)
+    {
+        machine.quit().await;
+    }
     if let Some(machine) = agent.vms.live(vm) {
         if machine.state(|state| state.incoming) != Some(asked.migration) {
             return Err(here_already(&machine.report()));

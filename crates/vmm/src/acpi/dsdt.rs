@@ -59,10 +59,7 @@ fn reserved() -> Vec<u8> {
 fn serial_port() -> Vec<u8> {
     device(
         "COM1",
-        vec![
-            &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
-            &Name::new(Path::new("_UID"), &1u8),
-        ],
+        vec![&Name::new(Path::new("_HID"), &EISAName::new("PNP0501")), &Name::new(Path::new("_UID"), &1u8)],
         vec![
             &IO::new(serial::BASE, serial::BASE, 1, serial::PORTS as u8),
             &Interrupt::new(true, true, false, false, serial::IRQ),

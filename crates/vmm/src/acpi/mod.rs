@@ -6,6 +6,7 @@
 
 mod dsdt;
 
+use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -14,7 +15,6 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::Aml;
 
 use crate::devices::legacy::{pm, rtc};
 use crate::memory::layout;
@@ -147,8 +147,10 @@ mod tests {
     /// The tables by signature, found as a kernel finds them: RSDP, XSDT, and the FADT's DSDT and FACS.
     fn walk(image: &[u8]) -> Vec<(String, &[u8])> {
         let at = |address: u64| &image[(address - TABLES) as usize..];
-        let u32_at = |bytes: &[u8], offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap());
-        let u64_at = |bytes: &[u8], offset: usize| u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap());
+        let u32_at =
+            |bytes: &[u8], offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap());
+        let u64_at =
+            |bytes: &[u8], offset: usize| u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap());
         let table = |address: u64| {
             let bytes = at(address);
             let bytes = &bytes[..u32_at(bytes, 4) as usize];

@@ -15,8 +15,9 @@ const XLF_KERNEL_64: u16 = 1;
 const LOADER_UNDEFINED: u8 = 0xff;
 
 pub(super) fn load(kernel: &Kernel, ram: &GuestRam, memory: Bytes, rsdp: u64) -> Result<Entry, BootError> {
-    let loaded = BzImage::load(ram, None, &mut kernel.reader()?, Some(GuestAddress(layout::HIGH_MEMORY_START)))
-        .map_err(|source| BootError::Load { path: kernel.path.clone(), source })?;
+    let loaded =
+        BzImage::load(ram, None, &mut kernel.reader()?, Some(GuestAddress(layout::HIGH_MEMORY_START)))
+            .map_err(|source| BootError::Load { path: kernel.path.clone(), source })?;
     let mut header = loaded.setup_header.unwrap_or_default();
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(BootError::No64BitEntry(kernel.path.clone()));

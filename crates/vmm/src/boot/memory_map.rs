@@ -50,7 +50,8 @@ mod tests {
         for mib in [16, 512, 3072, 3073, 16384] {
             let map = memory_map(Bytes::mib(mib));
             assert!(map.windows(2).all(|pair| pair[0].start + pair[0].bytes <= pair[1].start), "{map:x?}");
-            let ram: u64 = map.iter().filter(|entry| entry.kind == MapKind::Ram).map(|entry| entry.bytes).sum();
+            let ram: u64 =
+                map.iter().filter(|entry| entry.kind == MapKind::Ram).map(|entry| entry.bytes).sum();
             assert_eq!(ram, (mib << 20) - (layout::HIGH_MEMORY_START - CONVENTIONAL_END), "{mib} MiB");
         }
     }

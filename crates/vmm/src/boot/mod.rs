@@ -54,11 +54,20 @@ pub enum Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     #[error("cannot open the {what} {}", path.display())]
-    Open { what: &'static str, path: PathBuf, #[source] source: io::Error },
+    Open {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is neither a Linux bzImage nor an ELF image: give a kernel, such as /boot/vmlinuz", .0.display())]
     NeitherKind(PathBuf),
     #[error("cannot load the kernel {}", path.display())]
-    Load { path: PathBuf, #[source] source: loader::Error },
+    Load {
+        path: PathBuf,
+        #[source]
+        source: loader::Error,
+    },
     #[error("{} is an ELF image without a PVH entry note: build it with CONFIG_PVH=y, or give its bzImage", .0.display())]
     NoPvhNote(PathBuf),
     #[error("{} has no 64-bit entry point: give an x86-64 kernel", .0.display())]
@@ -81,7 +90,8 @@ impl Kernel {
         };
         let file = open("kernel", kernel)?;
         let kind = detect(&file).ok_or_else(|| BootError::NeitherKind(kernel.to_owned()))?;
-        let initrd = initrd.map(|path| Ok::<_, BootError>((path.to_owned(), open("initrd", path)?))).transpose()?;
+        let initrd =
+            initrd.map(|path| Ok::<_, BootError>((path.to_owned(), open("initrd", path)?))).transpose()?;
         Ok(Self { path: kernel.to_owned(), kernel: file, kind, initrd, cmdline: cmdline.to_owned() })
     }
 
@@ -94,9 +104,16 @@ impl Kernel {
     }
 
     /// Loads the initrd at the top of the low memory, below `limit` and above `kernel_end`. Its address and length.
-    fn load_initrd(&self, ram: &GuestRam, memory: Bytes, kernel_end: u64, limit: u64) -> Result<Option<(u64, u64)>, BootError> {
+    fn load_initrd(
+        &self,
+        ram: &GuestRam,
+        memory: Bytes,
+        kernel_end: u64,
+        limit: u64,
+    ) -> Result<Option<(u64, u64)>, BootError> {
         let top = memory.0.min(layout::LOW_RAM_END).min(limit);
-        let too_big = |bytes: u64| BootError::TooBig { path: self.path.clone(), needed: Bytes(kernel_end + bytes) };
+        let too_big =
+            |bytes: u64| BootError::TooBig { path: self.path.clone(), needed: Bytes(kernel_end + bytes) };
         if kernel_end > top {
             return Err(too_big(0));
         }
@@ -108,7 +125,8 @@ impl Kernel {
         let start = top.checked_sub(length).map(|start| start & !(PAGE_SIZE_BYTES - 1));
         let start = start.filter(|start| *start >= kernel_end).ok_or_else(|| too_big(length))?;
         let slice = vm_memory::GuestMemoryBackend::get_slice(ram, GuestAddress(start), length as usize)?;
-        file.read_exact_volatile(&mut slice.clone()).map_err(|error| BootError::Initrd(path.clone(), error))?;
+        file.read_exact_volatile(&mut slice.clone())
+            .map_err(|error| BootError::Initrd(path.clone(), error))?;
         Ok(Some((start, length)))
     }
 

@@ -77,7 +77,10 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), BootError> {
         ram.write_obj(page(2 + gib) | PAGE_PRESENT_WRITABLE, GuestAddress(page(1) + 8 * gib))?;
         for index in 0..512 {
             let address = gib * GIB + (index << 21);
-            ram.write_obj(address | PAGE_LARGE | PAGE_PRESENT_WRITABLE, GuestAddress(page(2 + gib) + 8 * index))?;
+            ram.write_obj(
+                address | PAGE_LARGE | PAGE_PRESENT_WRITABLE,
+                GuestAddress(page(2 + gib) + 8 * index),
+            )?;
         }
     }
     Ok(())
@@ -92,7 +95,13 @@ fn data() -> kvm_segment {
 }
 
 fn task() -> kvm_segment {
-    kvm_segment { selector: TASK_SELECTOR, type_: TYPE_BUSY_TASK, limit: 0x67, present: 1, ..Default::default() }
+    kvm_segment {
+        selector: TASK_SELECTOR,
+        type_: TYPE_BUSY_TASK,
+        limit: 0x67,
+        present: 1,
+        ..Default::default()
+    }
 }
 
 fn flat() -> kvm_segment {

@@ -49,8 +49,11 @@ impl Hub {
         let mut inner = self.inner();
         let state = inner.state.map(|(state, epoch)| Notice::State { state, epoch });
         let questions = inner.open.iter().map(|open| Notice::Question { question: open.question.clone() });
-        let notices: Vec<Notice> = state.into_iter().chain(questions).chain(inner.last_word.clone()).collect();
-        let sent = std::iter::once(line(reply)).chain(notices.iter().map(line)).all(|line| lines.try_send(line).is_ok());
+        let notices: Vec<Notice> =
+            state.into_iter().chain(questions).chain(inner.last_word.clone()).collect();
+        let sent = std::iter::once(line(reply))
+            .chain(notices.iter().map(line))
+            .all(|line| lines.try_send(line).is_ok());
         if sent {
             inner.told |= inner.last_word.is_some();
             inner.subscribers.retain(|subscriber| subscriber.client != client);
@@ -67,7 +70,10 @@ impl Hub {
     pub fn answer(&self, migration: MigrationId, verdict: Verdict) -> Result<(), ApiError> {
         let mut inner = self.inner();
         let Some(index) = inner.open.iter().position(|open| open.question.migration() == migration) else {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("migration {migration} has no open question")));
+            return Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!("migration {migration} has no open question"),
+            ));
         };
         let open = inner.open.swap_remove(index);
         drop(inner);

@@ -1,5 +1,6 @@
 //! The control socket of a running VM; its documents are in `godwit_types::control`.
 
+pub mod desk;
 pub mod hub;
 pub mod server;
 

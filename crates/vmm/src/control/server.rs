@@ -1,9 +1,9 @@
 //! Clients of the control socket: a thread that reads each one's requests and a thread that writes its lines.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -23,9 +23,15 @@ const LINES_MAX: usize = 256;
 /// How long a client may take to accept a line before it is given up.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// The control socket.
+/// A control socket that clients can connect to, but that nobody serves yet: they wait.
+pub struct Socket {
+    path: RemovedPath,
+    listener: UnixListener,
+}
+
+/// A control socket that is served. Dropping it removes the socket.
 pub struct Server {
-    path: PathBuf,
+    _path: RemovedPath,
     hub: Arc<Hub>,
     clients: Arc<Clients>,
 }
@@ -37,16 +43,22 @@ struct Clients {
     changed: Condvar,
 }
 
-impl Server {
-    /// Creates the socket and serves it. A socket that a dead process has left is replaced, one in use is not.
-    pub fn start(path: &Path, hub: Arc<Hub>, handler: Arc<Handler>) -> io::Result<Self> {
+impl Socket {
+    /// Creates the socket. One that a dead process has left is replaced, one in use is not.
+    pub fn bind(path: &Path) -> io::Result<Self> {
         if UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
         }
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
+        Ok(Self { listener, path: RemovedPath(path.to_owned()) })
+    }
+
+    /// Serves those who are connected and those who will.
+    pub fn serve(self, hub: Arc<Hub>, handler: Arc<Handler>) -> io::Result<Server> {
+        let Self { listener, path } = self;
         let clients = Arc::new(Clients::default());
-        let server = Self { path: path.to_owned(), hub: Arc::clone(&hub), clients: Arc::clone(&clients) };
+        let server = Server { _path: path, hub: Arc::clone(&hub), clients: Arc::clone(&clients) };
         thread::Builder::new().name("control".into()).spawn(move || {
             for (id, stream) in (0..).zip(listener.incoming()) {
                 let served = stream.and_then(|stream| Client::start(id, stream, &hub, &handler, &clients));
@@ -57,7 +69,9 @@ impl Server {
         })?;
         Ok(server)
     }
+}
 
+impl Server {
     /// Ends all connections, once everything that clients were sent is written, but not later than after `limit`.
     pub fn close(&self, limit: Duration) {
         self.hub.close();
@@ -69,9 +83,12 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+/// A file that goes with its owner.
+struct RemovedPath(PathBuf);
+
+impl Drop for RemovedPath {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -89,7 +106,13 @@ struct Client {
 
 impl Client {
     /// Starts the two threads of a client.
-    fn start(id: u64, stream: UnixStream, hub: &Arc<Hub>, handler: &Arc<Handler>, clients: &Arc<Clients>) -> io::Result<()> {
+    fn start(
+        id: u64,
+        stream: UnixStream,
+        hub: &Arc<Hub>,
+        handler: &Arc<Handler>,
+        clients: &Arc<Clients>,
+    ) -> io::Result<()> {
         stream.set_write_timeout(Some(WRITE_MAX))?;
         let (input, output) = (stream.try_clone()?, stream.try_clone()?);
         let client = Self::enter(id, stream, clients)?;
@@ -139,7 +162,9 @@ fn read(client: u64, input: &UnixStream, lines: &Lines, hub: &Hub, handler: &Han
                 continue;
             }
             Ok(request) => handler(request),
-            Err(error) => Reply::Error { error: ApiError::new(ErrorCode::Invalid, format!("not a request: {error}")) },
+            Err(error) => {
+                Reply::Error { error: ApiError::new(ErrorCode::Invalid, format!("not a request: {error}")) }
+            }
         };
         if lines.send(line(&reply)).is_err() {
             return;
@@ -178,7 +203,7 @@ mod tests {
         let socket = folder.path().join("control");
         let hub = Arc::new(Hub::default());
         let handler: Arc<Handler> = Arc::new(|_| Reply::Done);
-        let server = Server::start(&socket, Arc::clone(&hub), handler).unwrap();
+        let server = Socket::bind(&socket).unwrap().serve(Arc::clone(&hub), handler).unwrap();
         Fixture { hub, server, socket, _folder: folder }
     }
 
@@ -229,10 +254,9 @@ mod tests {
     #[test]
     fn a_socket_in_use_is_not_taken_over_and_a_dead_one_is() {
         let fixture = fixture();
-        let handler: Arc<Handler> = Arc::new(|_| Reply::Done);
-        assert!(Server::start(&fixture.socket, Arc::default(), Arc::clone(&handler)).is_err());
+        assert!(Socket::bind(&fixture.socket).is_err());
         let dead = fixture.socket.with_extension("dead");
         drop(UnixListener::bind(&dead).unwrap());
-        assert!(Server::start(&dead, Arc::default(), handler).is_ok());
+        assert!(Socket::bind(&dead).is_ok());
     }
 }

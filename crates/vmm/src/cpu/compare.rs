@@ -2,6 +2,7 @@
 
 use super::CpuModel;
 use super::features::{FEATURE_WORDS, Register};
+use crate::kvm::vcpu::tsc;
 
 /// What a guest with the CPU `guest` would miss on a host that offers `offer`.
 ///
@@ -35,11 +36,21 @@ pub(super) fn missing(guest: &CpuModel, offer: &CpuModel) -> Vec<String> {
             xsave_bytes(offer)
         ));
     }
+    if let (Some(known), Some(host)) = (guest.tsc, offer.tsc)
+        && !host.scalable
+        && !tsc::near_enough(known.khz, host.khz)
+    {
+        reasons.push(format!(
+            "the guest's TSC runs at {} kHz and this host's at {} kHz, which it cannot scale",
+            known.khz, host.khz
+        ));
+    }
     reasons
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Tsc;
     use super::super::tests::{leaf, model};
     use super::*;
 
@@ -65,6 +76,14 @@ mod tests {
         assert_eq!(reasons.len(), 2, "{reasons:?}");
         assert!(reasons[0].ends_with("lacks avx2"), "{reasons:?}");
         assert!(reasons[1].contains("46 bits"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_host_with_another_tsc_must_be_able_to_scale_it() {
+        let with = |khz, scalable| cpu(1, 0, 0, 40).and_tsc(Some(Tsc { khz, scalable }));
+        assert_eq!(with(2_000_000, false).missing_on(&with(3_000_000, false)).len(), 1);
+        assert!(with(2_000_000, false).missing_on(&with(3_000_000, true)).is_empty());
+        assert!(with(2_000_000, false).missing_on(&with(2_000_100, false)).is_empty());
     }
 
     #[test]

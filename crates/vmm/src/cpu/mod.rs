@@ -7,7 +7,7 @@ mod topology;
 
 use godwit_types::vm::CpuProfile;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use prost::Message;
 
 use crate::kvm::{KvmError, call};
@@ -16,10 +16,19 @@ pub use features::Register;
 /// Version of [`CpuModel::encode`]'s result.
 const ENCODING_VERSION: u32 = 1;
 
-/// CPUID without what differs from one vCPU to the next.
+/// CPUID without what differs from one vCPU to the next, and the frequency of the TSC.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpuModel {
     entries: Vec<kvm_cpuid_entry2>,
+    tsc: Option<Tsc>,
+}
+
+/// The time stamp counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tsc {
+    pub khz: u32,
+    /// Whether this host can make it run at another frequency. Says nothing about a guest that has arrived.
+    pub scalable: bool,
 }
 
 /// Why the guest cannot be given a CPU.
@@ -45,14 +54,36 @@ impl CpuModel {
 
     /// Everything that this host can give to a guest that migrates.
     pub fn offered(kvm: &Kvm) -> Result<Self, CpuError> {
-        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("asking for the supported CPUID"))?;
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("asking for the supported CPUID"))?;
         let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(profile::migratable(Self { entries: supported.as_slice().to_vec() }, deadline_timer))
+        Ok(profile::migratable(Self { entries: supported.as_slice().to_vec(), tsc: None }, deadline_timer))
+    }
+
+    /// The same with the TSC of a vCPU on this host.
+    #[must_use]
+    pub fn with_tsc(mut self, kvm: &Kvm, vcpu: &VcpuFd) -> Self {
+        let khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz != 0);
+        self.tsc = khz.map(|khz| Tsc { khz, scalable: kvm.check_extension(Cap::TscControl) });
+        self
+    }
+
+    /// The TSC, if KVM tells its frequency.
+    pub fn tsc(&self) -> Option<Tsc> {
+        self.tsc
+    }
+
+    /// The same with another TSC.
+    #[must_use]
+    pub fn and_tsc(mut self, tsc: Option<Tsc>) -> Self {
+        self.tsc = tsc;
+        self
     }
 
     /// CPUID of vCPU `index` of `vcpus`.
     pub fn for_vcpu(&self, index: u8, vcpus: u8) -> CpuId {
-        CpuId::from_entries(&topology::apply(&self.entries, index, vcpus)).expect("fewer entries than KVM's limit")
+        CpuId::from_entries(&topology::apply(&self.entries, index, vcpus))
+            .expect("fewer entries than KVM's limit")
     }
 
     /// What a guest with this CPU would miss on a host that offers `offer`, by name; empty if nothing.
@@ -68,7 +99,8 @@ impl CpuModel {
             flags: entry.flags,
             registers: vec![entry.eax, entry.ebx, entry.ecx, entry.edx],
         });
-        Encoded { version: ENCODING_VERSION, leaves: entries.collect() }.encode_to_vec()
+        Encoded { version: ENCODING_VERSION, leaves: entries.collect(), tsc_khz: self.tsc.map(|tsc| tsc.khz) }
+            .encode_to_vec()
     }
 
     /// From the manifest.
@@ -76,10 +108,15 @@ impl CpuModel {
         let damaged = |reason: &str| CpuError::Damaged(reason.to_owned());
         let encoded = Encoded::decode(bytes).map_err(|error| CpuError::Damaged(error.to_string()))?;
         if encoded.version != ENCODING_VERSION {
-            return Err(CpuError::Damaged(format!("version {} instead of {ENCODING_VERSION}", encoded.version)));
+            return Err(CpuError::Damaged(format!(
+                "version {} instead of {ENCODING_VERSION}",
+                encoded.version
+            )));
         }
         // Room for the leaves that the topology adds.
-        if encoded.leaves.is_empty() || encoded.leaves.len() > KVM_MAX_CPUID_ENTRIES - topology::LEAVES_ADDED_MAX {
+        if encoded.leaves.is_empty()
+            || encoded.leaves.len() > KVM_MAX_CPUID_ENTRIES - topology::LEAVES_ADDED_MAX
+        {
             return Err(damaged("it has too few or too many CPUID leaves"));
         }
         let entry = |leaf: &Leaf| match leaf.registers[..] {
@@ -89,7 +126,8 @@ impl CpuModel {
             }
             _ => Err(damaged("a CPUID leaf does not have four registers")),
         };
-        Ok(Self { entries: encoded.leaves.iter().map(entry).collect::<Result<_, _>>()? })
+        let tsc = encoded.tsc_khz.filter(|khz| *khz != 0).map(|khz| Tsc { khz, scalable: false });
+        Ok(Self { entries: encoded.leaves.iter().map(entry).collect::<Result<_, _>>()?, tsc })
     }
 
     /// A register of a leaf; 0 where the leaf does not exist, as a CPU would say.
@@ -112,6 +150,8 @@ struct Encoded {
     version: u32,
     #[prost(message, repeated, tag = "2")]
     leaves: Vec<Leaf>,
+    #[prost(uint32, optional, tag = "3")]
+    tsc_khz: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -138,7 +178,7 @@ pub(crate) mod tests {
 
     /// A model for tests.
     pub(crate) fn model(entries: Vec<kvm_cpuid_entry2>) -> CpuModel {
-        CpuModel { entries }
+        CpuModel { entries, tsc: None }
     }
 
     #[test]

@@ -21,7 +21,9 @@ const LEAF8000_0001_ECX_HIDDEN: u32 = 1 << 2 | 1 << 10 | 1 << 23 | 1 << 24 | 1 <
 /// Hidden are: nested virtualisation, performance counters and tracing, whose state would have to move too; and the
 /// promise of a TSC that never changes its rate, which a guest that moves cannot be given.
 pub(super) fn migratable(mut offer: CpuModel, deadline_timer: bool) -> CpuModel {
-    offer.entries.retain(|entry| !matches!(entry.function, 0xb | 0x1f | 0x14 | 0x1c | 0x8000_000a | 0x8000_001b | 0x8000_0022));
+    offer.entries.retain(|entry| {
+        !matches!(entry.function, 0xb | 0x1f | 0x14 | 0x1c | 0x8000_000a | 0x8000_001b | 0x8000_0022)
+    });
     for entry in &mut offer.entries {
         match (entry.function, entry.index) {
             (0, _) => entry.eax = entry.eax.max(0xb),
@@ -59,7 +61,11 @@ const V2_KEPT: [(u32, Register, &str); 5] = [
         Register::Edx,
         "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ht",
     ),
-    (0x4000_0001, Register::Eax, "kvmclock kvm-nopiodelay kvmclock2 kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvmclock-stable"),
+    (
+        0x4000_0001,
+        Register::Eax,
+        "kvmclock kvm-nopiodelay kvmclock2 kvm-steal-time kvm-pv-eoi kvm-pv-unhalt kvm-pv-tlb-flush kvmclock-stable",
+    ),
     (0x8000_0001, Register::Ecx, "lahf-lm cmp-legacy cr8-legacy"),
     (0x8000_0001, Register::Edx, "syscall nx lm"),
 ];
@@ -76,7 +82,8 @@ const V2_PROMISED: [(u32, Register, &str); 4] = [
 const AMD_REPEATED_EDX: u32 = 0x0183_f3ff;
 /// The widest physical address that x86-64-v2 shows, in bits; enough for the most memory that a VM can have.
 const V2_PHYSICAL_BITS_MAX: u32 = 41;
-const V2_BRAND: &[u8; 48] = b"Godwit x86-64-v2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const V2_BRAND: &[u8; 48] =
+    b"Godwit x86-64-v2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// Reduces an offer to x86-64-v2.
 pub(super) fn x86_64_v2(offer: CpuModel) -> Result<CpuModel, CpuError> {
@@ -114,7 +121,9 @@ pub(super) fn x86_64_v2(offer: CpuModel) -> Result<CpuModel, CpuError> {
             }
             0x8000_0002..=0x8000_0004 => {
                 let at = 16 * (entry.function - 0x8000_0002) as usize;
-                let word = |n: usize| u32::from_le_bytes(V2_BRAND[at + 4 * n..at + 4 * n + 4].try_into().expect("4 bytes"));
+                let word = |n: usize| {
+                    u32::from_le_bytes(V2_BRAND[at + 4 * n..at + 4 * n + 4].try_into().expect("4 bytes"))
+                };
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (word(0), word(1), word(2), word(3));
             }
             0x8000_0008 => {
@@ -129,7 +138,9 @@ pub(super) fn x86_64_v2(offer: CpuModel) -> Result<CpuModel, CpuError> {
 
 /// The bits of these features in a register.
 fn mask(function: u32, register: Register, names: &str) -> u32 {
-    let word = FEATURE_WORDS.iter().find(|word| (word.function, word.index, word.register) == (function, 0, register));
+    let word = FEATURE_WORDS
+        .iter()
+        .find(|word| (word.function, word.index, word.register) == (function, 0, register));
     let bit = |name: &str| {
         let word = word.expect("every mask is of a feature word");
         (0..32).find(|bit| word.name(*bit) == name).expect("every masked feature has a name")

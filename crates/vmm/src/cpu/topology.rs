@@ -21,7 +21,9 @@ pub(super) fn apply(model: &[kvm_cpuid_entry2], index: u8, vcpus: u8) -> Vec<kvm
                 entry.edx = entry.edx & !LEAF1_EDX_HT | if cores > 1 { LEAF1_EDX_HT } else { 0 };
             }
             4 | 0x8000_001d => share_caches(entry, cores),
-            0x8000_0008 => entry.ecx = if entry.ecx == 0 && cores == 1 { 0 } else { id_bits << 12 | (cores - 1) },
+            0x8000_0008 => {
+                entry.ecx = if entry.ecx == 0 && cores == 1 { 0 } else { id_bits << 12 | (cores - 1) }
+            }
             0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (id, id, 0),
             _ => {}
         }
@@ -66,10 +68,14 @@ mod tests {
         let model = [leaf(1, 0, [0, 0x0801, 0, 0]), leaf(4, 3, [3 << 5 | 3, 0, 0, 0])];
         for (index, vcpus, bits) in [(0u8, 1u8, 0), (1, 2, 1), (2, 3, 2), (63, 64, 6)] {
             let entries = apply(&model, index, vcpus);
-            let find = |function, sub| *entries.iter().find(|e| e.function == function && e.index == sub).unwrap();
+            let find =
+                |function, sub| *entries.iter().find(|e| e.function == function && e.index == sub).unwrap();
             assert_eq!(find(1, 0).ebx, u32::from(index) << 24 | u32::from(vcpus) << 16 | 0x0800);
             assert_eq!(find(1, 0).edx & LEAF1_EDX_HT != 0, vcpus > 1);
-            assert_eq!((find(0xb, 1).eax, find(0xb, 1).ebx, find(0xb, 1).edx), (bits, vcpus.into(), index.into()));
+            assert_eq!(
+                (find(0xb, 1).eax, find(0xb, 1).ebx, find(0xb, 1).edx),
+                (bits, vcpus.into(), index.into())
+            );
             assert_eq!(find(4, 3).eax >> 26, u32::from(vcpus) - 1);
         }
     }

@@ -7,7 +7,9 @@ use godwit_types::control::{DiskBacking, Role};
 use godwit_types::ids::VmId;
 use godwit_types::vm::{BootSpec, DiskFormat, VmSpec};
 
-use super::virtio::test_driver::Machine;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::virtio::test_driver::{BUFFERS, Driver, Machine, RAM_BYTES, WRITE};
 use super::*;
 
 const VM: &str = "00000000-0000-0000-0000-00000000000a";
@@ -92,25 +94,44 @@ fn every_device_is_in_its_slot_and_answers_where_its_bar_says() {
     );
 }
 
+/// Number of queues of the device that answers where that in `slot` was at power-on.
+fn queues_at(machine: &Machine, slot: u8) -> u16 {
+    let mut queues = [0; 2];
+    machine.environment.mmio.read(layout::bar_start(slot) + 18, &mut queues);
+    u16::from_le_bytes(queues)
+}
+
 #[test]
-fn bars_may_trade_places() {
+fn bars_may_trade_places_and_keep_them_over_a_move() {
     let (directory, machine) = (tempfile::tempdir().unwrap(), Machine::empty());
-    let _pci = built(&machine, &config(directory.path(), "a", 0));
-    let mmio = &machine.environment.mmio;
-    let queues_at = |slot: u8| {
-        let mut queues = [0; 2];
-        mmio.read(layout::bar_start(slot) + 18, &mut queues);
-        u16::from_le_bytes(queues)
-    };
+    let here = built(&machine, &config(directory.path(), "a", 0));
     let set = |slot: u64, address: u64| {
-        mmio.write(layout::ECAM_START + (slot << 15) + 0x10, &(address as u32).to_le_bytes());
+        machine
+            .environment
+            .mmio
+            .write(layout::ECAM_START + (slot << 15) + 0x10, &(address as u32).to_le_bytes());
     };
-    assert_eq!((queues_at(1), queues_at(2)), (1, 2));
+    assert_eq!((queues_at(&machine, 1), queues_at(&machine, 2)), (1, 2));
     // The first is in the way until it has moved itself; then the other takes the place it was given.
     set(2, layout::bar_start(1));
-    assert_eq!((queues_at(1), queues_at(2)), (1, 0xffff));
+    assert_eq!((queues_at(&machine, 1), queues_at(&machine, 2)), (1, 0xffff));
     set(1, layout::bar_start(2));
-    assert_eq!((queues_at(1), queues_at(2)), (2, 1));
+    assert_eq!((queues_at(&machine, 1), queues_at(&machine, 2)), (2, 1));
+
+    let destination = Machine::with_ram(Arc::clone(&machine.environment.ram));
+    let there = built(&destination, &config(directory.path(), "b", 0));
+    migrate(&here, &there);
+    there.devices().iter().for_each(|device| device.resume().unwrap());
+    assert_eq!((queues_at(&destination, 1), queues_at(&destination, 2)), (2, 1));
+}
+
+/// Moves the state of all devices; those of `to` stay paused.
+fn migrate(from: &Pci, to: &Pci) {
+    for (from, to) in from.devices().iter().zip(to.devices()) {
+        from.pause().unwrap();
+        to.restore(&from.save().unwrap()).unwrap();
+        assert_eq!(to.save().unwrap(), from.save().unwrap());
+    }
 }
 
 #[test]
@@ -120,11 +141,7 @@ fn a_whole_machine_moves_and_the_last_owner_is_refused_from_then_on() {
     here.take_locks(Epoch(1)).unwrap();
     let destination = Machine::with_ram(Arc::clone(&source.environment.ram));
     let there = built(&destination, &config(directory.path(), "b", 2));
-    for (from, to) in here.devices().iter().zip(there.devices()) {
-        from.pause().unwrap();
-        to.restore(&from.save().unwrap()).unwrap();
-        assert_eq!(to.save().unwrap(), from.save().unwrap());
-    }
+    migrate(&here, &there);
     here.release_locks();
     there.take_locks(Epoch(2)).unwrap();
     there.devices().iter().for_each(|device| device.resume().unwrap());
@@ -167,4 +184,105 @@ fn a_missing_tap_is_named_with_the_remedy() {
     let error =
         build(&config, ram, msi, io_events, mmio, Arc::new(Bus::default())).err().unwrap().to_string();
     assert!(error.contains("cannot attach to the tap gw-no-such-tap"), "{error}");
+}
+
+/// Numbers that look random and are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % end
+    }
+
+    /// Mostly values that mean something to some register.
+    fn value(&mut self) -> u64 {
+        match self.below(5) {
+            0 => self.below(16),
+            1 => 1 << self.below(64),
+            2 => self.below(RAM_BYTES as u64) & !0xf,
+            3 => u64::MAX - self.below(16),
+            _ => self.0,
+        }
+    }
+}
+
+/// What a driver does from reset to DRIVER_OK, with rings from 64 KiB on.
+fn set_up_properly(mmio: &Bus, bar: u64) {
+    mmio.write(bar + 20, &[0]);
+    mmio.write(bar + 20, &[3]);
+    for register in [8, 12] {
+        mmio.write(bar + register, &1u32.to_le_bytes());
+    }
+    mmio.write(bar + 20, &[11]);
+    for queue in 0..3u16 {
+        let rings = 0x1_0000 * (u64::from(queue) + 1);
+        mmio.write(bar + 22, &queue.to_le_bytes());
+        mmio.write(bar + 24, &16u16.to_le_bytes());
+        for (register, address) in [(32, rings), (40, rings + 0x2000), (48, rings + 0x3000)] {
+            mmio.write(bar + register, &address.to_le_bytes());
+        }
+        mmio.write(bar + 28, &1u16.to_le_bytes());
+    }
+    mmio.write(bar + 20, &[15]);
+}
+
+#[test]
+fn a_guest_that_pokes_at_random_harms_nobody_and_gets_its_devices_back_by_a_reset() {
+    const POKES: u32 = 40_000;
+    let (directory, machine) = (tempfile::tempdir().unwrap(), Machine::empty());
+    let pci = built(&machine, &config(directory.path(), "a", 1));
+    pci.take_locks(Epoch(1)).unwrap();
+    let (mmio, ram) = (&machine.environment.mmio, machine.ram());
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let slots = [1u64, 2, 3, 8];
+    let (mut seen_running, mut seen_broken) = (0, 0);
+    for _ in 0..POKES {
+        let slot = slots[random.below(4) as usize];
+        let length = 1 << random.below(4);
+        let value = random.value().to_le_bytes();
+        let bar = layout::bar_start(slot as u8);
+        if random.below(50) == 0 {
+            set_up_properly(mmio, bar);
+        }
+        let mut status = [0];
+        mmio.read(bar + 20, &mut status);
+        seen_running += u32::from(status[0] & 0x44 == 0x04);
+        seen_broken += u32::from(status[0] & 0x44 == 0x44);
+        match random.below(12) {
+            // The registers by which a driver starts a device, most often.
+            0..3 => mmio.write(bar + (random.below(64) & !(length - 1)), &value[..length as usize]),
+            // The rings and what lies around them.
+            3..6 => ram.write_slice(&value, GuestAddress(0x1_0000 + random.below(0x4_0000))).unwrap(),
+            6 => mmio.write(bar + random.below(0x8000), &value[..length as usize]),
+            7 => mmio.write(bar + 0x3000 + 4 * random.below(4), &[0, 0]),
+            8 => {
+                let register = [4, random.below(256)][random.below(2) as usize];
+                let place = layout::ECAM_START + (slot << 15) + register;
+                // Not the BAR, so that the pokes keep finding the device.
+                if !(0x10..0x18).contains(&register) {
+                    mmio.write(place, &[value[0] | 6]);
+                }
+            }
+            9 => mmio.read(bar + random.below(0x8000), &mut [0; 8][..length as usize]),
+            _ => ram.write_slice(&value, GuestAddress(random.below(RAM_BYTES as u64 - 8))).unwrap(),
+        }
+    }
+    assert!(seen_running > 100 && seen_broken > 100, "{seen_running} {seen_broken}: it has to come that far");
+    for device in pci.devices() {
+        device.pause().unwrap();
+        let section = device.save().unwrap();
+        device.reset();
+        // What such a guest leaves is a state like any other.
+        device.restore(&section).unwrap();
+        device.reset();
+        device.resume().unwrap();
+    }
+    mmio.write(layout::ECAM_START + (1 << 15) + 4, &[6, 0]);
+    let mut driver = Driver::at(&machine, layout::bar_start(1), Arc::clone(&pci.functions[0]) as _);
+    driver.start(0);
+    driver.submit(0, &[(BUFFERS, 16, WRITE)]);
+    assert_eq!(driver.answer(0).1, 16);
 }

@@ -1,7 +1,8 @@
 //! Kernel structures as bytes, the form in which they travel in saved state.
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs,
 };
 
 /// A structure of the KVM ABI, whose layout the kernel never changes.

@@ -8,7 +8,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clock_data, kvm_device_attr,
+    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clock_data,
+    kvm_device_attr,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -105,7 +106,8 @@ mod tests {
     #[test]
     fn the_guests_tsc_goes_on_by_the_time_that_passed_whatever_the_hosts_tscs_are() {
         let source = ClockState { guest_ns: 1_000_000_000, realtime_ns: Some(7), host_tsc: Some(50_000_000) };
-        let here = ClockState { guest_ns: 1_005_000_000, realtime_ns: Some(8), host_tsc: Some(9_000_000_000) };
+        let here =
+            ClockState { guest_ns: 1_005_000_000, realtime_ns: Some(8), host_tsc: Some(9_000_000_000) };
         let (offset, khz) = (300u64.wrapping_sub(50_000_000), 2_000_000);
         let moved = here.tsc_offset(&source, offset, khz).unwrap();
         let guest_before = 50_000_000u64.wrapping_add(offset);

@@ -35,7 +35,8 @@ impl DirtyLog {
 
     /// Switches the log on. On error it is off.
     pub fn start(&self) -> Result<(), KvmError> {
-        let started = self.slots.iter().try_for_each(|slot| set_slot(&self.vm, slot, KVM_MEM_LOG_DIRTY_PAGES));
+        let started =
+            self.slots.iter().try_for_each(|slot| set_slot(&self.vm, slot, KVM_MEM_LOG_DIRTY_PAGES));
         if started.is_err() {
             self.stop();
         }
@@ -74,7 +75,9 @@ impl DirtyLog {
                 slot: slot.id,
                 first_page,
                 num_pages: CLEAR_PAGES_MAX.min(slot.range.pages - first_page) as u32,
-                __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: chunk.as_ptr() as *mut _ },
+                __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+                    dirty_bitmap: chunk.as_ptr() as *mut _,
+                },
             };
             // SAFETY: the kernel reads one bit for each of `num_pages`, which `chunk` holds, and writes nothing.
             if unsafe { ioctl_with_ref(&self.vm.as_raw_fd(), KVM_CLEAR_DIRTY_LOG(), &clear) } != 0 {

@@ -1,14 +1,19 @@
 //! The in-kernel interrupt controllers and timer: PICs, I/O APIC, PIT.
 
-use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_pit_state2};
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_pit_state2,
+};
 use kvm_ioctls::VmFd;
 
 use super::abi::Abi;
 use super::{KvmError, call};
 use crate::device::State;
 
-const CHIPS: [(u32, &str); 3] =
-    [(KVM_IRQCHIP_PIC_MASTER, "the first PIC"), (KVM_IRQCHIP_PIC_SLAVE, "the second PIC"), (KVM_IRQCHIP_IOAPIC, "the I/O APIC")];
+const CHIPS: [(u32, &str); 3] = [
+    (KVM_IRQCHIP_PIC_MASTER, "the first PIC"),
+    (KVM_IRQCHIP_PIC_SLAVE, "the second PIC"),
+    (KVM_IRQCHIP_IOAPIC, "the I/O APIC"),
+];
 
 /// The state of both PICs and the I/O APIC, each a `struct kvm_irqchip`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -47,7 +52,10 @@ pub fn mask_pic(vm: &VmFd) -> Result<(), KvmError> {
 impl IrqchipState {
     /// Reads the controllers.
     pub fn save(vm: &VmFd) -> Result<Self, KvmError> {
-        let chips = CHIPS.iter().map(|(id, name)| Ok(get_chip(vm, *id, name)?.to_bytes())).collect::<Result<_, KvmError>>()?;
+        let chips = CHIPS
+            .iter()
+            .map(|(id, name)| Ok(get_chip(vm, *id, name)?.to_bytes()))
+            .collect::<Result<_, KvmError>>()?;
         Ok(Self { chips })
     }
 

@@ -10,8 +10,8 @@ pub mod vcpu;
 use std::io;
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_PIT_SPEAKER_DUMMY,
-    kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -32,7 +32,11 @@ pub enum KvmError {
     #[error("this host's KVM lacks {0}: update the kernel")]
     Lacks(&'static str),
     #[error("KVM: {step} failed")]
-    Call { step: String, #[source] source: io::Error },
+    Call {
+        step: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What the machine cannot do without, and what to call it.

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use godwit_types::Epoch;
 use godwit_types::control::{Role, VmmConfig, VmmState};
 use godwit_types::vm::InvalidVmSpec;
-use godwit_types::Epoch;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::doorbell::Doorbell;
@@ -92,7 +92,9 @@ impl Machine {
         let watcher = Arc::clone(&observer);
         pci.on_device_error(move |device, message| watcher.device_error(device, message));
         let facts = VcpuFacts::of(&kvm, &vm)?;
-        let (vcpus, pristine) = build_vcpus(&vm, &cpu, spec.vcpus, &facts, &buses, &doorbell)?;
+        let fds = create_vcpus(&vm, &cpu, spec.vcpus)?;
+        let cpu = cpu.with_tsc(&kvm, &fds[0]);
+        let (vcpus, pristine) = start_vcpus(&vm, fds, &facts, &buses, &doorbell)?;
         let life = if matches!(config.role, Role::Boot) { Life::Built } else { Life::Incoming };
         let condition = Mutex::new(Condition { life, epoch: config.epoch });
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.slots());
@@ -108,6 +110,7 @@ impl Machine {
             facts,
             pristine,
             kernel,
+            tsc: cpu.tsc(),
             cpu: Mutex::new(cpu),
             condition,
             doorbell,
@@ -139,12 +142,18 @@ struct Legacy {
 }
 
 impl Legacy {
-    fn build(config: &VmmConfig, vm: &Arc<VmFd>, buses: &Buses, doorbell: &Arc<Doorbell>) -> Result<Self, BuildError> {
+    fn build(
+        config: &VmmConfig,
+        vm: &Arc<VmFd>,
+        buses: &Buses,
+        doorbell: &Arc<Doorbell>,
+    ) -> Result<Self, BuildError> {
         let host = |what: &str| {
             let what = what.to_owned();
             move |error| BuildError::Host(what, error)
         };
-        let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("create an event"))?;
+        let interrupt =
+            EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("create an event"))?;
         vm.register_irqfd(&interrupt, serial::IRQ).map_err(call("wiring the serial port"))?;
         let console = Arc::new(Console::new().map_err(host("create the console"))?);
         let serial = Serial::new(interrupt, Arc::clone(&console)).map_err(host("create the serial port"))?;
@@ -169,32 +178,35 @@ impl Legacy {
     }
 }
 
-fn build_vcpus(
+fn create_vcpus(vm: &VmFd, cpu: &CpuModel, count: u8) -> Result<Vec<VcpuFd>, KvmError> {
+    let create = |index: u8| {
+        let fd = vm.create_vcpu(index.into()).map_err(call(format!("creating vCPU {index}")))?;
+        fd.set_cpuid2(&cpu.for_vcpu(index, count))
+            .map_err(call(format!("setting the CPUID of vCPU {index}")))?;
+        Ok(fd)
+    };
+    (0..count).map(create).collect()
+}
+
+/// Notes the state after power-on and starts the threads, parked.
+fn start_vcpus(
     vm: &VmFd,
-    cpu: &CpuModel,
-    count: u8,
+    fds: Vec<VcpuFd>,
     facts: &VcpuFacts,
     buses: &Buses,
     doorbell: &Arc<Doorbell>,
 ) -> Result<(Vec<Vcpu>, Pristine), BuildError> {
     install_kick().map_err(|error| BuildError::Host("install a signal handler".into(), error))?;
     let (mut vcpus, mut states) = (Vec::new(), Vec::new());
-    for index in 0..count {
-        let fd = vm.create_vcpu(index.into()).map_err(call(format!("creating vCPU {index}")))?;
-        fd.set_cpuid2(&cpu.for_vcpu(index, count)).map_err(call(format!("setting the CPUID of vCPU {index}")))?;
+    for (index, fd) in (0..).zip(fds) {
         let mut state = VcpuState::save(&fd, facts)?;
         state.start_here(index == 0);
         states.push(Arc::new(state));
         let thread = Vcpu::spawn(index, fd, buses.clone(), Arc::clone(doorbell));
-        vcpus.push(thread.map_err(|error| BuildError::Host(format!("start the thread of vCPU {index}"), error))?);
+        vcpus.push(
+            thread.map_err(|error| BuildError::Host(format!("start the thread of vCPU {index}"), error))?,
+        );
     }
     let pristine = Pristine { vcpus: states, irqchip: IrqchipState::save(vm)?, pit: PitState::save(vm)? };
     Ok((vcpus, pristine))
-}
-
-/// Only asked of the host once a machine exists, so its presence is certain.
-impl Machine {
-    pub(super) fn kvm(&self) -> &Kvm {
-        &self.kvm
-    }
 }

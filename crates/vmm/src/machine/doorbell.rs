@@ -1,6 +1,7 @@
 //! What happens to the machine that its supervisor must see to.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use godwit_types::migration::MigrationOutcome;
 use godwit_types::{ApiError, Epoch};
@@ -48,6 +49,13 @@ impl Doorbell {
         };
         let mut pending = self.rung.wait_while(self.pending(), quiet).expect("nobody panics at the doorbell");
         std::mem::take(&mut *pending)
+    }
+
+    /// Waits for the end of the migration away alone, but not longer than `limit`.
+    pub fn wait_outgoing(&self, limit: Duration) -> Option<MigrationOutcome> {
+        let under_way = |pending: &mut Pending| pending.outgoing.is_none();
+        let waited = self.rung.wait_timeout_while(self.pending(), limit, under_way);
+        waited.expect("nobody panics at the doorbell").0.outgoing.take()
     }
 
     /// Takes a reset that the supervisor has not seen yet, for whoever stops the vCPUs first.

@@ -86,8 +86,15 @@ impl Life {
 mod tests {
     use super::*;
 
-    const ALL: [Life; 7] =
-        [Life::Built, Life::Incoming, Life::Loaded, Life::Running, Life::Paused, Life::HandedOver, Life::Stopped];
+    const ALL: [Life; 7] = [
+        Life::Built,
+        Life::Incoming,
+        Life::Loaded,
+        Life::Running,
+        Life::Paused,
+        Life::HandedOver,
+        Life::Stopped,
+    ];
     const STEPS: [Step; 8] = [
         Step::Start,
         Step::Load,
@@ -109,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_machine_runs_only_from_where_the_drawing_says() {
-        let from = |step: Step| ALL.into_iter().filter(move |life| life.after(step).is_ok()).collect::<Vec<_>>();
+        let from =
+            |step: Step| ALL.into_iter().filter(move |life| life.after(step).is_ok()).collect::<Vec<_>>();
         assert_eq!(from(Step::Start), [Life::Built]);
         assert_eq!(from(Step::Run), [Life::Loaded]);
         assert_eq!(from(Step::Resume), [Life::Paused]);

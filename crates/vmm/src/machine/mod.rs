@@ -1,9 +1,11 @@
 //! The machine: one VM's vCPUs, memory and devices, and what can be done with them as a whole.
 
 mod build;
+mod destination;
 pub mod doorbell;
 mod life;
-mod migrate;
+mod sections;
+mod source;
 mod vcpu;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +18,7 @@ use vm_memory::GuestAddress;
 
 use crate::acpi;
 use crate::boot::{BootError, Kernel, set_entry};
-use crate::cpu::CpuModel;
+use crate::cpu::{CpuModel, Tsc};
 use crate::device::Device;
 use crate::devices::Pci;
 use crate::devices::legacy::console;
@@ -46,6 +48,8 @@ pub struct Machine {
     kernel: Kernel,
     /// The CPU that the guest sees: this host's choice if it booted here, else what it brought along.
     cpu: Mutex<CpuModel>,
+    /// This host's TSC.
+    tsc: Option<Tsc>,
     condition: Mutex<Condition>,
     doorbell: Arc<Doorbell>,
     observer: Arc<dyn Observer>,
@@ -176,7 +180,10 @@ impl Machine {
 
     fn settle(&self) -> Result<(), MachineError> {
         if self.doorbell.powered_off() {
-            return Err(MachineError { step: "pausing".into(), reason: "the guest has powered itself off".into() });
+            return Err(MachineError {
+                step: "pausing".into(),
+                reason: "the guest has powered itself off".into(),
+            });
         }
         if self.doorbell.take_reset() { self.reset_stopped() } else { Ok(()) }
     }
@@ -195,7 +202,8 @@ impl Machine {
             answer.wait()?.map_err(|error| step("resetting a vCPU", &error))?;
         }
         self.devices.iter().for_each(|device| device.reset());
-        let chips = self.pristine.irqchip.restore(&self.vm).and_then(|()| self.pristine.pit.restore(&self.vm));
+        let chips =
+            self.pristine.irqchip.restore(&self.vm).and_then(|()| self.pristine.pit.restore(&self.vm));
         chips.map_err(|error| step("resetting the interrupt controllers", &error))?;
         self.ram.clear().map_err(|error| step("resetting", &error))?;
         self.load_kernel()

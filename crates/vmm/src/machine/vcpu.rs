@@ -22,7 +22,7 @@ use std::time::Duration;
 use std::{io, mem};
 
 use godwit_migration::MachineError;
-use kvm_bindings::kvm_run;
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -104,7 +104,10 @@ impl Vcpu {
     }
 
     /// Does something with the vCPU on its own thread. The vCPU is stopped.
-    pub(super) fn call<T: Send + 'static>(&self, work: impl FnOnce(&VcpuFd) -> T + Send + 'static) -> Answer<T> {
+    pub(super) fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&VcpuFd) -> T + Send + 'static,
+    ) -> Answer<T> {
         let (done, answer) = sync_channel(1);
         self.send(Command::Call(Box::new(move |fd| {
             // Nobody waits any more only after a timeout, which was reported.
@@ -244,7 +247,9 @@ impl Core {
                 self.buses.mmio.write(address, data);
                 return Next::Enter;
             }
-            Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::Nmi | VcpuExit::IoapicEoi(_)) => return Next::Enter,
+            Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::Nmi | VcpuExit::IoapicEoi(_)) => {
+                return Next::Enter;
+            }
             Ok(VcpuExit::Intr) => return Next::Look,
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Look,
             // A triple fault, which resets a PC.
@@ -254,12 +259,27 @@ impl Core {
                 return Next::Park;
             }
             Ok(VcpuExit::SystemEvent(kind, _)) => format!("system event {kind}"),
+            Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(exit) => format!("{exit:?}"),
             Err(error) => error.to_string(),
         };
-        let at = self.fd.get_regs().map_or_else(|_| "an unknown address".into(), |regs| format!("{:#x}", regs.rip));
+        let at = self
+            .fd
+            .get_regs()
+            .map_or_else(|_| "an unknown address".into(), |regs| format!("{:#x}", regs.rip));
         let reason = format!("vCPU {} cannot go on at {at}: {problem}", self.index);
         self.doorbell.ring(|pending| pending.failed = Some(reason));
         Next::Park
+    }
+
+    fn internal_error(&mut self) -> String {
+        // SAFETY: the exit's reason says that this member of the union is the one that is set.
+        let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+        match suberror {
+            KVM_INTERNAL_ERROR_EMULATION => {
+                "KVM cannot emulate an instruction; on a host with PVM only guests made for it run".into()
+            }
+            other => format!("KVM internal error {other}"),
+        }
     }
 }

@@ -41,8 +41,10 @@ pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 /// The RAM ranges of a VM with this much memory, ascending.
 pub fn ram_ranges(memory: Bytes) -> Vec<PageRange> {
     let low = memory.0.min(LOW_RAM_END);
-    let range =
-        |start: u64, bytes: u64| PageRange { start: Gfn(start / PAGE_SIZE_BYTES), pages: bytes / PAGE_SIZE_BYTES };
+    let range = |start: u64, bytes: u64| PageRange {
+        start: Gfn(start / PAGE_SIZE_BYTES),
+        pages: bytes / PAGE_SIZE_BYTES,
+    };
     let mut ranges = vec![range(0, low)];
     if memory.0 > low {
         ranges.push(range(HIGH_RAM_START, memory.0 - low));
@@ -60,7 +62,10 @@ mod tests {
             let ranges = ram_ranges(memory);
             let total: u64 = ranges.iter().map(|range| range.pages).sum();
             assert_eq!(total, memory.pages(), "{memory}");
-            ranges.iter().map(|r| (r.start.address(), r.start.address() + r.pages * PAGE_SIZE_BYTES)).collect::<Vec<_>>()
+            ranges
+                .iter()
+                .map(|r| (r.start.address(), r.start.address() + r.pages * PAGE_SIZE_BYTES))
+                .collect::<Vec<_>>()
         };
         assert_eq!(ends(Bytes::mib(512)), [(0, 512 << 20)]);
         assert_eq!(ends(Bytes::mib(3072)), [(0, LOW_RAM_END)]);

@@ -5,8 +5,8 @@ mod ram;
 
 use vm_memory::bitmap::AtomicBitmap;
 
-pub use ram::{MemoryError, Ram, Slot};
 pub(crate) use ram::insert_words;
+pub use ram::{MemoryError, Ram, Slot};
 
 /// Guest RAM on a memfd. Every write through it marks its pages in the bitmap of the VMM's own writes.
 pub type GuestRam = vm_memory::GuestMemoryMmap<AtomicBitmap>;

@@ -56,7 +56,8 @@ impl Ram {
             offset += bytes;
             (GuestAddress(range.start.address()), bytes as usize, Some(file))
         });
-        let guest = GuestRam::from_ranges_with_files(mapped).map_err(|error| MemoryError::Map(memory, error))?;
+        let guest =
+            GuestRam::from_ranges_with_files(mapped).map_err(|error| MemoryError::Map(memory, error))?;
         Ok(Self { memfd, guest: Arc::new(guest), ranges })
     }
 
@@ -154,7 +155,8 @@ impl GuestMemory for Ram {
 
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError> {
         let (offset, bytes) = (self.offset(first, pages)?, pages * PAGE_SIZE_BYTES);
-        let zeroed = self.touched(offset, bytes).and_then(|yes| if yes { self.punch(offset, bytes) } else { Ok(()) });
+        let zeroed =
+            self.touched(offset, bytes).and_then(|yes| if yes { self.punch(offset, bytes) } else { Ok(()) });
         zeroed.map_err(|error| failed("zeroing", first, &error))
     }
 }

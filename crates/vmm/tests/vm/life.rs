@@ -1,8 +1,8 @@
 //! A VM's life on one host, driven through the control socket.
 
+use crate::support::{Vmm, guest, kvm_is_there, spec};
 use godwit_types::control::{Notice, Reply, Request, Role, VmmState};
 use godwit_types::{Bytes, ErrorCode};
-use crate::support::{Vmm, guest, kvm_is_there, spec};
 
 struct Fixture {
     vmm: Vmm,
@@ -56,7 +56,8 @@ fn a_guest_that_powers_off_ends_the_process_and_subscribers_are_told() {
     let Some(Fixture { mut vmm, _folder }) = boot(1) else { return };
     vmm.wait_log("up\n", 1);
     vmm.console().send(b"o");
-    let stopped = |notice: &Notice| matches!(notice, Notice::State { state: VmmState::Stopped, .. }).then_some(());
+    let stopped =
+        |notice: &Notice| matches!(notice, Notice::State { state: VmmState::Stopped, .. }).then_some(());
     vmm.notices.until(stopped);
     assert!(vmm.wait().success());
     assert!(!vmm.config.control.exists() && !vmm.config.console_socket.exists(), "sockets are left behind");

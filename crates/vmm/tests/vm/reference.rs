@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use godwit_types::Bytes;
 use godwit_types::control::{DiskBacking, NicBacking, Role, VmmConfig};
 use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::vm::{DiskFormat, DiskSpec, NicSpec};
-use godwit_types::Bytes;
 use serde_json::Value;
 
 use crate::support::{PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
@@ -28,7 +28,9 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
             let mut there = fixture.destination(&here, hop);
             here.migrate_to(&there, migration, Budget::default());
             let outcome = grant_everything(&mut here, &mut there);
-            let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}; {}", here.errors()) };
+            let MigrationOutcome::Completed { report } = outcome else {
+                panic!("{outcome:?}; {}", here.errors())
+            };
             eprintln!("{vcpus} vCPUs, move {hop}: {report:?}");
             assert!(here.wait().success(), "{}", here.errors());
             here = there;
@@ -57,7 +59,11 @@ impl Fixture {
     fn boot(&self, vcpus: u8, load: &str) -> Vmm {
         let cmdline = format!("godwit.ip=10.77.0.10/24 {load}");
         let mut spec = spec(vcpus, Bytes::mib(64), &cmdline);
-        spec.disks = vec![DiskSpec { image: "shared/disk.raw".parse().unwrap(), format: DiskFormat::Raw, read_only: false }];
+        spec.disks = vec![DiskSpec {
+            image: "shared/disk.raw".parse().unwrap(),
+            format: DiskFormat::Raw,
+            read_only: false,
+        }];
         spec.nics = vec![NicSpec { network: "lan".parse().unwrap(), mac: Some(MAC.parse().unwrap()) }];
         let config = Vmm::config(self.folder.path(), 0, &self.guest, spec, 1, Role::Boot);
         Vmm::start(self.equip(config, 0))
@@ -103,7 +109,9 @@ impl Fixture {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let now = self.report();
-            let ticks = |report: &Value| report["ticks"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect::<Vec<_>>();
+            let ticks = |report: &Value| {
+                report["ticks"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect::<Vec<_>>()
+            };
             let ticked = ticks(before).iter().zip(ticks(&now)).all(|(before, now)| now > *before);
             if ticked && paths.iter().all(|path| count(&now, path) > count(before, path)) {
                 return now;
@@ -118,11 +126,18 @@ fn private_network() -> bool {
     // SAFETY: affects this thread and its future children only.
     let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
     let made = unshared
-        && ["link set lo up", "link add lan type bridge", "address add 10.77.0.1/24 dev lan", "link set lan up"]
-            .iter()
-            .all(|arguments| ip(arguments));
+        && [
+            "link set lo up",
+            "link add lan type bridge",
+            "address add 10.77.0.1/24 dev lan",
+            "link set lan up",
+        ]
+        .iter()
+        .all(|arguments| ip(arguments));
     if !made {
-        eprintln!("SKIPPED: needs a network namespace, bridges and the command ip: run as root, install iproute2");
+        eprintln!(
+            "SKIPPED: needs a network namespace, bridges and the command ip: run as root, install iproute2"
+        );
     }
     made
 }
@@ -135,7 +150,8 @@ fn get(path: &str) -> std::io::Result<Value> {
     let address: SocketAddr = GUEST.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
@@ -144,7 +160,8 @@ fn get(path: &str) -> std::io::Result<Value> {
 
 /// The reference guest's image, if it was built; says loudly when it was not.
 fn reference_guest() -> Option<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests/release/godwit-reference-guest");
+    let built =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests/release/godwit-reference-guest");
     let image = std::env::var_os("GODWIT_REFERENCE_GUEST").map_or(built, PathBuf::from);
     if !image.exists() {
         eprintln!("SKIPPED: needs the reference guest at {}: run 'cargo xtask test'", image.display());

@@ -73,7 +73,8 @@ pub fn serve(console: Arc<Console>, serial: Arc<Serial>, socket: &Path, log: &Pa
     let stop = Arc::new(AtomicBool::new(false));
     let (shared, stopping) = (Arc::clone(&console), Arc::clone(&stop));
     let thread = thread::Builder::new().name("console".into()).spawn(move || {
-        let mut server = Server { console: shared, serial, listener, log, clients: vec![], input: VecDeque::new() };
+        let mut server =
+            Server { console: shared, serial, listener, log, clients: vec![], input: VecDeque::new() };
         while !stopping.load(Ordering::Acquire) {
             server.wait();
             server.turn();
@@ -120,7 +121,10 @@ impl Server {
     /// Waits until there is something to do.
     fn wait(&self) {
         let poll = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
-        let mut fds = vec![poll(self.console.wake.as_raw_fd(), libc::POLLIN), poll(self.listener.as_raw_fd(), libc::POLLIN)];
+        let mut fds = vec![
+            poll(self.console.wake.as_raw_fd(), libc::POLLIN),
+            poll(self.listener.as_raw_fd(), libc::POLLIN),
+        ];
         for client in &self.clients {
             let input = if self.input.len() < INPUT_BYTES_MAX { libc::POLLIN } else { 0 };
             let output = if client.unread.is_empty() { 0 } else { libc::POLLOUT };
@@ -204,8 +208,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use crate::bus::BusDevice;
     use super::*;
+    use crate::bus::BusDevice;
 
     struct Fixture {
         serial: Arc<Serial>,

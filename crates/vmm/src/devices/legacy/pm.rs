@@ -133,7 +133,10 @@ impl Device for Pm {
     fn restore(&self, section: &Section) -> Result<(), DeviceError> {
         let saved = PmState::from_section(section)?;
         if [saved.status, saved.enable, saved.control].iter().any(|register| *register > u16::MAX.into()) {
-            return Err(DeviceError { device: NAME.into(), reason: "a saved register has more than 16 bits".into() });
+            return Err(DeviceError {
+                device: NAME.into(),
+                reason: "a saved register has more than 16 bits".into(),
+            });
         }
         self.change(|registers| *registers = saved);
         Ok(())

@@ -125,7 +125,8 @@ impl Device for Rtc {
     fn restore(&self, section: &Section) -> Result<(), DeviceError> {
         let selected = RtcState::from_section(section)?.selected;
         let index = u8::try_from(selected).ok().filter(|index| *index <= INDEX_MASK);
-        let refused = || DeviceError { device: NAME.into(), reason: format!("there is no register {selected}") };
+        let refused =
+            || DeviceError { device: NAME.into(), reason: format!("there is no register {selected}") };
         *self.selected() = index.ok_or_else(refused)?;
         Ok(())
     }

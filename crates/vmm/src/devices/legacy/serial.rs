@@ -152,7 +152,10 @@ impl Device for Serial {
 
     fn restore(&self, section: &Section) -> Result<(), DeviceError> {
         let saved = UartState::from_section(section)?;
-        let refused = |what: &str| DeviceError { device: NAME.into(), reason: format!("the saved {what} is too large") };
+        let refused = |what: &str| DeviceError {
+            device: NAME.into(),
+            reason: format!("the saved {what} is too large"),
+        };
         let byte = |value: u32| u8::try_from(value).map_err(|_| refused("register"));
         let [low, high] = u16::try_from(saved.divisor).map_err(|_| refused("divisor"))?.to_le_bytes();
         let state = SerialState {

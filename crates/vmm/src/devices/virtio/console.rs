@@ -18,6 +18,8 @@ pub const QUEUES: usize = 2;
 const QUEUE_SIZES: [u16; QUEUES] = [64, 64];
 /// Most input that waits for the guest; more is dropped, as on a serial line.
 const INPUT_BYTES_MAX: usize = 64 << 10;
+/// Most output in one chain, so that none takes long.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// Bytes handed to the sink at once.
 const OUTPUT_BYTES_PER_CALL: usize = 4096;
 
@@ -96,6 +98,9 @@ impl Console {
     fn read_output(&self, mut chain: Chain<'_>) -> Result<u32, DriverFault> {
         let mut bytes = [0; OUTPUT_BYTES_PER_CALL];
         let mut left = chain.readable_bytes();
+        if left > OUTPUT_BYTES_MAX {
+            return Err(DriverFault::Request("more console output at once than any driver has"));
+        }
         while left > 0 {
             let part = &mut bytes[..left.min(OUTPUT_BYTES_PER_CALL)];
             chain.take(part)?;

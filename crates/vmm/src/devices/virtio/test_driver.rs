@@ -161,13 +161,13 @@ impl Driver {
     pub fn new<D: VirtioDevice>(machine: &Machine, plugged: &Plugged<D>) -> Self {
         let config = Arc::clone(&plugged.function) as Arc<dyn PciFunction>;
         config.write_config(4, &6u16.to_le_bytes());
-        Self {
-            mmio: Arc::clone(&machine.environment.mmio),
-            ram: Arc::clone(&machine.environment.ram),
-            config,
-            bar: layout::bar_start(8),
-            queues: Vec::new(),
-        }
+        Self::at(machine, layout::bar_start(8), config)
+    }
+
+    /// The driver of a function whose BAR is at `bar`.
+    pub fn at(machine: &Machine, bar: u64, config: Arc<dyn PciFunction>) -> Self {
+        let (mmio, ram) = (Arc::clone(&machine.environment.mmio), Arc::clone(&machine.environment.ram));
+        Self { mmio, ram, config, bar, queues: Vec::new() }
     }
 
     /// The same driver on another machine, to which its guest was moved.

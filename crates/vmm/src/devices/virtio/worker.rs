@@ -267,3 +267,7 @@ impl<D: VirtioDevice> Shared<D> {
         self.state.lock().expect("no one panics with the worker's state")
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

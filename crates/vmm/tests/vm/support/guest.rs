@@ -107,7 +107,8 @@ fn image() -> Vec<u8> {
 
 fn segment(image: &mut Vec<u8>, kind: u32, offset: u64, address: u64, in_file: u64, in_memory: u64) {
     image.extend([kind, 7].iter().flat_map(|word| word.to_le_bytes()));
-    image.extend([offset, address, address, in_file, in_memory, 4].iter().flat_map(|word| word.to_le_bytes()));
+    image
+        .extend([offset, address, address, in_file, in_memory, 4].iter().flat_map(|word| word.to_le_bytes()));
 }
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: where the guest is entered.

@@ -53,7 +53,14 @@ pub(crate) fn spec(vcpus: u8, memory: Bytes, cmdline: &str) -> VmSpec {
 
 impl Vmm {
     /// The configuration of process `n`, whose files lie in `folder`.
-    pub(crate) fn config(folder: &Path, n: usize, kernel: &Path, spec: VmSpec, epoch: u64, role: Role) -> VmmConfig {
+    pub(crate) fn config(
+        folder: &Path,
+        n: usize,
+        kernel: &Path,
+        spec: VmSpec,
+        epoch: u64,
+        role: Role,
+    ) -> VmmConfig {
         let file = |name: &str| folder.join(format!("{name}-{n}"));
         VmmConfig {
             vm: "6f2c0000-0000-0000-0000-000000000001".parse().unwrap(),
@@ -146,7 +153,12 @@ impl Vmm {
     pub(crate) fn wait_log(&self, text: &str, times: usize) {
         let deadline = Instant::now() + PATIENCE;
         while self.log().matches(text).count() < times {
-            assert!(Instant::now() < deadline, "no {times} times {text:?} in {:?}; {}", self.log(), self.errors());
+            assert!(
+                Instant::now() < deadline,
+                "no {times} times {text:?} in {:?}; {}",
+                self.log(),
+                self.errors()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -170,7 +182,8 @@ impl Vmm {
     pub(crate) fn destination(&self, n: usize, migration: MigrationId) -> Self {
         let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap() };
         let epoch = self.status().epoch.0 + 1;
-        let mut config = Self::config(&self.folder, n, &self.config.kernel, self.config.spec.clone(), epoch, role);
+        let mut config =
+            Self::config(&self.folder, n, &self.config.kernel, self.config.spec.clone(), epoch, role);
         config.disks = self.config.disks.clone();
         config.initrd = self.config.initrd.clone();
         Self::start(config)
@@ -262,7 +275,11 @@ impl Console {
         while !seen.ends_with(text) {
             let mut byte = [0];
             self.stream.read_exact(&mut byte).unwrap_or_else(|error| {
-                panic!("no {:?} but {:?}: {error}", String::from_utf8_lossy(text), String::from_utf8_lossy(&seen))
+                panic!(
+                    "no {:?} but {:?}: {error}",
+                    String::from_utf8_lossy(text),
+                    String::from_utf8_lossy(&seen)
+                )
             });
             seen.push(byte[0]);
         }

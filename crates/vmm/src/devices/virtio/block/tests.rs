@@ -9,12 +9,17 @@ use godwit_types::Epoch;
 use godwit_types::control::DiskBacking;
 use godwit_types::ids::VmId;
 use godwit_types::vm::DiskFormat;
+use imago::file::File as ImageFile;
+use imago::qcow2::Qcow2;
+use imago::{FormatCreateBuilder, Storage, StorageCreateOptions};
 use vm_memory::bitmap::Bitmap;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::*;
 use crate::device::Device;
+use crate::devices::disk::Image;
 use crate::devices::virtio::test_driver::*;
+use crate::memory::GuestRam;
 
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
@@ -50,11 +55,20 @@ impl Images {
         self.backing("disk.raw", DiskFormat::Raw)
     }
 
-    /// `None` where there is nothing to make such an image with.
-    fn qcow2(&self) -> Option<DiskBacking> {
-        let path = self.path("disk.qcow2");
-        qemu_img(&["create", "-q", "-f", "qcow2", text(&path), "1M"])?;
-        Some(self.backing("disk.qcow2", DiskFormat::Qcow2))
+    fn qcow2(&self) -> DiskBacking {
+        self.qcow2_on("disk.qcow2", None)
+    }
+
+    fn qcow2_on(&self, name: &str, base: Option<&Path>) -> DiskBacking {
+        let options = StorageCreateOptions::new().filename(self.path(name));
+        let file = ImageFile::create_open(options).unwrap();
+        let builder = Qcow2::<ImageFile>::create_builder(file).size(IMAGE_BYTES);
+        let builder = match base {
+            Some(base) => builder.backing(base.to_str().unwrap().to_owned(), "raw".to_owned()),
+            None => builder,
+        };
+        builder.create().unwrap();
+        self.backing(name, DiskFormat::Qcow2)
     }
 
     fn backing(&self, name: &str, format: DiskFormat) -> DiskBacking {
@@ -67,19 +81,26 @@ impl Images {
     }
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+/// Has the reference implementation look at a qcow2 image, where it is installed.
+fn check_qcow2(path: &Path) {
+    match Command::new("qemu-img").arg("check").arg(path).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("No errors"), "{said}");
+        }
+        Err(_) => eprintln!("SKIPPED: qemu-img is not installed, so nobody else looks at the image"),
+    }
 }
 
-/// The output of `qemu-img`; `None`, and a line on standard error, where it is not installed.
-fn qemu_img(arguments: &[&str]) -> Option<String> {
-    let Ok(output) = Command::new("qemu-img").args(arguments).output() else {
-        eprintln!("SKIPPED: qemu-img is not installed");
-        return None;
-    };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    Some(said)
+/// What an image holds, read by opening it anew.
+fn contents(backing: &DiskBacking) -> Vec<u8> {
+    let mut image = Image::open(&DiskBacking { read_only: true, ..backing.clone() }).unwrap();
+    let mut bytes = vec![0; image.bytes() as usize];
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), bytes.len())]).unwrap();
+    let whole = GuestMemoryBackend::get_slice(&ram, GuestAddress(0), bytes.len()).unwrap();
+    image.read(&[whole], 0).unwrap();
+    ram.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    bytes
 }
 
 fn block(backing: &DiskBacking, host: &str, reports: &Reports) -> Block {
@@ -210,9 +231,7 @@ fn the_serial_number_is_told() {
 fn zeroed_ranges_read_as_zeros_and_their_neighbours_stay() {
     let images = Images::new();
     zero_ranges(&images.raw());
-    if let Some(backing) = images.qcow2() {
-        zero_ranges(&backing);
-    }
+    zero_ranges(&images.qcow2());
 }
 
 fn zero_ranges(backing: &DiskBacking) {
@@ -256,10 +275,7 @@ fn a_disk_moves_with_its_guest_in_the_middle_of_writing() {
         let images = Images::new();
         let backing = match format {
             DiskFormat::Raw => images.raw(),
-            DiskFormat::Qcow2 => match images.qcow2() {
-                Some(backing) => backing,
-                None => return,
-            },
+            DiskFormat::Qcow2 => images.qcow2(),
         };
         let mut machine = Machine::empty();
         let (mut here, mut driver) = started(&machine, &backing, FLUSH);
@@ -296,14 +312,11 @@ fn a_disk_moves_with_its_guest_in_the_middle_of_writing() {
         }
         here.function.device().disk().release();
         if format == DiskFormat::Qcow2 {
-            let verdict = qemu_img(&["check", text(&backing.path)]).unwrap();
-            assert!(verdict.contains("No errors"), "{verdict}");
-            let copy = images.path("copy.raw");
-            qemu_img(&["convert", "-O", "raw", text(&backing.path), text(&copy)]).unwrap();
-            let bytes = fs::read(copy).unwrap();
-            for check in (0..sector).step_by(5) {
-                assert_eq!(bytes[check as usize * 512..][..512], pattern(check as u8, 512), "sector {check}");
-            }
+            check_qcow2(&backing.path);
+        }
+        let bytes = contents(&backing);
+        for check in (0..sector).step_by(5) {
+            assert_eq!(bytes[check as usize * 512..][..512], pattern(check as u8, 512), "sector {check}");
         }
     }
 }
@@ -311,15 +324,21 @@ fn a_disk_moves_with_its_guest_in_the_middle_of_writing() {
 #[test]
 fn what_is_flushed_to_a_qcow2_image_outlives_the_process() {
     let (images, machine) = (Images::new(), Machine::empty());
-    let Some(backing) = images.qcow2() else { return };
+    let backing = images.qcow2();
     let (_plugged, mut driver) = started(&machine, &backing, FLUSH);
-    assert_eq!(write(&mut driver, 100, &pattern(1, 4096)), OK);
-    assert_eq!(request(&mut driver, FLUSH_REQUEST, 0, &[]).0, OK);
+    // Two clusters: the second is entered into a table that exists, and is cached, by then.
+    for sector in [100, 1000] {
+        assert_eq!(write(&mut driver, sector, &pattern(sector as u8, 4096)), OK);
+        assert_eq!(request(&mut driver, FLUSH_REQUEST, 0, &[]).0, OK);
+    }
     // What a crash would leave: the file as it is, while the device is still open.
-    let (left, copy) = (images.path("left.qcow2"), images.path("left.raw"));
-    fs::copy(&backing.path, &left).unwrap();
-    qemu_img(&["convert", "-O", "raw", text(&left), text(&copy)]).unwrap();
-    assert_eq!(fs::read(copy).unwrap()[100 * 512..][..4096], pattern(1, 4096));
+    let left = images.backing("left.qcow2", DiskFormat::Qcow2);
+    fs::copy(&backing.path, &left.path).unwrap();
+    check_qcow2(&left.path);
+    let bytes = contents(&left);
+    for sector in [100, 1000] {
+        assert_eq!(bytes[sector * 512..][..4096], pattern(sector as u8, 4096), "sector {sector}");
+    }
 }
 
 #[test]
@@ -328,23 +347,19 @@ fn a_qcow2_backing_file_beside_the_image_is_read_and_one_elsewhere_is_refused() 
     for place in [&images, &elsewhere] {
         fs::write(place.path("base.raw"), pattern(9, IMAGE_BYTES as usize)).unwrap();
     }
-    let open = |name: &str, base: &str| {
-        let path = images.path(name);
-        qemu_img(&["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", text(&path)])?;
+    let open = |name: &str, base: &Path| {
         let machine = Machine::empty();
-        let backing = images.backing(name, DiskFormat::Qcow2);
-        let plugged = machine.plug(block(&backing, "a", &Reports::default()));
-        Some(plugged.function.device().disk().take(Epoch(1)).map(|()| (machine, plugged)))
+        let plugged = machine.plug(block(&images.qcow2_on(name, Some(base)), "a", &Reports::default()));
+        plugged.function.device().disk().take(Epoch(1)).map(|()| (machine, plugged))
     };
-    let Some(beside) = open("beside.qcow2", "base.raw") else { return };
-    let (machine, plugged) = beside.unwrap();
+    let (machine, plugged) = open("beside.qcow2", Path::new("base.raw")).unwrap();
     let mut driver = Driver::new(&machine, &plugged);
     driver.start(FLUSH);
     assert_eq!(write(&mut driver, 1, &[1; 512]), OK);
     let mut expected = pattern(9, 2048);
     expected[512..1024].fill(1);
     assert_eq!(read(&mut driver, 0, 2048), expected);
-    let refusal = open("apart.qcow2", text(&elsewhere.path("base.raw"))).unwrap();
+    let refusal = open("apart.qcow2", &elsewhere.path("base.raw"));
     let message = refusal.err().expect("a backing file elsewhere is refused").to_string();
     assert!(message.contains("another directory"), "{message}");
 }

@@ -27,7 +27,7 @@ use virtio_bindings::virtio_net::*;
 pub use self::tap::Tap;
 
 use self::receive::Receiver;
-use self::tap::HEADER_BYTES;
+use self::tap::{FRAME_BYTES_MAX, HEADER_BYTES};
 use super::{Chain, DriverFault, Interrupts, Io, Progress, Source, VirtioDevice, copy_config};
 
 const RECEIVE: usize = 0;
@@ -138,9 +138,9 @@ impl Net {
         Ok(progress)
     }
 
-    /// Whether the frame is gone. Frames that the kernel refuses are dropped, as on a wire.
+    /// Whether the frame is gone. What is no frame, and what the kernel refuses, is dropped as on a wire.
     fn send(&self, chain: &mut Chain<'_>) -> bool {
-        if chain.readable_bytes() <= HEADER_BYTES {
+        if !(HEADER_BYTES + 1..=FRAME_BYTES_MAX).contains(&chain.readable_bytes()) {
             return true;
         }
         match self.tap.send(chain.readable.make_contiguous()) {

@@ -1,0 +1,129 @@
+//! Serves the requests of the control socket.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use godwit_migration::driver::{Outgoing, SourceRun};
+use godwit_types::control::{Reply, Request, Status, VmmState};
+use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId};
+
+use super::hub::Hub;
+use crate::machine::Machine;
+
+/// The machine, and the migration away if one is under way.
+pub struct Desk {
+    machine: Arc<Machine>,
+    hub: Arc<Hub>,
+    listening: Option<SocketAddr>,
+    /// Locked while a migration starts, so that its end is seen after its beginning.
+    outgoing: Mutex<Option<(MigrationId, Arc<SourceRun>)>>,
+}
+
+impl Desk {
+    /// Serves `machine`; `listening` is where an incoming machine waits for its source.
+    pub fn new(machine: Arc<Machine>, hub: Arc<Hub>, listening: Option<SocketAddr>) -> Self {
+        Self { machine, hub, listening, outgoing: Mutex::default() }
+    }
+
+    /// The migration away that is under way.
+    pub fn outgoing(&self) -> Option<Arc<SourceRun>> {
+        self.current().as_ref().map(|(_, run)| Arc::clone(run))
+    }
+
+    /// The migration away has ended: there may be another.
+    pub fn outgoing_ended(&self) {
+        *self.current() = None;
+    }
+
+    /// Serves a request. Subscriptions are the server's own business.
+    pub fn serve(&self, request: Request) -> Reply {
+        let done = match request {
+            Request::Status => return Reply::Status(Box::new(self.status())),
+            Request::Subscribe => Ok(()),
+            Request::PowerButton => self.running().and_then(|()| {
+                self.machine.press_power_button().map_err(|error| conflict(error.to_string()))
+            }),
+            Request::Reset => {
+                self.running().map(|()| self.machine.doorbell().ring(|pending| pending.reset = true))
+            }
+            Request::Quit => {
+                self.machine.doorbell().ring(|pending| pending.quit = true);
+                Ok(())
+            }
+            Request::Balloon { target } => self.set_balloon(target),
+            Request::MigrateOut { migration, destination, address, budget } => {
+                let source = self.machine.config().host.clone();
+                self.migrate(Outgoing { migration, source, destination, address, budget })
+            }
+            Request::CancelMigration { migration } => self.cancel(migration),
+            Request::Answer { migration, verdict } => self.hub.answer(migration, verdict),
+        };
+        done.map_or_else(|error| Reply::Error { error }, |()| Reply::Done)
+    }
+
+    fn status(&self) -> Status {
+        let (state, migration) = self.hub.status();
+        let config = self.machine.config();
+        let (state, epoch) = state.unwrap_or((VmmState::Paused, config.epoch));
+        let (vm, pid, listening) = (config.vm, std::process::id(), self.listening);
+        Status { vm, epoch, pid, state, listening, migration, balloon: self.machine.balloon() }
+    }
+
+    fn set_balloon(&self, target: Bytes) -> Result<(), ApiError> {
+        let memory = self.machine.config().spec.memory;
+        if target >= memory {
+            let message = format!("the balloon cannot hold {target} of the VM's {memory}");
+            return Err(ApiError::new(ErrorCode::Invalid, message));
+        }
+        self.machine.set_balloon(target);
+        Ok(())
+    }
+
+    fn migrate(&self, request: Outgoing) -> Result<(), ApiError> {
+        self.running()?;
+        let mut outgoing = self.current();
+        if let Some((migration, _)) = &*outgoing {
+            return Err(conflict(format!("the VM is already being migrated away, by migration {migration}")));
+        }
+        let migration = request.migration;
+        self.hub.migration_begins(migration);
+        let (hub, doorbell) = (Arc::clone(&self.hub), Arc::clone(self.machine.doorbell()));
+        let run = SourceRun::start(
+            request,
+            Arc::clone(&self.machine) as _,
+            Arc::clone(&self.hub) as _,
+            Box::new(move |progress| hub.progress(migration, progress)),
+            Box::new(move |outcome| doorbell.ring(|pending| pending.outgoing = Some(outcome))),
+        );
+        *outgoing = Some((migration, Arc::new(run)));
+        Ok(())
+    }
+
+    fn cancel(&self, migration: MigrationId) -> Result<(), ApiError> {
+        let run = match &*self.current() {
+            Some((current, run)) if *current == migration => Arc::clone(run),
+            _ => {
+                let message = format!("migration {migration} is not under way here");
+                return Err(ApiError::new(ErrorCode::NotFound, message));
+            }
+        };
+        run.cancel()
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(MigrationId, Arc<SourceRun>)>> {
+        self.outgoing.lock().expect("no request panics")
+    }
+
+    /// Only a running VM can be reset, powered off or migrated.
+    fn running(&self) -> Result<(), ApiError> {
+        match self.hub.status().0 {
+            Some((VmmState::Running, _)) => Ok(()),
+            Some((state, _)) => Err(conflict(format!("the VM is {state:?} here, not running"))),
+            None => Err(conflict("the VM is not running yet".into())),
+        }
+    }
+}
+
+fn conflict(message: String) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, message)
+}

@@ -1,0 +1,151 @@
+//! The machine as the migration engine sees it on the destination.
+
+use std::sync::Arc;
+
+use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, Section};
+use godwit_types::Epoch;
+use godwit_types::vm::VmSpec;
+use kvm_ioctls::VcpuFd;
+
+use super::life::Step;
+use super::sections::{Arrived, CLOCK, IRQCHIP, PIT, vcpu_name};
+use super::{Machine, illegal, step};
+use crate::cpu::CpuModel;
+use crate::kvm::clock::ClockState;
+use crate::kvm::irqchip::{IrqchipState, PitState};
+use crate::kvm::vcpu::VcpuState;
+use crate::kvm::{KvmError, call, chain};
+
+impl Destination for Machine {
+    fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>> {
+        let mut reasons = Vec::new();
+        if manifest.vm != self.config.vm {
+            reasons.push(format!(
+                "this machine was built for the VM {}, not for {}",
+                self.config.vm, manifest.vm
+            ));
+        }
+        if manifest.epoch >= self.config.epoch {
+            let (theirs, ours) = (manifest.epoch, self.config.epoch);
+            reasons
+                .push(format!("the VM already runs at epoch {theirs}; this machine waits for epoch {ours}"));
+        }
+        match serde_json::from_slice::<VmSpec>(&manifest.spec_json) {
+            Ok(spec) if spec == self.config.spec => {}
+            Ok(_) => {
+                reasons.push("the VM's specification differs from the one this machine was built from".into())
+            }
+            Err(error) => reasons.push(format!("the VM's specification cannot be read: {error}")),
+        }
+        if manifest.ranges != self.ram.ranges() {
+            reasons.push("the VM's memory lies elsewhere than this machine's".into());
+        }
+        match self.admit_cpu(&manifest.cpu) {
+            Ok(cpu) if reasons.is_empty() => *self.cpu.lock().expect("no user of the CPU model panics") = cpu,
+            Ok(_) => {}
+            Err(more) => reasons.extend(more),
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.ram
+    }
+
+    fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {
+        let mut condition = self.condition();
+        let next = condition.life.after(Step::Load).map_err(illegal)?;
+        let arrived = Arrived::sort(sections, self.section_names())?;
+        self.load_arrived(arrived)?;
+        self.enter(&mut condition, next);
+        Ok(())
+    }
+
+    fn run(&self, epoch: Epoch) -> Result<(), MachineError> {
+        let mut condition = self.condition();
+        let next = condition.life.after(Step::Run).map_err(illegal)?;
+        self.pci.take_locks(epoch).map_err(|error| step("locking the disks", &error))?;
+        if let Err(error) = self.resume_devices() {
+            self.pci.release_locks();
+            return Err(error);
+        }
+        self.tell_vcpus_of_pause();
+        self.run_vcpus();
+        condition.epoch = epoch;
+        self.enter(&mut condition, next);
+        Ok(())
+    }
+}
+
+impl Machine {
+    fn admit_cpu(&self, encoded: &[u8]) -> Result<CpuModel, Vec<String>> {
+        let cpu = CpuModel::decode(encoded).map_err(|error| vec![error.to_string()])?;
+        let offer = CpuModel::offered(&self.kvm).map_err(|error| vec![chain(&error)])?.and_tsc(self.tsc);
+        let missing = cpu.missing_on(&offer);
+        if missing.is_empty() { Ok(cpu) } else { Err(missing) }
+    }
+
+    /// The sections that make up this machine.
+    fn section_names(&self) -> Vec<String> {
+        let vcpus = (0..self.vcpus.len()).map(vcpu_name);
+        let devices = self.devices.iter().map(|device| device.name().to_owned());
+        [CLOCK, IRQCHIP, PIT].map(str::to_owned).into_iter().chain(vcpus).chain(devices).collect()
+    }
+
+    /// Checks what the core itself loads, then loads everything in the order in which it depends on each other.
+    fn load_arrived(&self, mut arrived: Arrived) -> Result<(), MachineError> {
+        let clock: ClockState = arrived.take(CLOCK, |_| Ok(()))?;
+        let irqchip = arrived.take(IRQCHIP, IrqchipState::check)?;
+        let pit = arrived.take(PIT, PitState::check)?;
+        let vcpus: Vec<Arc<VcpuState>> = (0..self.vcpus.len())
+            .map(|index| {
+                arrived.take(&vcpu_name(index), |state: &VcpuState| state.check(&self.facts)).map(Arc::new)
+            })
+            .collect::<Result<_, _>>()?;
+        for device in &self.devices {
+            let section = arrived.take_raw(device.name())?;
+            device.restore(&section).map_err(|error| step("loading", &error))?;
+        }
+        self.load_vcpus(&vcpus)?;
+        let chips = irqchip.restore(&self.vm).and_then(|()| pit.restore(&self.vm));
+        chips.map_err(|error| step("loading the interrupt controllers", &error))?;
+        clock.restore(&self.vm).map_err(|error| step("loading the clock", &error))?;
+        let here = ClockState::save(&self.vm).map_err(|error| step("reading the clock", &error))?;
+        self.each_vcpu("starting the timer of", &vcpus, move |state, fd| state.finish(fd, &clock, &here))
+    }
+
+    fn load_vcpus(&self, states: &[Arc<VcpuState>]) -> Result<(), MachineError> {
+        let (cpu, facts) =
+            (self.cpu.lock().expect("no user of the CPU model panics").clone(), self.facts.clone());
+        let count = states.len() as u8;
+        let indexed: Vec<_> = (0..).zip(states.iter().cloned()).map(Arc::new).collect();
+        self.each_vcpu("loading", &indexed, move |indexed: &(u8, Arc<VcpuState>), fd| {
+            let (index, state) = indexed;
+            fd.set_cpuid2(&cpu.for_vcpu(*index, count)).map_err(call("setting the CPUID"))?;
+            state.restore(fd, &facts)
+        })
+    }
+
+    /// Does something with every vCPU at once, each with its own share of `shares`.
+    fn each_vcpu<T: Send + Sync + 'static>(
+        &self,
+        what: &str,
+        shares: &[Arc<T>],
+        work: impl Fn(&T, &VcpuFd) -> Result<(), KvmError> + Send + Sync + 'static,
+    ) -> Result<(), MachineError> {
+        let work = Arc::new(work);
+        let answers: Vec<_> = self
+            .vcpus
+            .iter()
+            .zip(shares)
+            .map(|(vcpu, share)| {
+                let (work, share) = (Arc::clone(&work), Arc::clone(share));
+                vcpu.call(move |fd| work(&share, fd))
+            })
+            .collect();
+        for (index, answer) in answers.into_iter().enumerate() {
+            answer.wait()?.map_err(|error| step(&format!("{what} vCPU {index}"), &error))?;
+        }
+        Ok(())
+    }
+}

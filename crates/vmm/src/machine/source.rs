@@ -1,0 +1,111 @@
+//! The machine as the migration engine sees it on the source.
+
+use std::sync::Arc;
+
+use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::{GuestMemory, MachineError, Manifest, Section, Source};
+
+use super::life::Life;
+use super::sections::{CLOCK, IRQCHIP, PIT, vcpu_name};
+use super::{Machine, step};
+use crate::device::{Device, State};
+use crate::kvm::KvmError;
+use crate::kvm::clock::ClockState;
+use crate::kvm::irqchip::{IrqchipState, PitState};
+use crate::kvm::vcpu::VcpuState;
+
+impl Source for Machine {
+    fn manifest(&self) -> Manifest {
+        Manifest {
+            vm: self.config.vm,
+            epoch: self.condition().epoch,
+            spec_json: serde_json::to_vec(&self.config.spec)
+                .expect("a specification has no maps with odd keys"),
+            ranges: self.ram.ranges().to_vec(),
+            cpu: self.cpu.lock().expect("no user of the CPU model panics").encode(),
+        }
+    }
+
+    fn blockers(&self) -> Vec<String> {
+        let blocker = |device: &Arc<dyn Device>| {
+            device.migration_blocker().map(|reason| format!("{}: {reason}", device.name()))
+        };
+        self.devices.iter().filter_map(blocker).collect()
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.ram
+    }
+
+    fn start_dirty_log(&self) -> Result<(), MachineError> {
+        // From here on; what was written before goes with the first round.
+        self.ram.forget_own_writes();
+        self.dirty_log.start().map_err(|error| step("starting the dirty log", &error))
+    }
+
+    fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError> {
+        self.dirty_log.harvest(dirty).map_err(|error| step("harvesting the dirty log", &error))?;
+        self.ram.harvest_own_writes(dirty);
+        Ok(())
+    }
+
+    fn stop_dirty_log(&self) {
+        self.dirty_log.stop();
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        Self::pause(self)
+    }
+
+    fn resume(&self) -> Result<(), MachineError> {
+        self.tell_vcpus_of_pause();
+        Self::resume(self)
+    }
+
+    fn save(&self) -> Result<Vec<Section>, MachineError> {
+        let condition = self.condition();
+        if condition.life != Life::Paused {
+            return Err(MachineError {
+                step: "saving".into(),
+                reason: format!("the VM is {:?}", condition.life),
+            });
+        }
+        // Each vCPU saves itself on its own thread, while this one saves the rest.
+        let vcpus: Vec<_> = self
+            .vcpus
+            .iter()
+            .map(|vcpu| {
+                let facts = self.facts.clone();
+                vcpu.call(move |fd| VcpuState::save(fd, &facts))
+            })
+            .collect();
+        let saved = |error: &KvmError| step("saving", error);
+        let mut sections = vec![
+            ClockState::save(&self.vm).map_err(|error| saved(&error))?.to_section(CLOCK),
+            IrqchipState::save(&self.vm).map_err(|error| saved(&error))?.to_section(IRQCHIP),
+            PitState::save(&self.vm).map_err(|error| saved(&error))?.to_section(PIT),
+        ];
+        for device in &self.devices {
+            sections.push(device.save().map_err(|error| step("saving", &error))?);
+        }
+        for (index, answer) in vcpus.into_iter().enumerate() {
+            let state = answer.wait()?.map_err(|error| step(&format!("saving vCPU {index}"), &error))?;
+            sections.push(state.to_section(&vcpu_name(index)));
+        }
+        Ok(sections)
+    }
+
+    fn hand_over(&self) {
+        Self::hand_over(self);
+    }
+}
+
+impl Machine {
+    /// Lets the guest's watchdogs know that time has passed without it.
+    pub(super) fn tell_vcpus_of_pause(&self) {
+        for vcpu in &self.vcpus {
+            // An error means that the guest does not use kvmclock, and then there is nobody to tell.
+            drop(vcpu.call(|fd| fd.kvmclock_ctrl()));
+        }
+    }
+}
