@@ -108,5 +108,7 @@ pub trait Destination: Send + Sync {
     fn load(&self, sections: Vec<Section>) -> Result<(), MachineError>;
 
     /// Step 9, after a granted claim: takes the disk locks at `epoch`, then starts the vCPUs.
+    ///
+    /// On error nothing runs, and it is called again for a while: the source's locks may take a moment to fall.
     fn run(&self, epoch: Epoch) -> Result<(), MachineError>;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Shortest busy time that makes a sample.
 const SAMPLE_MIN: Duration = Duration::from_millis(50);
-/// Fewest bytes that make a sample, once there is one: fewer say more about latency than about the rate.
+/// Fewest bytes that make a sample: fewer say more about latency than about the rate.
 const SAMPLE_BYTES_MIN: u64 = 256 << 10;
 /// Weight of the newest sample in the moving average.
 const NEWEST_WEIGHT: f64 = 0.4;
@@ -25,9 +25,8 @@ impl RateMeter {
             return;
         };
         let (time, bytes) = (now.saturating_sub(began), settled.saturating_sub(before));
-        let long_enough = time >= SAMPLE_MIN && bytes >= SAMPLE_BYTES_MIN;
-        let last_chance = !busy && (bytes >= SAMPLE_BYTES_MIN || (self.average.is_none() && bytes > 0));
-        if (long_enough || last_chance) && !time.is_zero() {
+        let complete = (time >= SAMPLE_MIN || !busy) && bytes >= SAMPLE_BYTES_MIN;
+        if complete && !time.is_zero() {
             let sample = bytes as f64 / time.as_secs_f64();
             self.average = Some(match self.average {
                 Some(average) => average + NEWEST_WEIGHT * (sample - average),
@@ -71,13 +70,10 @@ mod tests {
     }
 
     #[test]
-    fn a_few_bytes_count_only_while_nothing_better_is_known() {
+    fn a_few_bytes_are_no_measurement() {
         let mut meter = RateMeter::default();
         meter.observe(ms(0), 0, true);
-        meter.observe(ms(10), 1000, false);
-        assert_eq!(meter.rate(), Some(100_000.0));
-        meter.observe(ms(20), 1000, true);
-        meter.observe(ms(21), 2000, false);
-        assert_eq!(meter.rate(), Some(100_000.0));
+        meter.observe(ms(200), 1000, false);
+        assert_eq!(meter.rate(), None);
     }
 }

@@ -15,8 +15,8 @@ use super::acceptor::{Acceptor, await_source};
 use super::answer::{self, AnswerSlot};
 use super::link::{self, LinkError, Reader};
 use super::sink::Seal;
-use super::threads::{no_thread, spawn};
-use super::{Arbiter, EVENTS_MAX, LINGER, TICK};
+use super::threads::{linger, no_thread, spawn};
+use super::{Arbiter, EVENTS_MAX, TICK};
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
 use crate::machine::{Destination, Section};
@@ -60,7 +60,7 @@ pub(super) fn receive(
         seal: Arc::default(),
         opened: Arc::default(),
     };
-    let control_thread = {
+    let control_reader = {
         let sender = sender.clone();
         spawn("mig-control", move || listen(reader, &sender, &peer))?
     };
@@ -77,7 +77,7 @@ pub(super) fn receive(
         opened: Arc::clone(&acceptor.opened),
         acceptor: Some(acceptor),
         accepting: None,
-        threads: vec![control_thread],
+        control_reader,
         events,
         sender,
         stop,
@@ -101,7 +101,7 @@ struct Run {
     accepting: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     seal: Arc<Seal>,
     opened: Arc<Mutex<Vec<TcpStream>>>,
-    threads: Vec<JoinHandle<()>>,
+    control_reader: JoinHandle<()>,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     stop: Arc<AtomicBool>,
@@ -191,13 +191,7 @@ impl Run {
             return;
         }
         let _ = self.control.shutdown(Shutdown::Write);
-        let until = Instant::now() + LINGER;
-        while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
-            match self.events.recv_timeout(rest) {
-                Ok(Event::Input(Input::Lost { link: Link::Control, .. })) | Err(_) => break,
-                Ok(_) => {}
-            }
-        }
+        linger(&self.events, &self.control_reader);
         self.stop.store(true, Relaxed);
         // Threads that wait to tell the engine something stop waiting.
         drop(self.events);
@@ -206,7 +200,7 @@ impl Run {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         drop(opened);
-        for thread in self.threads.into_iter().chain(sinks) {
+        for thread in sinks.into_iter().chain([self.control_reader]) {
             let _ = thread.join();
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use godwit_types::control::Question;
 use godwit_types::migration::{MigrationOutcome, MigrationProgress, Phase};
@@ -19,8 +19,8 @@ use super::link::{self, LinkError, Reader};
 use super::notifier::Notifier;
 use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
-use super::threads::{no_thread, spawn};
-use super::{Arbiter, EVENTS_MAX, LINGER, Outgoing, TICK};
+use super::threads::{linger, no_thread, spawn};
+use super::{Arbiter, EVENTS_MAX, Outgoing, TICK};
 use crate::failure::{self, Link};
 use crate::machine::{MachineError, Manifest, Section, Source};
 use crate::source::{Action, Engine, Harvest, Input, Setup};
@@ -92,7 +92,8 @@ struct Run {
     control: TcpStream,
     pages: Vec<TcpStream>,
     pumps: Vec<SyncSender<Job>>,
-    threads: Vec<JoinHandle<()>>,
+    pump_threads: Vec<JoinHandle<()>>,
+    control_reader: JoinHandle<()>,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     pages_to_send: PageSets,
@@ -133,7 +134,7 @@ impl Run {
         };
         let pages_to_send = PageSets::new(ranges);
         let notifier = Notifier::start(progress).map_err(|error| no_thread(&error))?;
-        let listener = {
+        let control_reader = {
             let (sender, flow) = (sender.clone(), Arc::clone(&flow));
             let peer = format!("destination {}", request.destination);
             spawn("mig-control", move || listen(reader, &sender, &flow, &peer))?
@@ -156,7 +157,8 @@ impl Run {
             control,
             pages: Vec::new(),
             pumps: Vec::new(),
-            threads: vec![listener],
+            pump_threads: Vec::new(),
+            control_reader,
             events,
             sender,
             pages_to_send,
@@ -283,7 +285,7 @@ impl Run {
             let thread = spawn(&format!("mig-pages-{index}"), move || pump.run(&queue, &sender, &peer))?;
             self.pages.push(own);
             self.pumps.push(jobs);
-            self.threads.push(thread);
+            self.pump_threads.push(thread);
         }
         Ok(())
     }
@@ -343,19 +345,15 @@ impl Run {
         self.pumps.clear();
         self.pages.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         let _ = self.control.shutdown(Shutdown::Write);
-        let until = Instant::now() + if failed { LINGER } else { Duration::ZERO };
-        while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
-            match self.events.recv_timeout(rest) {
-                Ok(Event::Input(Input::Lost { link: Link::Control, .. })) | Err(_) => break,
-                Ok(_) => {}
-            }
+        if failed {
+            linger(&self.events, &self.control_reader);
         }
         self.stop.store(true, Relaxed);
         let _ = self.control.shutdown(Shutdown::Both);
         // Threads that wait to tell the engine something stop waiting.
         drop(self.events);
         drop(self.notifier);
-        for thread in self.threads {
+        for thread in self.pump_threads.into_iter().chain([self.control_reader]) {
             let _ = thread.join();
         }
     }

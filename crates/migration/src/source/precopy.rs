@@ -37,7 +37,7 @@ impl Engine {
 
     pub(super) fn schedule(&mut self, pages: u64) {
         self.round += 1;
-        self.traffic.schedule(self.now, pages);
+        self.traffic.schedule(self.now, self.round, pages);
         self.actions.push(Action::SendRound { round: self.round });
     }
 

@@ -1,5 +1,6 @@
 //! What is on its way, how fast it arrives, and what follows for the blackout.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use godwit_types::PAGE_SIZE_BYTES;
@@ -13,6 +14,10 @@ use crate::wire::Ack;
 const HANDOFF_ESTIMATE: Duration = Duration::from_millis(10);
 /// One-way flights while the guest stands: state and PREPARED, COMMITTED, last pages.
 const HANDOFF_FLIGHTS: u32 = 4;
+/// Assumed of a network over which hardly anything but the names of zero pages has gone yet: 1 Gb/s.
+const ASSUMED_BYTES_PER_S: f64 = 125e6;
+/// A smaller round takes mostly the time of a round trip: the true rate is at least what it shows.
+const LARGE_ROUND_PAGES: u64 = 256;
 /// Weight of the newest value in moving averages.
 const NEWEST_WEIGHT: f64 = 0.4;
 
@@ -23,7 +28,14 @@ pub(super) struct Traffic {
     sent: Sent,
     /// Pages given to the streams in all rounds.
     scheduled_pages: u64,
+    /// Rounds that are not settled.
+    rounds: VecDeque<Round>,
+    round_settled: Duration,
+    /// Guest memory per second, as the rounds after the first have shown.
+    round_rate: Option<f64>,
+    /// Bytes on the wire per second.
     wire: RateMeter,
+    /// Guest memory per second.
     goodput: RateMeter,
     dirty_bytes_per_s: f64,
     harvested: Duration,
@@ -33,12 +45,22 @@ pub(super) struct Traffic {
     pub(super) advanced: Duration,
 }
 
+#[derive(Debug)]
+struct Round {
+    number: u32,
+    began: Duration,
+    pages: u64,
+}
+
 impl Traffic {
     pub(super) fn new(streams: u32) -> Self {
         Self {
             streams: (0..streams).map(|stream| Ack { stream, ..Ack::default() }).collect(),
             sent: Sent::default(),
             scheduled_pages: 0,
+            rounds: VecDeque::new(),
+            round_settled: Duration::ZERO,
+            round_rate: None,
             wire: RateMeter::default(),
             goodput: RateMeter::default(),
             dirty_bytes_per_s: 0.0,
@@ -58,7 +80,7 @@ impl Traffic {
     }
 
     /// A round begins.
-    pub(super) fn schedule(&mut self, now: Duration, pages: u64) {
+    pub(super) fn schedule(&mut self, now: Duration, number: u32, pages: u64) {
         if !self.is_outstanding() {
             self.advanced = now;
         }
@@ -66,6 +88,7 @@ impl Traffic {
             self.harvested = now;
         }
         self.scheduled_pages += pages;
+        self.rounds.push_back(Round { number, began: now, pages });
         self.measure(now);
     }
 
@@ -80,8 +103,32 @@ impl Traffic {
         known.wire_bytes = known.wire_bytes.max(ack.wire_bytes);
         known.pages = known.pages.max(ack.pages);
         known.round = known.round.max(ack.round);
+        self.settle_rounds(now);
         self.measure(now);
         true
+    }
+
+    fn settle_rounds(&mut self, now: Duration) {
+        while let Some(round) = self.rounds.front().filter(|round| self.is_settled(round.number)) {
+            let time = now.saturating_sub(round.began.max(self.round_settled)).as_secs_f64();
+            let rate = (round.pages * PAGE_SIZE_BYTES) as f64 / time.max(1e-6);
+            // The first round is all of memory, and says little about what the guest writes.
+            if round.number > 1 {
+                self.round_rate = Some(match self.round_rate {
+                    Some(average) if round.pages < LARGE_ROUND_PAGES => average.max(rate),
+                    Some(average) => average + NEWEST_WEIGHT * (rate - average),
+                    None if round.pages < LARGE_ROUND_PAGES => self.first_guess().unwrap_or(rate).max(rate),
+                    None => rate,
+                });
+            }
+            self.round_settled = now;
+            self.rounds.pop_front();
+        }
+    }
+
+    /// Guest memory per second, as the first round shows it: everything the guest writes may turn out not to be zero.
+    fn first_guess(&self) -> Option<f64> {
+        Some(self.goodput.rate()?.min(self.wire.rate().unwrap_or(ASSUMED_BYTES_PER_S)))
     }
 
     fn measure(&mut self, now: Duration) {
@@ -107,7 +154,7 @@ impl Traffic {
     pub(super) fn measured(&self, dirty_pages: u64) -> Measured {
         Measured {
             remaining: (self.waiting_pages() + dirty_pages) * PAGE_SIZE_BYTES,
-            rate: self.wire.rate(),
+            rate: self.round_rate.or_else(|| self.first_guess()),
             sync: self.sync,
             handoff: HANDOFF_ESTIMATE + self.round_trip * HANDOFF_FLIGHTS / 2,
         }
@@ -160,4 +207,51 @@ fn moving_average(average: Duration, newest: Duration) -> Duration {
         return newest;
     }
     average.mul_f64(1.0 - NEWEST_WEIGHT) + newest.mul_f64(NEWEST_WEIGHT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends one round and has it acknowledged after `ms`; `raw` of its pages are not zero.
+    fn round(traffic: &mut Traffic, start_ms: u64, ms: u64, (pages, raw): (u64, u64)) {
+        let number = traffic.streams[0].round + 1;
+        let known = traffic.streams[0];
+        traffic.schedule(Duration::from_millis(start_ms), number, pages);
+        let wire_bytes = known.wire_bytes + raw * PAGE_SIZE_BYTES + 100;
+        traffic.set_sent(Sent { page_stream_bytes: wire_bytes, ..Sent::default() });
+        let ack = Ack { wire_bytes, pages: known.pages + pages, round: number, ..known };
+        assert!(traffic.acknowledge(Duration::from_millis(start_ms + ms), ack));
+    }
+
+    fn predicted_ms(traffic: &Traffic, pages: u64) -> f64 {
+        traffic.measured(pages).blackout().unwrap().as_secs_f64() * 1e3 - 10.0
+    }
+
+    #[test]
+    fn a_guest_of_zeros_is_not_judged_by_the_few_bytes_that_name_them() {
+        let mut traffic = Traffic::new(1);
+        round(&mut traffic, 0, 200, (100_000, 0));
+        assert!(predicted_ms(&traffic, 500) < 20.0, "{traffic:?}");
+        round(&mut traffic, 300, 10, (10_000, 0));
+        assert!(predicted_ms(&traffic, 10_000) < 15.0, "{traffic:?}");
+    }
+
+    #[test]
+    fn a_slow_looking_first_round_does_not_hide_that_few_pages_go_quickly() {
+        let mut traffic = Traffic::new(1);
+        round(&mut traffic, 0, 1000, (1_000_000, 100));
+        assert!(predicted_ms(&traffic, 20) > 100.0, "{traffic:?}");
+        round(&mut traffic, 1100, 1, (20, 20));
+        assert!(predicted_ms(&traffic, 20) < 2.0, "{traffic:?}");
+    }
+
+    #[test]
+    fn what_the_guest_writes_decides_not_what_all_of_memory_was() {
+        let mut traffic = Traffic::new(1);
+        round(&mut traffic, 0, 100, (100_000, 1000));
+        round(&mut traffic, 200, 400, (10_000, 10_000));
+        let predicted = predicted_ms(&traffic, 1000);
+        assert!((predicted - 40.0).abs() < 1.0, "{predicted}");
+    }
 }
