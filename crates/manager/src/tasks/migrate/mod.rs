@@ -19,10 +19,12 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_types::agent::Outgoing;
 use godwit_types::api::Empty;
 use godwit_types::migration::{MigrateVm, MigrationReport};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{Driver, Ending, drive, new_task, require_idle, told};
@@ -33,6 +35,9 @@ use crate::store::{NewEvent, Power, Tx};
 
 /// How long an agent may take to say how it gets on, or to discard.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a source may take to let go of an attempt that was aborted, and how often it is asked.
+const LET_GO_TIMEOUT: Duration = Duration::from_secs(5);
+const LET_GO_POLL: Duration = Duration::from_millis(50);
 
 /// `POST /v1/vms/{vm}/migrate`.
 pub(crate) async fn request(manager: &Arc<Manager>, vm: String, asked: MigrateVm) -> Result<Task, ApiError> {
@@ -154,7 +159,23 @@ impl Attempt<'_> {
             discard(manager, &m.source, m.vm, Side::Outgoing, m.id),
             discard(manager, &m.destination, m.vm, Side::Incoming, m.id)
         );
+        self.source_lets_go().await;
         Ok(Some(self.failed(reason)))
+    }
+
+    /// Waits a moment until the source is done with the attempt: before, it would refuse the next one.
+    async fn source_lets_go(&self) {
+        let Ok(agent) = self.driver.manager.agent(&self.m.source).await else { return };
+        let agent = agent.with_timeout(ASK_TIMEOUT);
+        let path = format!("{}/{}", self.path(Side::Outgoing), self.m.id);
+        let works = async || matches!(agent.get::<Outgoing>(&path).await, Ok(Outgoing { outcome: None, .. }));
+        let done = async {
+            while works().await {
+                sleep(LET_GO_POLL).await;
+            }
+        };
+        // One that takes longer is settled by its agent; the next attempt is then refused with that reason.
+        let _ = timeout(LET_GO_TIMEOUT, done).await;
     }
 
     fn path(&self, side: Side) -> String {
