@@ -23,7 +23,7 @@ use super::dir::VmDir;
 use super::machine::{Machine, blocking, unplug_all};
 use super::process::{Process, describe};
 use super::state::State;
-use super::supervise::supervise;
+use super::supervise::{supervise, tell_network};
 use crate::agent::Agent;
 use crate::facts;
 use crate::net::{self, Port};
@@ -57,7 +57,9 @@ pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result
     }
     let StartVm { name, epoch, spec } = asked;
     let launch = Launch { vm, name, epoch, spec, role: Role::Boot, addresses: Vec::new() };
-    Ok(agent.launch(launch).await?.0.report())
+    let (machine, _) = agent.launch(launch).await?;
+    tell_network(&agent, &machine);
+    Ok(machine.report())
 }
 
 /// `POST /v1/vms/{id}/incoming`. Asking again for the same migration finds the machine that is already there.

@@ -163,9 +163,7 @@ fn state_changed(agent: &Arc<Agent>, machine: &Arc<Machine>, vmm: VmmState, epoc
 fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
     let Some(migration) = machine.state(|state| state.incoming.take()) else { return };
     tracing::info!("{} runs here now, by migration {migration}", machine.config.name);
-    for port in &machine.ports {
-        agent.spawn(announce(port.clone(), machine.seen()));
-    }
+    tell_network(agent, machine);
     let machine = Arc::clone(machine);
     agent.spawn(async move {
         // Opened before the claim was answered, unless another agent did that and was ended in between.
@@ -175,6 +173,14 @@ fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
             tracing::warn!("{}: its configuration was not updated: {error}", machine.config.name);
         }
     });
+}
+
+/// Tells the network that the guest is here now: after an arrival, and after a start, since it may have run elsewhere
+/// before and switches remember that.
+pub(crate) fn tell_network(agent: &Arc<Agent>, machine: &Arc<Machine>) {
+    for port in &machine.ports {
+        agent.spawn(announce(port.clone(), machine.seen()));
+    }
 }
 
 /// Ends a process that has nothing to do any more.
