@@ -74,8 +74,9 @@ impl Addresses {
     }
 }
 
-/// Announces one network card of a guest that runs here now, several times.
-pub(crate) async fn announce(port: Port, addresses: Vec<GuestAddress>) {
+/// Announces one network card of a guest that runs here now, several times, as long as it `is_here`: a late word from
+/// a host that it has left would send its frames astray.
+pub(crate) async fn announce(port: Port, addresses: Vec<GuestAddress>, is_here: impl Fn() -> bool) {
     let interface = port.uplink.as_deref().unwrap_or(&port.bridge);
     let sender = match Sender::open(interface) {
         Ok(sender) => sender,
@@ -85,6 +86,9 @@ pub(crate) async fn announce(port: Port, addresses: Vec<GuestAddress>) {
     let start = Instant::now();
     for at_ms in ANNOUNCE_AT_MS {
         sleep_until(start + Duration::from_millis(at_ms)).await;
+        if !is_here() {
+            return;
+        }
         for frame in &frames {
             if let Err(error) = sender.send(frame) {
                 // The next repetition may succeed: the uplink may just be coming up.

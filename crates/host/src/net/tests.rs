@@ -236,7 +236,7 @@ fn a_guests_addresses_are_learned_on_its_tap_and_announced_elsewhere() {
         plug(&port("gwt1", PEER)).unwrap();
         let mut peer = Guest::attach("gwt1");
         open(&port("gwt1", PEER)).unwrap();
-        runtime.block_on(announce(port("gwt0", GUEST), seen.all()));
+        runtime.block_on(announce(port("gwt0", GUEST), seen.all(), || true));
         for repetition in 0..6 {
             for frame in &frames {
                 assert!(peer.receives(frame, PATIENCE), "repetition {repetition}");

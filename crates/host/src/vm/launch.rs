@@ -22,6 +22,7 @@ use super::control::Control;
 use super::dir::VmDir;
 use super::machine::{Machine, blocking, unplug_all};
 use super::process::{Process, describe};
+use super::question::open_taps;
 use super::state::State;
 use super::supervise::{supervise, tell_network};
 use crate::agent::Agent;
@@ -58,6 +59,9 @@ pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result
     let StartVm { name, epoch, spec } = asked;
     let launch = Launch { vm, name, epoch, spec, role: Role::Boot, addresses: Vec::new() };
     let (machine, _) = agent.launch(launch).await?;
+    // Once more, now that the VMM holds the taps: a bridge is taught nothing about a port without a carrier, and may
+    // still lead to where the VM ran before.
+    open_taps(&machine).await;
     tell_network(&agent, &machine);
     Ok(machine.report())
 }

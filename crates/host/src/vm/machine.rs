@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use godwit_types::agent::{GuestAddress, LocalVm};
+use godwit_types::agent::{GuestAddress, LocalState, LocalVm};
 use godwit_types::control::{Request, Role, VmmConfig};
 use godwit_types::{Bytes, VmId};
 use tokio::sync::watch;
@@ -126,6 +126,12 @@ impl Machine {
         let mut gone = self.gone.subscribe();
         let in_time = timeout(wait, gone.wait_for(|gone| *gone)).await;
         matches!(in_time, Ok(Ok(_)))
+    }
+
+    /// Whether the VM, having once run in this process, still does.
+    pub(crate) fn is_here(&self) -> bool {
+        let left = self.state(|state| matches!(state.local(), LocalState::HandedOver | LocalState::Stopped));
+        !left && !*self.gone.borrow()
     }
 
     pub(crate) fn set_gone(&self) {

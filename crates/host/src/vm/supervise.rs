@@ -179,7 +179,8 @@ fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
 /// before and switches remember that.
 pub(crate) fn tell_network(agent: &Arc<Agent>, machine: &Arc<Machine>) {
     for port in &machine.ports {
-        agent.spawn(announce(port.clone(), machine.seen()));
+        let runs = Arc::clone(machine);
+        agent.spawn(announce(port.clone(), machine.seen(), move || runs.is_here()));
     }
 }
 
