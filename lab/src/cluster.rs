@@ -33,6 +33,17 @@ pub enum Setting {
     Lab,
 }
 
+impl Setting {
+    /// What `godwit vm migrate` needs here besides its defaults. Where hosts are emulated, the handoff alone takes some
+    /// hundred milliseconds, and no migration ever predicts the default blackout.
+    pub fn migrate_options(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &[],
+            Self::Lab => &["--max-blackout", "1s"],
+        }
+    }
+}
+
 /// How the manager's API is reached.
 #[derive(Debug, Clone)]
 pub struct Access {

@@ -58,6 +58,11 @@ fn moves(cluster: &dyn Cluster, files: &GuestFiles, guest: &GuestOptions, count:
     let [here, there] = [&cluster.hosts()[0], &cluster.hosts()[1]];
     boot(cluster, &place, guest, here)?;
     let load = start_load(cluster, guest)?;
+    if let [option, value] = cluster.setting().migrate_options() {
+        say(format_args!(
+            "migrating with {option} {value}: emulated hosts need that long for the handoff alone"
+        ));
+    }
     std::thread::sleep(SETTLE);
     let mut moves = Vec::new();
     for number in 1..=count {
@@ -120,7 +125,7 @@ fn start_load(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<Load> {
 /// One migration, and what the client noticed of it.
 fn one_move(cluster: &dyn Cluster, load: &Load, from: &HostName, to: &HostName) -> Result<Move> {
     let mark = load.mark()?;
-    let task = cluster.migrate_detached(VM, to, &[])?;
+    let task = cluster.migrate_detached(VM, to, cluster.setting().migrate_options())?;
     let task = follow(cluster, task)?;
     let report = match (task.state, task.report) {
         (TaskState::Succeeded, Some(report)) => report,

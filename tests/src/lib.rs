@@ -127,13 +127,16 @@ pub fn assert_unnoticed(load: &Load, since: &Mark, what: &str) -> Result<Noticed
     Err(LabError::Broken(format!("{what}: {failures:?}: {noticed:#?}")))
 }
 
-/// Fails unless the guest goes on: its heart beats, and it acknowledges new writes.
+/// Fails unless the guest goes on: its heart beats, it acknowledges new writes, and every vCPU of a guest that counts
+/// them gets timer ticks and interrupts from the others.
 pub fn assert_alive(cluster: &dyn Cluster, guest: Ipv4Addr) -> Result<()> {
     let before = load::fetch(cluster.client(), guest)?;
     let deadline = std::time::Instant::now() + ALIVE_LIMIT;
     loop {
         let now = load::fetch(cluster.client(), guest)?;
-        if now.beats > before.beats && now.disk.acked > before.disk.acked {
+        let interrupts =
+            grown(&before.ticks, &now.ticks) && (now.vcpus == 1 || grown(&before.ipis, &now.ipis));
+        if now.beats > before.beats && now.disk.acked > before.disk.acked && interrupts {
             return Ok(());
         }
         if std::time::Instant::now() > deadline {
@@ -141,6 +144,10 @@ pub fn assert_alive(cluster: &dyn Cluster, guest: Ipv4Addr) -> Result<()> {
         }
         std::thread::sleep(godwit_lab::exec::POLL_COMMAND);
     }
+}
+
+fn grown(before: &[u64], now: &[u64]) -> bool {
+    before.iter().zip(now).all(|(before, now)| now > before)
 }
 
 /// How long a guest may take until it has visibly gone on.

@@ -1,12 +1,12 @@
 //! A VM's life besides migration: start, stop, remove, disks, console.
 
-use std::io::{Read, Write};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::io::Read;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
 
 use godwit_lab::cluster::{Cluster, GuestOptions};
 use godwit_lab::load::lost_writes;
-use godwit_lab::{LabError, Result, load};
+use godwit_lab::{LabError, Result, exec, load};
 use godwit_tests::{VERB_LIMIT, assert_alive, boot, ensure, hosts, migrate, on_fabric};
 use godwit_types::vm::{DiskFormat, Vm, VmState};
 
@@ -51,37 +51,56 @@ fn a_qcow2_disk_keeps_every_acknowledged_write_through_a_move_and_a_stop() {
 }
 
 #[test]
-fn the_console_shows_what_the_guest_prints() {
+fn the_power_button_shuts_the_guest_down_and_the_console_shows_it() {
     on_fabric(|cluster, place| {
         let [here, _] = hosts(cluster);
         let guest = GuestOptions::named("talks");
         boot(cluster, place, &guest, &here)?;
-        console_says_something(cluster, "talks")
+        let console = Console::attach(cluster, "talks")?;
+        let before = load::fetch(cluster.client(), guest.address)?;
+        cluster.cli().text(&["vm", "stop", "talks", "--timeout", "30s"], VERB_LIMIT)?;
+        let said = console.until_its_end(CONSOLE_LIMIT)?;
+        ensure(said.contains("power off"), format!("the console does not show the shutdown: {said:?}"))?;
+        let image = cluster.datastore().join(guest.disk_path());
+        let lost = lost_writes(&image, before.disk.acked)?;
+        ensure(lost.lost == 0, format!("writes were lost: {lost:?}"))
     });
 }
 
-/// Attaches, presses Enter, and waits for the first byte.
-fn console_says_something(cluster: &dyn Cluster, vm: &str) -> Result<()> {
-    let mut command = cluster.cli().command(&["vm", "console", vm])?;
-    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(LabError::io("run `godwit vm console`"))?;
-    let mut input = child.stdin.take().expect("its input is a pipe");
-    let mut output = child.stdout.take().expect("its output is a pipe");
-    let (send, receive) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut byte = [0];
-        let _ = send.send(output.read_exact(&mut byte).is_ok());
-    });
-    let deadline = Instant::now() + CONSOLE_LIMIT;
-    let mut said = false;
-    while !said && Instant::now() < deadline {
-        // A console that has ended takes no more input; what counts is whether it said something.
-        let _ = input.write_all(b"\r");
-        said = receive.recv_timeout(Duration::from_millis(200)).unwrap_or(false);
+/// `godwit vm console`, attached.
+struct Console {
+    child: Child,
+    output: ChildStdout,
+    /// The console ends when its input does.
+    _input: ChildStdin,
+}
+
+impl Console {
+    /// Attaches, and waits until it surely is.
+    fn attach(cluster: &dyn Cluster, vm: &str) -> Result<Self> {
+        let mut command = cluster.cli().command(&["vm", "console", vm])?;
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(LabError::io("run `godwit vm console`"))?;
+        let output = child.stdout.take().expect("its output is a pipe");
+        let input = child.stdin.take().expect("its input is a pipe");
+        std::thread::sleep(ATTACH_PAUSE);
+        Ok(Self { child, output, _input: input })
     }
-    let _ = child.kill();
-    let _ = child.wait();
-    ensure(said, "the console said nothing")
+
+    /// Everything it says until it ends by itself.
+    fn until_its_end(mut self, limit: Duration) -> Result<String> {
+        let ended = exec::wait(&mut self.child, limit)?;
+        if ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).map_err(LabError::io("read the console"))?;
+        ensure(ended.is_some(), format!("the console did not end with its VM; it said {said:?}"))?;
+        Ok(said)
+    }
 }
 
 const CONSOLE_LIMIT: Duration = Duration::from_secs(20);
+/// The command has no way to say that it is attached but on a terminal.
+const ATTACH_PAUSE: Duration = Duration::from_secs(1);

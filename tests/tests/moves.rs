@@ -1,17 +1,16 @@
 //! Fifty moves in a row, there and back, on the reference guest, which finds a single stale, lost or torn page.
 
 use godwit_lab::Result;
-use godwit_lab::cluster::{Cluster, GuestOptions};
-use godwit_tests::{assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric};
+use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric};
 use godwit_types::Bytes;
 
-/// Moves of each test; there are five, one for each way to dirty memory.
-const MOVES: usize = 10;
 /// No guest that dirties as fast as it can comes to rest by itself, so the switch is forced soon.
 const SWITCH_SOON: [&str; 4] = ["--deadline", "2s", "--on-deadline", "switch"];
 
 /// What a guest does while it is moved to and fro.
 struct Way {
+    moves: usize,
     vcpus: u8,
     working_set: Bytes,
     rate: &'static str,
@@ -19,28 +18,33 @@ struct Way {
 }
 
 #[test]
-fn ten_moves_idle_with_one_vcpu() {
-    moves(Way { vcpus: 1, working_set: Bytes::mib(64), rate: "idle", content: "random" });
+fn fifty_moves_dirtying_256_mib_as_fast_as_it_can_with_one_vcpu() {
+    moves(Way { moves: 50, vcpus: 1, working_set: Bytes::mib(256), rate: "0", content: "compressible" });
+}
+
+#[test]
+fn fifty_moves_dirtying_256_mib_as_fast_as_it_can_with_two_vcpus() {
+    moves(Way { moves: 50, vcpus: 2, working_set: Bytes::mib(256), rate: "0", content: "random" });
+}
+
+#[test]
+fn ten_moves_dirtying_compressible_pages_at_a_steady_rate_with_one_vcpu() {
+    moves(Way { moves: 10, vcpus: 1, working_set: Bytes::mib(128), rate: "10000", content: "compressible" });
 }
 
 #[test]
 fn ten_moves_dirtying_zero_pages_with_two_vcpus() {
-    moves(Way { vcpus: 2, working_set: Bytes::mib(64), rate: "2000", content: "zero" });
+    moves(Way { moves: 10, vcpus: 2, working_set: Bytes::mib(64), rate: "2000", content: "zero" });
 }
 
 #[test]
-fn ten_moves_dirtying_compressible_pages_with_one_vcpu() {
-    moves(Way { vcpus: 1, working_set: Bytes::mib(128), rate: "10000", content: "compressible" });
+fn ten_moves_idle_with_one_vcpu() {
+    moves(Way { moves: 10, vcpus: 1, working_set: Bytes::mib(64), rate: "idle", content: "random" });
 }
 
 #[test]
-fn ten_moves_dirtying_256_mib_as_fast_as_it_can_with_one_vcpu() {
-    moves(Way { vcpus: 1, working_set: Bytes::mib(256), rate: "0", content: "compressible" });
-}
-
-#[test]
-fn ten_moves_dirtying_256_mib_as_fast_as_it_can_with_two_vcpus() {
-    moves(Way { vcpus: 2, working_set: Bytes::mib(256), rate: "0", content: "random" });
+fn ten_moves_idle_with_two_vcpus() {
+    moves(Way { moves: 10, vcpus: 2, working_set: Bytes::mib(64), rate: "idle", content: "random" });
 }
 
 fn moves(way: Way) {
@@ -53,14 +57,15 @@ fn moves(way: Way) {
             content: way.content.into(),
             ..GuestOptions::named("oracle")
         };
-        there_and_back(cluster, place, &guest)
+        there_and_back(cluster, place, &guest, way.moves)
     });
 }
 
 fn there_and_back(
     cluster: &dyn Cluster,
-    place: &godwit_lab::cluster::GuestPlace,
+    place: &GuestPlace,
     guest: &GuestOptions,
+    moves: usize,
 ) -> Result<()> {
     let [here, there] = hosts(cluster);
     let first = boot(cluster, place, guest, &here)?;
@@ -69,7 +74,7 @@ fn there_and_back(
         format!("{} vCPUs came up, not {}", first.vcpus, guest.vcpus),
     )?;
     let load = load(cluster, guest)?;
-    for number in 0..MOVES {
+    for number in 0..moves {
         let to = if number % 2 == 0 { &there } else { &here };
         let mark = load.mark()?;
         let report = migrate(cluster, &guest.name, to, &SWITCH_SOON)?;
@@ -85,5 +90,6 @@ fn there_and_back(
         );
     }
     let requests = load.stop();
-    ensure(requests.answered > 0, "the load was never answered")
+    ensure(requests.answered > 0, "the load was never answered")?;
+    assert_alive(cluster, guest.address)
 }

@@ -39,8 +39,10 @@ pub(crate) fn run(no_lab: bool) -> Result<ExitCode> {
 
 /// What the tests need. What cannot be had makes tests skip themselves, with the reason.
 fn prepare(no_lab: bool) -> Result<()> {
-    if let Err(error) = packages::ensure(&packages::NATIVE) {
-        eprintln!("» {}", error.chain());
+    for needed in [&packages::NATIVE[..], &packages::TESTS] {
+        if let Err(error) = packages::ensure(needed) {
+            eprintln!("» {}", error.chain());
+        }
     }
     setup::build_programs()?;
     setup::build_reference_guest()?;

@@ -89,7 +89,7 @@ impl Move {
             writes_lost: noticed.writes.lost,
             disk_errors: noticed.disk_errors,
             memory_errors: noticed.memory_errors,
-            blackout: report.blackout,
+            blackout: rounded_parts(&report.blackout),
             bytes: report.bytes,
         }
     }
@@ -97,6 +97,17 @@ impl Move {
     /// Everything that must be zero.
     pub fn failures(&self) -> u64 {
         self.requests_failed + self.writes_lost + self.disk_errors + self.memory_errors
+    }
+}
+
+fn rounded_parts(blackout: &Blackout) -> Blackout {
+    Blackout {
+        total_ms: rounded(blackout.total_ms),
+        stop_ms: rounded(blackout.stop_ms),
+        last_pages_ms: rounded(blackout.last_pages_ms),
+        state_ms: rounded(blackout.state_ms),
+        commit_ms: rounded(blackout.commit_ms),
+        resume_ms: rounded(blackout.resume_ms),
     }
 }
 

@@ -13,6 +13,9 @@ const QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// What every native cluster needs: `ip`, and a C compiler for the manager's SQLite.
 pub const NATIVE: [&str; 2] = ["iproute2", "gcc"];
 
+/// What the tests need besides: `qemu-img`, which looks at qcow2 images with other eyes than ours.
+pub const TESTS: [&str; 1] = ["qemu-utils"];
+
 /// Installs those of the packages that are missing.
 pub fn ensure(packages: &[&str]) -> Result<()> {
     let missing = missing(packages)?;

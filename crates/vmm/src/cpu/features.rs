@@ -111,7 +111,7 @@ pub(super) const FEATURE_WORDS: [FeatureWord; 16] = [
         0x8000_0001,
         0,
         Edx,
-        "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - fxsr-opt pdpe1gb rdtscp - lm 3dnowext 3dnow",
+        "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr-opt pdpe1gb rdtscp - lm 3dnowext 3dnow",
     ),
     word(
         0x8000_0008,
@@ -123,7 +123,7 @@ pub(super) const FEATURE_WORDS: [FeatureWord; 16] = [
         0x8000_0021,
         0,
         Eax,
-        "no-nested-data-bp - lfence-always-serializing smm-pgcfg-lock - - null-sel-clr-base - auto-ibrs - - - - - - - - prefetchi - - - - - - - - - sbpb ibpb-brtype srso-no",
+        "no-nested-data-bp - lfence-always-serializing smm-pgcfg-lock - - null-sel-clr-base - auto-ibrs - - - - - - - - - - - prefetchi - - - - - - sbpb ibpb-brtype srso-no",
     ),
 ];
 
@@ -159,7 +159,13 @@ mod tests {
             (7, 0, Edx, 31, "ssbd"),
             (0x4000_0001, 0, Eax, 24, "kvmclock-stable"),
             (0x8000_0001, 0, Edx, 20, "nx"),
-            (0x8000_0001, 0, Edx, 29, "3dnowext"),
+            (0x8000_0001, 0, Edx, 11, "syscall"),
+            (0x8000_0001, 0, Edx, 26, "pdpe1gb"),
+            (0x8000_0001, 0, Edx, 29, "lm"),
+            (0x8000_0021, 0, Eax, 8, "auto-ibrs"),
+            (0x8000_0021, 0, Eax, 20, "prefetchi"),
+            (0x8000_0021, 0, Eax, 29, "srso-no"),
+            (7, 1, Eax, 26, "lam"),
             (0x8000_0001, 0, Ecx, 22, "topoext"),
             (0x8000_0008, 0, Ebx, 12, "ibpb"),
             (0x8000_0008, 0, Ebx, 24, "amd-ssbd"),

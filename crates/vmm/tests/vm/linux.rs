@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use godwit_types::Bytes;
 use godwit_types::control::{DiskBacking, Request, Role};
 use godwit_types::migration::{Budget, MigrationOutcome, OnDeadline};
-use godwit_types::vm::{DiskFormat, DiskSpec};
+use godwit_types::vm::{CpuProfile, DiskFormat, DiskSpec};
 
 use crate::support::{Vmm, grant_everything, kvm_is_there, migration_id, spec};
 
 const MOVES: u64 = 3;
+const MACHINES: [(u8, CpuProfile); 2] = [(1, CpuProfile::Host), (2, CpuProfile::X86_64V2)];
 /// Emulated hosts are slow; what counts here is that nothing is lost.
 const PATIENT: Budget = Budget {
     blackout_ms_max: 1000,
@@ -23,9 +24,9 @@ const PATIENT: Budget = Budget {
 
 #[test]
 fn a_stock_kernel_restarts_in_the_same_process_and_powers_off_at_the_button() {
-    for vcpus in [1, 2] {
+    for (vcpus, cpu) in MACHINES {
         let folder = tempfile::tempdir().unwrap();
-        let Some(mut vmm) = boot(folder.path(), vcpus) else { return };
+        let Some(mut vmm) = boot(folder.path(), vcpus, cpu) else { return };
         vmm.console().send(b"reboot -f\n");
         vmm.wait_log("user space is up", 2);
         vmm.wait_log("/ #", 2);
@@ -40,9 +41,9 @@ fn a_stock_kernel_restarts_in_the_same_process_and_powers_off_at_the_button() {
 
 #[test]
 fn a_stock_kernel_moves_under_load_and_finds_nothing_wrong() {
-    for vcpus in [1, 2] {
+    for (vcpus, cpu) in MACHINES {
         let folder = tempfile::tempdir().unwrap();
-        let Some(mut here) = boot(folder.path(), vcpus) else { return };
+        let Some(mut here) = boot(folder.path(), vcpus, cpu) else { return };
         start_load(&here);
         for hop in 1..=MOVES {
             here = step(here, hop);
@@ -51,7 +52,7 @@ fn a_stock_kernel_moves_under_load_and_finds_nothing_wrong() {
 }
 
 /// Boots to the shell.
-fn boot(folder: &Path, vcpus: u8) -> Option<Vmm> {
+fn boot(folder: &Path, vcpus: u8, cpu: CpuProfile) -> Option<Vmm> {
     let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let (Some(kernel), Some(initrd)) = (file("GODWIT_LINUX_KERNEL"), file("GODWIT_LINUX_INITRD")) else {
         eprintln!(
@@ -65,6 +66,7 @@ fn boot(folder: &Path, vcpus: u8) -> Option<Vmm> {
     let image = folder.join("disk.raw");
     std::fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
     let mut spec = spec(vcpus, Bytes::mib(192), "console=ttyS0 quiet panic=-1");
+    spec.cpu = cpu;
     spec.disks = vec![DiskSpec {
         image: "shared/disk.raw".parse().unwrap(),
         format: DiskFormat::Raw,

@@ -16,7 +16,7 @@ use godwit_types::vm::{BootSpec, CpuProfile, VmSpec};
 use godwit_types::{Bytes, Epoch, MigrationId};
 
 /// How long anything may take before the test gives up. Never a measure of speed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running `godwit-vmm`, killed when dropped.
 pub(crate) struct Vmm {
