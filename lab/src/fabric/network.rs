@@ -102,9 +102,11 @@ mod tests {
 
     use super::*;
     use crate::cleanup::Cleanup;
+    use crate::exec;
     use crate::namespace::named;
 
     const PORT: u16 = 7999;
+    const MEND_LIMIT: Duration = Duration::from_secs(20);
 
     fn reaches_manager(network: &Network, host: &HostName) -> bool {
         let manager = SocketAddr::from((MANAGER_ADDRESS, PORT));
@@ -132,7 +134,10 @@ mod tests {
         assert!(!reaches_manager(&network, &hosts[0]));
         assert!(reaches_manager(&network, &hosts[1]));
         network.mend(&hosts[0]).unwrap();
-        assert!(reaches_manager(&network, &hosts[0]));
+        // The kernel takes a moment to see the carrier again.
+        let mended =
+            exec::poll(MEND_LIMIT, exec::POLL, || Ok(reaches_manager(&network, &hosts[0]).then_some(())));
+        assert!(mended.unwrap().is_some());
         drop(cleanup);
         assert_eq!(named(&prefix), []);
     }
