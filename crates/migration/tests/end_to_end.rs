@@ -199,7 +199,8 @@ fn a_cancelled_migration_leaves_the_vm_at_the_source_at_any_moment() {
                 assert_eq!(error.code, ErrorCode::Cancelled);
                 let theirs = arrival.unwrap_err();
                 assert_eq!(world.vm.resumes.load(SeqCst) > 0, target.calls.lock().unwrap().contains(&"load"));
-                assert!(theirs.code == ErrorCode::Cancelled || wait_ms < 5, "{theirs:?}");
+                // A source that was cancelled before it connected never comes.
+                assert!(matches!(theirs.code, ErrorCode::Cancelled | ErrorCode::Unreachable), "{theirs:?}");
                 world.expect_retry_to_succeed();
             }
             (Err(refused), completed) => {
