@@ -32,6 +32,11 @@ impl Cleanup {
         pending.insert(id, Box::new(undo));
         Self { id }
     }
+
+    /// There is nothing left to undo.
+    pub fn disarm(self) {
+        PENDING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 impl Drop for Cleanup {

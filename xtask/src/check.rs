@@ -18,8 +18,8 @@ const REFERENCE: &str = "guests/reference/Cargo.toml";
 /// Runs every check, also after one has failed, and names those that failed.
 pub(crate) fn run() -> Result<ExitCode> {
     let mut failed = Vec::new();
-    let mut tool = |what: &'static str, mut command: Command| -> Result<()> {
-        if !step::shown(what, &mut command)? {
+    let mut tool = |what: &'static str, command: Command| -> Result<()> {
+        if !step::shown(what, command)? {
             failed.push(what.to_owned());
         }
         Ok(())

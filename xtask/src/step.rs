@@ -1,14 +1,21 @@
 //! Running the tools.
 
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use godwit_lab::cleanup::Cleanup;
 use godwit_lab::{LabError, exec, setup};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::error::Result;
 
 /// How long one tool may take: a build from nothing, or all tests.
 const STEP_LIMIT: Duration = Duration::from_secs(50 * 60);
+/// How long a tool that was told to end may take to do so.
+const ENDING_LIMIT: Duration = Duration::from_secs(30);
 
 /// A cargo command in the source tree.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
@@ -18,17 +25,42 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Runs a tool, with its output on standard error. Whether it succeeded.
-pub(crate) fn shown(what: &str, command: &mut Command) -> Result<bool> {
-    eprintln!("» {what}: {}", exec::describe(command));
+pub(crate) fn shown(what: &str, mut command: Command) -> Result<bool> {
+    command.stdout(std::io::stderr());
+    supervise(what, command)
+}
+
+/// Runs a tool, with its messages on standard error. Whether it succeeded, and what it printed.
+pub(crate) fn recorded(what: &str, mut command: Command) -> Result<(bool, String)> {
+    let (mut read, write) = std::io::pipe().map_err(LabError::io("make a pipe"))?;
+    command.stdout(write);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = read.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let succeeded = supervise(what, command)?;
+    Ok((succeeded, reader.join().unwrap_or_default()))
+}
+
+/// Runs the command in a process group of its own, so that everything that it starts ends with it.
+fn supervise(what: &str, mut command: Command) -> Result<bool> {
+    let text = exec::describe(&command);
+    eprintln!("» {what}: {text}");
     let begun = Instant::now();
-    let child = command.stdin(Stdio::null()).stdout(std::io::stderr()).spawn();
-    let mut child = child.map_err(LabError::io(format!("run `{}`", exec::describe(command))))?;
+    let child = command.stdin(Stdio::null()).process_group(0).spawn();
+    let mut child = child.map_err(LabError::io(format!("run `{text}`")))?;
+    let group = Pid::from_raw(child.id().cast_signed());
+    let ending = Cleanup::new(move || {
+        // A group that has just ended by itself is what is wanted.
+        let _ = killpg(group, Signal::SIGTERM);
+    });
     let Some(status) = exec::wait(&mut child, STEP_LIMIT)? else {
-        // Its children notice that their parent is gone, or end by their own limits.
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(LabError::CommandTimeout { command: exec::describe(command), limit: STEP_LIMIT }.into());
+        drop(ending);
+        let _ = exec::wait(&mut child, ENDING_LIMIT)?;
+        return Err(LabError::CommandTimeout { command: text, limit: STEP_LIMIT }.into());
     };
+    ending.disarm();
     let (seconds, outcome) = (begun.elapsed().as_secs(), if status.success() { "ok" } else { "FAILED" });
     eprintln!("» {what}: {outcome} after {seconds} s");
     Ok(status.success())
@@ -37,11 +69,6 @@ pub(crate) fn shown(what: &str, command: &mut Command) -> Result<bool> {
 /// Runs a tool and returns what it prints.
 pub(crate) fn captured(command: &mut Command) -> Result<String> {
     Ok(exec::run(command, STEP_LIMIT)?)
-}
-
-/// Runs a tool to its end, whether or not it succeeds.
-pub(crate) fn output(command: &mut Command) -> Result<exec::Output> {
-    Ok(exec::output(command, STEP_LIMIT)?)
 }
 
 /// Whether `cargo NAME` is installed.

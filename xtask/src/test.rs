@@ -7,7 +7,7 @@ mod tally;
 use std::process::{Command, ExitCode};
 
 use godwit_lab::setup::{self, packages};
-use godwit_lab::{LabError, emulated, exec};
+use godwit_lab::{LabError, emulated};
 
 use crate::error::Result;
 use crate::{output, step};
@@ -57,11 +57,12 @@ fn tests(what: &str, packages: &[&str], profile: Option<&str>, no_lab: bool) -> 
         return with_nextest(what, packages, profile, no_lab);
     }
     let mut command = step::cargo(&[&["test", "--no-fail-fast", "--all-targets"], packages].concat());
-    environment(&mut command, no_lab).args(["--", "--show-output"]);
+    environment(&mut command, no_lab);
+    command.args(["--", "--show-output"]);
     if profile.is_some() {
         command.arg("--test-threads=1");
     }
-    with_cargo_test(what, &mut command)
+    with_cargo_test(what, command)
 }
 
 fn with_nextest(what: &str, packages: &[&str], profile: Option<&str>, no_lab: bool) -> Result<Tally> {
@@ -73,34 +74,30 @@ fn with_nextest(what: &str, packages: &[&str], profile: Option<&str>, no_lab: bo
     }
     let options = ["nextest", "run", "--no-fail-fast", "--profile", profile];
     let mut command = step::cargo(&[&options[..], packages].concat());
-    let succeeded = step::shown(what, environment(&mut command, no_lab))?;
+    environment(&mut command, no_lab);
+    let succeeded = step::shown(what, command)?;
     match std::fs::read_to_string(&report) {
         Ok(text) => Ok(junit::read(&text).and_failed_unless(succeeded, what)),
         Err(_) => Ok(Tally::failed(format!("the {what} did not run"))),
     }
 }
 
-fn with_cargo_test(what: &str, command: &mut Command) -> Result<Tally> {
-    eprintln!("» {what}: {}", exec::describe(command));
-    let output = step::output(command)?;
-    eprint!("{}", output.stderr);
-    if !output.status.success() {
-        eprint!("{}", output.stdout);
+fn with_cargo_test(what: &str, command: Command) -> Result<Tally> {
+    let (succeeded, printed) = step::recorded(what, command)?;
+    if !succeeded {
+        eprint!("{printed}");
     }
-    Ok(libtest::read(&output.stdout).and_failed_unless(output.status.success(), what))
+    Ok(libtest::read(&printed).and_failed_unless(succeeded, what))
 }
 
 /// The test runner above knows no documentation tests.
 fn doc_tests() -> Result<Tally> {
-    with_cargo_test(
-        "documentation tests",
-        &mut step::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]),
-    )
+    with_cargo_test("documentation tests", step::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]))
 }
 
-fn environment(command: &mut Command, no_lab: bool) -> &mut Command {
+fn environment(command: &mut Command, no_lab: bool) {
     if no_lab {
         command.env(NO_LAB, "left out by --no-lab");
     }
-    command.env(setup::BUILT, "1")
+    command.env(setup::BUILT, "1");
 }
