@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_types::host::{Host, HostState};
 use godwit_types::task::Task;
@@ -160,8 +160,9 @@ impl dyn Cluster + '_ {
         Err(LabError::Broken(format!("{vm} should run on {host}, but is {:?} on {owner}", shown.state)))
     }
 
-    /// Waits until the manager hears from all hosts.
+    /// Waits until the manager has heard from all hosts since the call.
     pub fn await_hosts(&self, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
         let wanted = self.hosts().len();
         let up = exec::poll(limit, exec::POLL_COMMAND, || {
             let hosts: Vec<Host> = match self.cli().ask(&["host", "ls"]) {
@@ -169,7 +170,8 @@ impl dyn Cluster + '_ {
                 Err(LabError::Cli(_)) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let up = hosts.iter().filter(|host| host.state == HostState::Up).count();
+            let heard = |host: &&Host| Duration::from_millis(host.last_seen_ms) < begun.elapsed();
+            let up = hosts.iter().filter(|host| host.state == HostState::Up).filter(heard).count();
             Ok((up == wanted).then_some(()))
         })?;
         up.ok_or_else(|| self.timeout(format!("{wanted} hosts up"), limit))
