@@ -161,7 +161,9 @@ Example:
     Ls,
     /// Show one VM.
     Show { vm: VmName },
-    /// Attach to a VM's serial console. Ctrl-] detaches.
+    /// Attach to a VM's console: what the guest prints on ttyS0 and hvc0. Ctrl-] detaches.
+    ///
+    /// What is typed goes to hvc0 once the guest has printed there, else to ttyS0.
     Console { vm: VmName },
     /// Move a running VM to another host. Ctrl-C cancels; the VM then stays where it is.
     #[command(after_help = "\

@@ -20,6 +20,7 @@ pub const MODULE_DIRECTORY: &str = "/lib/modules";
 /// Names the modules in [`MODULE_DIRECTORY`], one a line; those that others need come first.
 pub const MODULE_ORDER: &str = "/lib/modules/order";
 
+const VIRTIO_CONSOLE: &str = "/dev/hvc0";
 const PATH: &str = "/sbin:/usr/sbin:/bin:/usr/bin";
 /// How long a device may take to appear after its driver was loaded.
 const DEVICE_LIMIT: Duration = Duration::from_secs(20);
@@ -128,12 +129,19 @@ pub fn parameter<'a>(command_line: &'a str, key: &str) -> Option<&'a str> {
     command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
-/// A shell on the console, again and again.
-pub fn console_shell() {
-    thread::spawn(|| {
+/// A shell on the console, and one on the virtio console, each again and again.
+pub fn console_shells() {
+    shell_for_ever(&["setsid", "cttyhack", "sh", "-l"]);
+    if Path::new(VIRTIO_CONSOLE).exists() {
+        shell_for_ever(&["setsid", "sh", "-l", "-c", &format!("exec sh <>{VIRTIO_CONSOLE} >&0 2>&0")]);
+    }
+}
+
+fn shell_for_ever(words: &[&str]) {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    thread::spawn(move || {
         loop {
-            let _: io::Result<ExitStatus> =
-                Command::new("/bin/busybox").args(["setsid", "cttyhack", "sh", "-l"]).status();
+            let _: io::Result<ExitStatus> = Command::new("/bin/busybox").args(&words).status();
             thread::sleep(Duration::from_secs(1));
         }
     });

@@ -58,7 +58,7 @@ pub fn run() -> io::Result<()> {
         http::listen(&state)?;
     }
     eprintln!("guest: ready, {} vCPUs, {}", state::vcpus(), memory_line());
-    boot::console_shell();
+    boot::console_shells();
     loop {
         thread::park();
     }

@@ -1,5 +1,6 @@
 //! The devices of the machine type `godwit-1`, built from the VM's configuration.
 
+pub mod console;
 pub mod disk;
 pub mod legacy;
 pub mod pci;
@@ -19,7 +20,7 @@ use self::pci::{ConfigAddress, ConfigData, Ecam, PciFunction, Root, layout};
 use self::report::Reports;
 use self::virtio::balloon::{self, Balloon};
 use self::virtio::block::{Block, BlockFunction};
-use self::virtio::console::{self, Console, ConsolePort};
+use self::virtio::console::{self as virtio_console, ConsolePort};
 use self::virtio::net::{self, Net};
 use self::virtio::rng::Rng;
 use self::virtio::{Environment, Function, VirtioDevice};
@@ -34,7 +35,6 @@ pub struct Pci {
     functions: Vec<Arc<dyn Card>>,
     disks: Vec<BlockFunction>,
     balloon: Arc<Function<Balloon>>,
-    console: Arc<ConsolePort>,
     reports: Reports,
     mmio: Arc<Bus>,
     pio: Arc<Bus>,
@@ -55,6 +55,7 @@ impl<D: VirtioDevice> Card for Function<D> {
 /// [`Pci::take_locks`].
 pub fn build(
     config: &VmmConfig,
+    terminal: Arc<ConsolePort>,
     ram: Arc<GuestRam>,
     msi: Arc<dyn MsiSink>,
     io_events: Arc<dyn IoEvents>,
@@ -69,11 +70,8 @@ pub fn build(
     let inflatable = |interrupts: &_| Balloon::new(&ram, interrupts);
     let balloon = Function::new(layout::BALLOON_SLOT, &environment, inflatable, balloon::QUEUES)?;
     functions.push((layout::BALLOON_SLOT, Arc::clone(&balloon) as _));
-    let console = ConsolePort::new()
-        .map_err(|error| DeviceError { device: Console::NAME.to_owned(), reason: error.to_string() })?;
-    let port = Arc::clone(&console);
-    let terminal =
-        Function::new(layout::CONSOLE_SLOT, &environment, |_| Console::new(port), console::QUEUES)?;
+    let console = |_: &_| virtio_console::Console::new(terminal);
+    let terminal = Function::new(layout::CONSOLE_SLOT, &environment, console, virtio_console::QUEUES)?;
     functions.push((layout::CONSOLE_SLOT, terminal));
 
     let mut disks = Vec::new();
@@ -98,7 +96,7 @@ pub fn build(
     let mut devices: Vec<Arc<dyn Device>> = vec![Arc::clone(&root) as _];
     devices.extend(functions.iter().map(|(_, card)| Arc::clone(card) as Arc<dyn Device>));
     let functions = functions.into_iter().map(|(_, card)| card).collect();
-    let pci = Pci { devices, functions, disks, balloon, console, reports, mmio, pio };
+    let pci = Pci { devices, functions, disks, balloon, reports, mmio, pio };
     pci.attach(&root)?;
     Ok(pci)
 }
@@ -150,11 +148,6 @@ impl Pci {
     /// The memory that the balloon holds.
     pub fn balloon(&self) -> Bytes {
         self.balloon.device().size()
-    }
-
-    /// The host's end of the virtio console.
-    pub fn console(&self) -> &ConsolePort {
-        &self.console
     }
 
     /// Sets who is told of errors that the guest was told of: the device's name and a message.

@@ -50,9 +50,13 @@ fn config(directory: &Path, host: &str, disks: usize) -> VmmConfig {
     }
 }
 
+fn terminal() -> Arc<ConsolePort> {
+    ConsolePort::new(Arc::new(console::Console::new().unwrap())).unwrap()
+}
+
 fn built(machine: &Machine, config: &VmmConfig) -> Pci {
     let Environment { ram, msi, io_events, mmio } = machine.environment.clone();
-    build(config, ram, msi, io_events, mmio, Arc::new(Bus::default())).unwrap()
+    build(config, terminal(), ram, msi, io_events, mmio, Arc::new(Bus::default())).unwrap()
 }
 
 fn ecam_u32(machine: &Machine, slot: u64, register: u64) -> u32 {
@@ -181,8 +185,10 @@ fn a_missing_tap_is_named_with_the_remedy() {
     let mac = "52:54:00:00:00:01".parse().unwrap();
     config.nics = vec![godwit_types::control::NicBacking { tap: "gw-no-such-tap".to_owned(), mac }];
     let Environment { ram, msi, io_events, mmio } = machine.environment.clone();
-    let error =
-        build(&config, ram, msi, io_events, mmio, Arc::new(Bus::default())).err().unwrap().to_string();
+    let error = build(&config, terminal(), ram, msi, io_events, mmio, Arc::new(Bus::default()))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("cannot attach to the tap gw-no-such-tap"), "{error}");
 }
 

@@ -18,11 +18,12 @@ use crate::bus::Overlap;
 use crate::cpu::{CpuError, CpuModel};
 use crate::device::{Device, DeviceError};
 use crate::devices;
-use crate::devices::legacy::console::{self, Console};
+use crate::devices::console::{self, Console};
 use crate::devices::legacy::keyboard::{self, Keyboard};
 use crate::devices::legacy::pm::{self, Pm};
 use crate::devices::legacy::rtc::{self, Rtc};
 use crate::devices::legacy::serial::{self, Serial};
+use crate::devices::virtio::console::ConsolePort;
 use crate::kvm::dirty_log::DirtyLog;
 use crate::kvm::events::KvmEvents;
 use crate::kvm::irqchip::{IrqchipState, PitState};
@@ -83,6 +84,7 @@ impl Machine {
         let events = Arc::new(KvmEvents(Arc::clone(&vm)));
         let pci = devices::build(
             &config,
+            legacy.terminal,
             Arc::clone(ram.guest()),
             Arc::clone(&events) as _,
             events,
@@ -139,6 +141,8 @@ struct Legacy {
     devices: Vec<Arc<dyn Device>>,
     pm: Arc<Pm>,
     console: console::Running,
+    /// The console's other port, for a virtio device.
+    terminal: Arc<ConsolePort>,
 }
 
 impl Legacy {
@@ -160,7 +164,10 @@ impl Legacy {
         let serial = Arc::new(serial);
         let (socket, log) = (&config.console_socket, &config.console_log);
         let what = format!("open the console's socket {} and log {}", socket.display(), log.display());
-        let console = console::serve(console, Arc::clone(&serial), socket, log).map_err(host(&what))?;
+        let terminal =
+            ConsolePort::new(Arc::clone(&console)).map_err(host("create the virtio console's port"))?;
+        let console = console::serve(console, Arc::clone(&serial), Arc::clone(&terminal), socket, log)
+            .map_err(host(&what))?;
         let line = Arc::clone(vm);
         let sci = move |high| {
             if let Err(error) = line.set_irq_line(pm::SCI, high) {
@@ -174,7 +181,7 @@ impl Legacy {
         buses.pio.insert(pm::BASE.into(), pm::PORTS, Arc::clone(&pm) as _)?;
         buses.pio.insert(rtc::BASE.into(), rtc::PORTS, Arc::clone(&clock) as _)?;
         buses.pio.insert(keyboard::PORT.into(), 1, keyboard)?;
-        Ok(Self { devices: vec![serial, Arc::clone(&pm) as _, clock], pm, console })
+        Ok(Self { devices: vec![serial, Arc::clone(&pm) as _, clock], pm, console, terminal })
     }
 }
 

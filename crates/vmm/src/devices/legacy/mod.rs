@@ -1,6 +1,5 @@
 //! Devices at fixed ports: what remains of the PC.
 
-pub mod console;
 pub mod keyboard;
 pub mod pm;
 pub mod rtc;

@@ -1,4 +1,4 @@
-//! The serial port COM1, a 16550A, connected to a [`Console`].
+//! The serial port COM1, a 16550A: a port of the [`Console`].
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,9 +8,9 @@ use vm_superio::serial::{self, SerialEvents};
 use vm_superio::{SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::console::Console;
 use crate::bus::BusDevice;
 use crate::device::{Device, DeviceError, State};
+use crate::devices::console::{Console, Port};
 
 /// First port and how many there are.
 pub const BASE: u16 = 0x3f8;
@@ -205,7 +205,7 @@ struct Output(Arc<Console>);
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.print(bytes);
+        self.0.print(Port::Serial, bytes);
         Ok(bytes.len())
     }
 

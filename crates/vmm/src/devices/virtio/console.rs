@@ -1,57 +1,57 @@
-//! virtio-console: one port, `hvc0` in Linux.
+//! virtio-console with one port, `hvc0` in Linux: a port of the VM's [`Console`](crate::devices::console::Console).
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use prost::Message;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Chain, DriverFault, Io, Progress, Source, VirtioDevice};
+use crate::devices::console::{self, Port};
 
 const INPUT: usize = 0;
 const OUTPUT: usize = 1;
 /// Number of queues.
 pub const QUEUES: usize = 2;
 const QUEUE_SIZES: [u16; QUEUES] = [64, 64];
-/// Most input that waits for the guest; more is dropped, as on a serial line.
+/// Most input that waits for the guest; more waits at the console.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 /// Most output in one chain, so that none takes long.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// Bytes handed to the sink at once.
+/// Bytes handed to the console at once.
 const OUTPUT_BYTES_PER_CALL: usize = 4096;
 
-type Sink = Box<dyn Fn(&[u8]) + Send + Sync>;
-
-/// What the host holds of the console, shared with the device.
+/// What the host holds of the port, shared with the device.
 pub struct ConsolePort {
-    sink: OnceLock<Sink>,
+    console: Arc<console::Console>,
     input: Mutex<VecDeque<u8>>,
     arrived: EventFd,
 }
 
 impl ConsolePort {
-    /// A port without anyone at it.
-    pub fn new() -> io::Result<Arc<Self>> {
+    /// A port of `console`.
+    pub fn new(console: Arc<console::Console>) -> io::Result<Arc<Self>> {
         let arrived = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        Ok(Arc::new(Self { sink: OnceLock::new(), input: Mutex::new(VecDeque::new()), arrived }))
+        Ok(Arc::new(Self { console, input: Mutex::new(VecDeque::new()), arrived }))
     }
 
-    /// Sets who gets the guest's output. Only the first call counts; until then output is dropped.
-    pub fn set_sink(&self, sink: impl Fn(&[u8]) + Send + Sync + 'static) {
-        // A second sink would be a second owner of the VM, which there is not.
-        let _ = self.sink.set(Box::new(sink));
-    }
-
-    /// Types `bytes` at the console.
-    pub fn input(&self, bytes: &[u8]) {
+    /// Offers input from the console; tells how much of it was taken.
+    pub fn offer(&self, bytes: &[u8]) -> usize {
         let mut input = self.lock();
-        let room = INPUT_BYTES_MAX - input.len();
-        input.extend(&bytes[..bytes.len().min(room)]);
+        let taken = bytes.len().min(INPUT_BYTES_MAX - input.len());
+        input.extend(&bytes[..taken]);
         // A full counter wakes the worker just as well.
         let _ = self.arrived.write(1);
+        taken
+    }
+
+    /// Input that the guest has not read yet, in bytes.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().len()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
@@ -70,6 +70,9 @@ struct ConsoleState {
     /// Typed, and not read by the guest yet.
     #[prost(bytes = "vec", tag = "1")]
     input: Vec<u8>,
+    /// Whether the guest has printed here, and so is typed at here.
+    #[prost(bool, tag = "2")]
+    in_use: bool,
 }
 
 impl Console {
@@ -91,6 +94,9 @@ impl Console {
             input.drain(..written);
             queue.push(io.ram, &[(chain.head, written as u32)])?;
         }
+        if input.is_empty() {
+            self.port.console.wake_for_input();
+        }
         queue.interrupt(io.ram, io.interrupts)?;
         Ok(progress)
     }
@@ -105,9 +111,7 @@ impl Console {
             let part = &mut bytes[..left.min(OUTPUT_BYTES_PER_CALL)];
             chain.take(part)?;
             left -= part.len();
-            if let Some(sink) = self.port.sink.get() {
-                sink(part);
-            }
+            self.port.console.print(Port::Virtio, part);
         }
         Ok(0)
     }
@@ -142,10 +146,12 @@ impl VirtioDevice for Console {
 
     fn reset(&self) {
         self.port.lock().clear();
+        self.port.console.set_port(Port::Serial);
     }
 
     fn save(&self) -> Vec<u8> {
-        ConsoleState { input: self.port.lock().iter().copied().collect() }.encode_to_vec()
+        let input = self.port.lock().iter().copied().collect();
+        ConsoleState { input, in_use: self.port.console.port() == Port::Virtio }.encode_to_vec()
     }
 
     fn restore(&self, state: &[u8]) -> Result<(), String> {
@@ -155,6 +161,7 @@ impl VirtioDevice for Console {
             return Err(format!("{} bytes of input are more than a console holds", state.input.len()));
         }
         *self.port.lock() = state.input.into();
+        self.port.console.set_port(if state.in_use { Port::Virtio } else { Port::Serial });
         Ok(())
     }
 }
@@ -165,8 +172,12 @@ mod tests {
     use crate::device::Device;
     use crate::devices::virtio::test_driver::*;
 
+    fn a_port() -> Arc<ConsolePort> {
+        ConsolePort::new(Arc::new(console::Console::new().unwrap())).unwrap()
+    }
+
     fn started(machine: &Machine) -> (Arc<ConsolePort>, Plugged<Console>, Driver) {
-        let port = ConsolePort::new().unwrap();
+        let port = a_port();
         let plugged = machine.plug(Console::new(Arc::clone(&port)));
         let mut driver = Driver::new(machine, &plugged);
         driver.start(0);
@@ -174,30 +185,29 @@ mod tests {
     }
 
     #[test]
-    fn output_reaches_the_sink_in_order() {
+    fn output_reaches_the_console_in_order() {
         let machine = Machine::empty();
         let (port, _plugged, mut driver) = started(&machine);
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&seen);
-        port.set_sink(move |bytes| log.lock().unwrap().extend_from_slice(bytes));
         let long: Vec<u8> = (0..10_000u32).map(|index| index as u8).collect();
         for text in [&b"login: "[..], &long, b"$ "] {
             driver.put(BUFFERS, text);
             driver.submit(OUTPUT, &[(BUFFERS, text.len() as u32, 0)]);
             driver.answer(OUTPUT);
         }
-        assert_eq!(*seen.lock().unwrap(), [&b"login: "[..], &long, b"$ "].concat());
+        assert_eq!(port.console.take_output(), [&b"login: "[..], &long, b"$ "].concat());
     }
 
     #[test]
     fn input_waits_for_buffers_and_moves_with_the_guest() {
         let machine = Machine::empty();
         let (port, plugged, mut driver) = started(&machine);
-        port.input(b"typed before");
+        port.offer(b"typed before");
+        port.console.set_port(Port::Virtio);
         let next = Machine::with_ram(Arc::clone(&machine.environment.ram));
-        let there_port = ConsolePort::new().unwrap();
+        let there_port = a_port();
         let there = next.plug(Console::new(Arc::clone(&there_port)));
         migrate(&plugged, &there);
+        assert_eq!(there_port.console.port(), Port::Virtio);
         driver = driver.moved_to(&next, &there);
         there.function.resume().unwrap();
         driver.submit(INPUT, &[(BUFFERS, 5, WRITE)]);
@@ -206,15 +216,14 @@ mod tests {
         assert_eq!(driver.get(BUFFERS, 5), b"typed");
         assert_eq!(driver.get(BUFFERS + 16, 7), b" before");
         driver.submit(INPUT, &[(BUFFERS, 64, WRITE)]);
-        there_port.input(b"after");
+        there_port.offer(b"after");
         assert_eq!(driver.answer(INPUT).1, 5);
     }
 
     #[test]
-    fn input_beyond_the_limit_is_dropped() {
-        let port = ConsolePort::new().unwrap();
-        port.input(&[1; INPUT_BYTES_MAX + 1]);
-        port.input(&[2; 10]);
-        assert_eq!(port.lock().len(), INPUT_BYTES_MAX);
+    fn input_beyond_the_limit_is_not_taken() {
+        let port = a_port();
+        assert_eq!(port.offer(&[1; INPUT_BYTES_MAX + 1]), INPUT_BYTES_MAX);
+        assert_eq!(port.offer(&[2; 10]), 0);
     }
 }

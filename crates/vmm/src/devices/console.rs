@@ -1,4 +1,11 @@
-//! The other end of the serial port: a log that grows, and a Unix socket for any number of clients.
+//! The VM's console: a log that grows, and a Unix socket for any number of clients, whatever port the guest uses.
+//!
+//! ```text
+//!  serial port (ttyS0) ---+                      +---> log
+//!                         +---> Console, thread -+---> clients
+//!  virtio port (hvc0) ----+
+//!          ^------- what clients type goes to the virtio port once the guest has printed there, else to the serial port
+//! ```
 //!
 //! One thread moves the bytes. The guest only ever appends to a buffer in memory: a slow disk costs it nothing until the
 //! buffer is full, a slow client loses the oldest output that it has not read, and neither stops the guest.
@@ -15,7 +22,8 @@ use std::thread;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::serial::Serial;
+use super::legacy::serial::Serial;
+use super::virtio::console::ConsolePort;
 
 /// Output that waits for the thread; more is dropped.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
@@ -26,23 +34,46 @@ const INPUT_BYTES_MAX: usize = 4 << 10;
 /// Clients at a time; more are turned away.
 const CLIENTS_MAX: usize = 16;
 
-/// The buffer between the serial port and the console's thread.
+/// Where the guest prints, and reads what is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    Serial,
+    Virtio,
+}
+
+/// The buffer between the ports and the console's thread.
 pub struct Console {
     output: Mutex<Vec<u8>>,
     wake: EventFd,
     /// Whether the thread holds input that did not fit into the port.
     input_waits: AtomicBool,
+    /// Whether the guest uses the virtio port.
+    on_virtio: AtomicBool,
 }
 
 impl Console {
     /// A console without a thread; see [`serve`].
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        Ok(Self { output: Mutex::default(), wake, input_waits: AtomicBool::new(false) })
+        let (input_waits, on_virtio) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { output: Mutex::default(), wake, input_waits, on_virtio })
+    }
+
+    /// The port that gets what is typed. It does not change with every word: the kernel's messages on one port must not
+    /// tear apart what is typed at the other.
+    pub(super) fn port(&self) -> Port {
+        if self.on_virtio.load(Ordering::Acquire) { Port::Virtio } else { Port::Serial }
+    }
+
+    pub(super) fn set_port(&self, port: Port) {
+        self.on_virtio.store(port == Port::Virtio, Ordering::Release);
     }
 
     /// Takes output of the guest.
-    pub(super) fn print(&self, bytes: &[u8]) {
+    pub(super) fn print(&self, port: Port, bytes: &[u8]) {
+        if port == Port::Virtio {
+            self.set_port(port);
+        }
         let mut output = self.output.lock().expect("no user of the console panics");
         let first = output.is_empty();
         let room = OUTPUT_BYTES_MAX - output.len();
@@ -50,6 +81,11 @@ impl Console {
         if first {
             self.wake();
         }
+    }
+
+    /// What the guest has printed since the last call.
+    pub(super) fn take_output(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.output.lock().expect("no user of the console panics"))
     }
 
     pub(super) fn wake(&self) {
@@ -65,7 +101,13 @@ impl Console {
 }
 
 /// Starts the console's thread. The socket is created anew, the log appended to.
-pub fn serve(console: Arc<Console>, serial: Arc<Serial>, socket: &Path, log: &Path) -> io::Result<Running> {
+pub fn serve(
+    console: Arc<Console>,
+    serial: Arc<Serial>,
+    virtio: Arc<ConsolePort>,
+    socket: &Path,
+    log: &Path,
+) -> io::Result<Running> {
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     listener.set_nonblocking(true)?;
@@ -73,8 +115,15 @@ pub fn serve(console: Arc<Console>, serial: Arc<Serial>, socket: &Path, log: &Pa
     let stop = Arc::new(AtomicBool::new(false));
     let (shared, stopping) = (Arc::clone(&console), Arc::clone(&stop));
     let thread = thread::Builder::new().name("console".into()).spawn(move || {
-        let mut server =
-            Server { console: shared, serial, listener, log, clients: vec![], input: VecDeque::new() };
+        let mut server = Server {
+            console: shared,
+            serial,
+            virtio,
+            listener,
+            log,
+            clients: vec![],
+            input: VecDeque::new(),
+        };
         while !stopping.load(Ordering::Acquire) {
             server.wait();
             server.turn();
@@ -106,6 +155,7 @@ impl Drop for Running {
 struct Server {
     console: Arc<Console>,
     serial: Arc<Serial>,
+    virtio: Arc<ConsolePort>,
     listener: UnixListener,
     log: File,
     clients: Vec<Client>,
@@ -155,7 +205,7 @@ impl Server {
 
     /// Hands the guest's output to the log and to every client.
     fn distribute(&mut self) {
-        let output = std::mem::take(&mut *self.console.output.lock().expect("no user of the console panics"));
+        let output = self.console.take_output();
         if let Err(error) = self.log.write_all(&output) {
             tracing::warn!("cannot write the console's log: {error}");
         }
@@ -171,7 +221,11 @@ impl Server {
         loop {
             // Set first: a port that becomes empty after it has refused will wake this thread again.
             self.console.input_waits.store(!self.input.is_empty(), Ordering::Release);
-            let taken = self.serial.offer(self.input.make_contiguous());
+            let input = self.input.make_contiguous();
+            let taken = match self.console.port() {
+                Port::Serial => self.serial.offer(input),
+                Port::Virtio => self.virtio.offer(input),
+            };
             self.input.drain(..taken);
             if taken == 0 || self.input.is_empty() {
                 return;
@@ -212,7 +266,9 @@ mod tests {
     use crate::bus::BusDevice;
 
     struct Fixture {
+        console: Arc<Console>,
         serial: Arc<Serial>,
+        virtio: Arc<ConsolePort>,
         running: Option<Running>,
         socket: PathBuf,
         log: PathBuf,
@@ -225,8 +281,10 @@ mod tests {
         let console = Arc::new(Console::new().unwrap());
         let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let serial = Arc::new(Serial::new(interrupt, Arc::clone(&console)).unwrap());
-        let running = serve(console, Arc::clone(&serial), &socket, &log).unwrap();
-        Fixture { serial, running: Some(running), socket, log, _folder: folder }
+        let virtio = ConsolePort::new(Arc::clone(&console)).unwrap();
+        let ports = (Arc::clone(&serial), Arc::clone(&virtio));
+        let running = serve(Arc::clone(&console), ports.0, ports.1, &socket, &log).unwrap();
+        Fixture { console, serial, virtio, running: Some(running), socket, log, _folder: folder }
     }
 
     fn guest_prints(serial: &Serial, text: &[u8]) {
@@ -258,6 +316,24 @@ mod tests {
             client.read_exact(&mut printed).unwrap();
             assert_eq!(printed[0], b'A' + round);
         }
+    }
+
+    #[test]
+    fn both_ports_print_and_a_virtio_port_in_use_is_typed_at() {
+        let mut fixture = fixture();
+        guest_prints(&fixture.serial, b"kernel\n");
+        fixture.console.print(Port::Virtio, b"login: ");
+        guest_prints(&fixture.serial, b"eth0 is up\n");
+        let mut client = UnixStream::connect(&fixture.socket).unwrap();
+        client.write_all(b"root").unwrap();
+        while fixture.virtio.waiting() < 4 {
+            thread::yield_now();
+        }
+        let mut status = [0];
+        fixture.serial.read(5, &mut status);
+        assert_eq!(status[0] & 1, 0, "nothing is typed at the serial port");
+        drop(fixture.running.take());
+        assert_eq!(std::fs::read(&fixture.log).unwrap(), b"kernel\nlogin: eth0 is up\n");
     }
 
     #[test]
