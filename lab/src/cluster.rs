@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use godwit_types::HostName;
 use serde::Serialize;
 
+pub mod attempt;
 pub mod cli;
 pub mod vms;
 
@@ -83,4 +84,11 @@ pub trait Cluster: Send + Sync {
 
     /// Kills every VMM process on the host with SIGKILL; returns how many there were.
     fn kill_vmms(&self, host: &HostName) -> Result<usize>;
+
+    /// Fails with [`LabError::Died`](crate::LabError::Died) if something that the cluster is made of, and that is not
+    /// Godwit, has ended although nobody wanted it to.
+    fn check_foundation(&self) -> Result<()>;
+
+    /// Brings the logs that lie inside of hosts to [`Cluster::logs`], as far as they can be had.
+    fn collect_logs(&self);
 }

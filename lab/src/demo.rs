@@ -12,12 +12,13 @@ mod table;
 pub use document::{DemoReport, Move};
 pub use setting::{Choice, choose};
 
+use crate::cluster::attempt::attempt;
 use crate::cluster::{Cluster, GuestOptions, GuestPlace, Setting, vms};
 use crate::fabric::{Fabric, FabricOptions};
 use crate::guest::{Guest, GuestFiles};
 use crate::load::{self, Load, LoadOptions, Noticed};
 use crate::setup::{self, packages, say};
-use crate::{LabError, Result, logs};
+use crate::{LabError, Result};
 
 /// The VM of the demo.
 const VM: &str = "web1";
@@ -45,11 +46,9 @@ pub fn run(options: &DemoOptions) -> Result<DemoReport> {
     packages::ensure(&packages::NATIVE)?;
     setup::build_programs()?;
     let files = files(options.guest)?;
-    let cluster = start_cluster(choice.setting)?;
-    let cluster = cluster.as_ref();
     let guest = guest(options, choice.setting);
-    let moves =
-        moves(cluster, &files, &guest, options.moves).inspect_err(|_| say(logs::tails(cluster.logs())))?;
+    let start = || start_cluster(choice.setting);
+    let moves = attempt(start, |cluster| moves(cluster, &files, &guest, options.moves))?;
     Ok(DemoReport::new(choice, options, &guest, moves))
 }
 
@@ -111,7 +110,7 @@ fn boot(cluster: &dyn Cluster, place: &GuestPlace, guest: &GuestOptions, host: &
     say(format_args!("booting {VM} on {host}: {} vCPU, {} of memory", guest.vcpus, guest.memory));
     cluster.create(place, guest)?;
     cluster.start(VM, host)?;
-    let report = load::await_guest(cluster.client(), guest.address, load::BOOT_LIMIT)?;
+    let report = load::await_guest(cluster, guest.address)?;
     let (kind, seconds) = (report.guest, begun.elapsed().as_secs_f64());
     say(format_args!("{VM} ({kind}) answers at {} after {seconds:.1} s; starting the load", guest.address));
     Ok(())

@@ -1,3 +1,4 @@
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ pub enum LabError {
     Timeout { what: String, limit: Duration, logs: PathBuf },
     #[error("{process} ended early with {status}; the end of {}:\n{tail}", log.display())]
     Died { process: String, status: String, log: PathBuf, tail: String },
+    /// A guest that was just started has not come up.
+    #[error("the guest at {guest} did not answer within {} s: {last}", limit.as_secs())]
+    Silent { guest: Ipv4Addr, limit: Duration, last: String },
     #[error(transparent)]
     Cli(#[from] CliError),
     #[error("{what} is not the document that was expected: {found}")]

@@ -27,10 +27,12 @@ use crate::cluster::{Access, Cluster, Setting};
 use crate::namespace::Namespace;
 use crate::{LabError, Result, exec, logs};
 
+mod kvm;
 mod network;
 mod processes;
 mod run;
 
+pub use kvm::require_root_and_kvm;
 pub use processes::Process;
 
 use network::Network;
@@ -193,6 +195,12 @@ impl Cluster for Fabric {
         }
         Ok(vmms.len())
     }
+
+    fn check_foundation(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn collect_logs(&self) {}
 }
 
 impl Drop for Fabric {
@@ -203,19 +211,6 @@ impl Drop for Fabric {
             let _ = child.wait();
         }
     }
-}
-
-/// Why a fabric cannot run guests on this machine, if it cannot.
-pub fn require_root_and_kvm() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(LabError::Unsupported("network namespaces and taps need root: run it as root".into()));
-    }
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    opened.map(drop).map_err(|error| {
-        LabError::Unsupported(format!(
-            "/dev/kvm cannot be opened ({error}): load kvm_amd or kvm_intel, or use a machine with KVM"
-        ))
-    })
 }
 
 /// A name from the source code.

@@ -23,14 +23,14 @@ mod report;
 pub use disk::{LostWrites, lost_writes};
 pub use report::{DiskReport, GuestReport, MemoryReport, fetch, reset_gap};
 
-use crate::cluster::Setting;
+use crate::cluster::{Cluster, Setting};
 use crate::namespace::Namespace;
 use crate::{LabError, Result, exec};
 
 /// A request that takes longer has failed.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// How long a guest may take from its start to its first answer, emulated hosts included.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// How long a guest may take from its start to its first answer; on emulated hosts it takes about 30 s.
+const BOOT_LIMIT: Duration = Duration::from_secs(150);
 
 /// What a load is to do.
 #[derive(Debug, Clone)]
@@ -197,19 +197,17 @@ impl Drop for Load {
 }
 
 /// Waits until a guest that was just started answers; its first report.
-pub fn await_guest(client: &Namespace, guest: Ipv4Addr, limit: Duration) -> Result<GuestReport> {
-    let deadline = Instant::now() + limit;
+pub fn await_guest(cluster: &dyn Cluster, guest: Ipv4Addr) -> Result<GuestReport> {
+    let deadline = Instant::now() + BOOT_LIMIT;
     loop {
-        match fetch(client, guest) {
+        match fetch(cluster.client(), guest) {
             Ok(report) => return Ok(report),
             Err(error) if Instant::now() >= deadline => {
-                let seconds = limit.as_secs();
-                let text =
-                    format!("the guest at {guest} did not answer within {seconds} s: {}", error.chain());
-                return Err(LabError::Broken(text));
+                return Err(LabError::Silent { guest, limit: BOOT_LIMIT, last: error.chain() });
             }
-            Err(_) => std::thread::sleep(exec::POLL),
+            Err(_) => cluster.check_foundation()?,
         }
+        std::thread::sleep(exec::POLL);
     }
 }
 

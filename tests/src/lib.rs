@@ -1,12 +1,15 @@
 //! What the end-to-end tests share: a cluster with one guest that answers.
 
+pub mod console;
+
 use std::net::Ipv4Addr;
 
+use godwit_lab::cluster::attempt::attempt;
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_lab::fabric::{Fabric, FabricOptions, require_root_and_kvm};
 use godwit_lab::guest::GuestFiles;
 use godwit_lab::load::{self, GuestReport, Load, LoadOptions, Mark, Noticed};
-use godwit_lab::{LabError, Result, cleanup, emulated, logs, setup};
+use godwit_lab::{LabError, Result, cleanup, emulated, setup};
 use godwit_types::HostName;
 use godwit_types::migration::MigrationReport;
 use godwit_types::task::{Task, TaskState};
@@ -18,53 +21,60 @@ pub const VERB_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 const NO_LAB: &str = "GODWIT_NO_LAB";
 
 /// Runs a test on two native hosts, with the reference guest in their datastore.
-pub fn on_fabric(test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>) {
+pub fn on_fabric(test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
     on_fabric_with(FabricOptions::default(), test);
 }
 
 /// Runs a test on native hosts as wished, with the reference guest in their datastore.
-pub fn on_fabric_with(options: FabricOptions, test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>) {
+pub fn on_fabric_with(options: FabricOptions, test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
     run(
         || {
             require_root_and_kvm()?;
             setup::packages::ensure(&setup::packages::NATIVE)?;
             setup::build_programs()?;
-            let guest = GuestFiles::reference()?;
-            Ok((Box::new(Fabric::start(options)?), guest))
+            GuestFiles::reference()
         },
+        || Ok(Box::new(Fabric::start(options.clone())?)),
         test,
     );
 }
 
 /// Runs a test on two emulated hosts, with the Linux guest in their datastore.
-pub fn in_lab(test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>) {
+pub fn in_lab(test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
     run(
         || {
             if let Some(why) = std::env::var_os(NO_LAB) {
                 return Err(LabError::Unsupported(why.to_string_lossy().into_owned()));
             }
             setup::build_programs()?;
-            let guest = emulated::linux_guest()?;
-            Ok((emulated::start_cluster()?, guest))
+            emulated::linux_guest()
         },
+        emulated::start_cluster,
         test,
     );
 }
 
 /// Runs a test, unless this machine cannot: then says so in the one form that `cargo xtask test` counts.
 fn run(
-    start: impl FnOnce() -> Result<(Box<dyn Cluster>, GuestFiles)>,
-    test: impl FnOnce(&dyn Cluster, &GuestPlace) -> Result<()>,
+    prepare: impl FnOnce() -> Result<GuestFiles>,
+    start: impl Fn() -> Result<Box<dyn Cluster>>,
+    test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>,
 ) {
     cleanup::on_interrupt();
-    let (cluster, guest) = match start() {
-        Err(LabError::Unsupported(why)) => return eprintln!("SKIPPED: {}", why.replace('\n', " ")),
+    let tested = prepare().and_then(|guest| {
+        attempt(start, |cluster| {
+            let done = guest.install(cluster).and_then(|place| test(cluster, &place));
+            // What a test meets once its cluster is up is no reason to skip it.
+            done.map_err(|error| match error {
+                LabError::Unsupported(why) => LabError::Broken(why),
+                other => other,
+            })
+        })
+    });
+    match tested {
+        Ok(()) => {}
+        Err(LabError::Unsupported(why)) => eprintln!("SKIPPED: {}", why.replace('\n', " ")),
         Err(error) => panic!("{}", error.chain()),
-        Ok(started) => started,
-    };
-    let cluster = cluster.as_ref();
-    if let Err(error) = guest.install(cluster).and_then(|place| test(cluster, &place)) {
-        panic!("{}\n{}", error.chain(), logs::tails(cluster.logs()));
     }
 }
 
@@ -83,7 +93,7 @@ pub fn boot(
 ) -> Result<GuestReport> {
     cluster.create(place, guest)?;
     cluster.start(&guest.name, host)?;
-    load::await_guest(cluster.client(), guest.address, load::BOOT_LIMIT)
+    load::await_guest(cluster, guest.address)
 }
 
 /// Starts the load on a guest.

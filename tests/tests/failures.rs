@@ -41,7 +41,7 @@ fn a_move_cancelled_in_pre_copy_leaves_the_vm_running_at_the_source() {
 }
 
 /// Begins a move, disturbs it in pre-copy, and checks that nobody noticed and that a second attempt succeeds.
-fn disturbed(expected: TaskState, disturb: impl FnOnce(&dyn Cluster, &Task, &HostName) -> Result<()>) {
+fn disturbed(expected: TaskState, disturb: impl Fn(&dyn Cluster, &Task, &HostName) -> Result<()>) {
     on_fabric(|cluster, place| {
         let [here, there] = hosts(cluster);
         let guest = GuestOptions {

@@ -1,39 +1,52 @@
 //! An unmodified Debian cloud kernel on emulated hosts.
 
-use godwit_lab::cluster::GuestOptions;
+use std::time::Duration;
+
+use godwit_lab::Result;
+use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_tests::console::Console;
 use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab, load, migrate};
 
 const MOVES: usize = 10;
+/// How long a shell on an emulated host may take to answer.
+const SHELL_LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
-fn linux_boots_with_one_and_with_two_vcpus_and_moves_ten_times_unnoticed() {
+fn linux_with_one_vcpu_moves_ten_times_unnoticed_and_its_virtio_console_moves_along() {
     in_lab(|cluster, place| {
-        let [here, there] = hosts(cluster);
-        let options = cluster.setting().migrate_options();
-        let two = GuestOptions { vcpus: 2, rate: "200".into(), ..GuestOptions::named("two") };
-        let report = boot(cluster, place, &two, &here)?;
-        ensure(report.vcpus == 2, format!("{} vCPUs came up, not 2", report.vcpus))?;
-        assert_alive(cluster, two.address)?;
-        migrate(cluster, "two", &there, options)?;
-        assert_alive(cluster, two.address)?;
-        cluster.stop("two")?;
-        let one = GuestOptions { rate: "200".into(), ..GuestOptions::named("one") };
-        let report = boot(cluster, place, &one, &here)?;
-        ensure(report.vcpus == 1, format!("{} vCPUs came up, not 1", report.vcpus))?;
-        let load = load(cluster, &one)?;
-        for number in 0..MOVES {
-            let to = if number % 2 == 0 { &there } else { &here };
-            let mark = load.mark()?;
-            let report = migrate(cluster, "one", to, options)?;
-            let noticed = assert_unnoticed(&load, &mark, &format!("move {} to {to}", number + 1))?;
-            let (total, blackout) = (report.total_ms, report.blackout.total_ms);
-            let silence = noticed.network_silence.as_millis();
-            eprintln!(
-                "move {}: total {total:.0} ms, blackout {blackout:.1} ms, silence {silence} ms",
-                number + 1
-            );
-        }
-        load.stop();
-        Ok(())
+        let [_, there] = hosts(cluster);
+        boot_and_move(cluster, place, 1)?;
+        let mut console = Console::attach(cluster, "linux")?;
+        console.enter("echo $((6*7)) on $(tty)")?;
+        console.expect("42 on /dev/hvc0", SHELL_LIMIT)?;
+        migrate(cluster, "linux", &there, cluster.setting().migrate_options())?;
+        let mut console = Console::attach(cluster, "linux")?;
+        console.enter("echo $((7*7)) on $(tty)")?;
+        console.expect("49 on /dev/hvc0", SHELL_LIMIT)
     });
+}
+
+#[test]
+fn linux_with_two_vcpus_moves_ten_times_unnoticed() {
+    in_lab(|cluster, place| boot_and_move(cluster, place, 2));
+}
+
+/// Boots the VM `linux` on the first host, and moves it under load until it is there again.
+fn boot_and_move(cluster: &dyn Cluster, place: &GuestPlace, vcpus: u8) -> Result<()> {
+    let [here, there] = hosts(cluster);
+    let guest = GuestOptions { vcpus, rate: "200".into(), ..GuestOptions::named("linux") };
+    let report = boot(cluster, place, &guest, &here)?;
+    ensure(report.vcpus == u32::from(vcpus), format!("{} vCPUs came up, not {vcpus}", report.vcpus))?;
+    let load = load(cluster, &guest)?;
+    for number in 1..=MOVES {
+        let to = if number % 2 == 1 { &there } else { &here };
+        let mark = load.mark()?;
+        let report = migrate(cluster, "linux", to, cluster.setting().migrate_options())?;
+        let noticed = assert_unnoticed(&load, &mark, &format!("move {number} to {to}"))?;
+        let (total, blackout) = (report.total_ms, report.blackout.total_ms);
+        let silence = noticed.network_silence.as_millis();
+        eprintln!("move {number}: total {total:.0} ms, blackout {blackout:.1} ms, silence {silence} ms");
+    }
+    load.stop();
+    assert_alive(cluster, guest.address)
 }

@@ -1,6 +1,8 @@
 //! The cluster of emulated hosts: the manager on this machine, the agents in the hosts.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use godwit_linux_guest::remote;
@@ -24,6 +26,8 @@ use crate::{LabError, Result};
 const TOOLS: [&str; 2] = ["iproute2", "binutils"];
 /// How long all hosts may take to join the manager.
 const JOIN_LIMIT: Duration = Duration::from_secs(90);
+/// Shows what a host knows of its VMs, and how it is.
+const INSIDE: &str = "free; dmesg | tail -n 15; for log in /var/lib/godwit/host/vms/*/*.log; do echo \"== $log\"; tail -c 800 $log; done";
 /// How long a short command in a host may take.
 pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
@@ -38,7 +42,7 @@ pub struct EmulatedOptions {
 
 impl Default for EmulatedOptions {
     fn default() -> Self {
-        Self { hosts: 2, memory_mib: 1280, cpus: 2 }
+        Self { hosts: 2, memory_mib: 1280, cpus: 1 }
     }
 }
 
@@ -51,7 +55,9 @@ pub struct EmulatedCluster {
     datastore: PathBuf,
     dir: PathBuf,
     manager: Option<Manager>,
-    machines: Vec<Machine>,
+    machines: Mutex<Vec<Machine>>,
+    /// Hosts that are dead because somebody wanted it.
+    killed: Mutex<BTreeSet<HostName>>,
     // After the processes, whose directory it removes.
     cleanup: Option<Cleanup>,
     ownership: Option<Ownership>,
@@ -92,7 +98,7 @@ impl EmulatedCluster {
         let mut cluster = Self::existing(state);
         cluster.cleanup = Some(cleanup);
         cluster.ownership = Some(ownership);
-        cluster.machines = boot_all(&blueprint, &cluster.state.hosts)?;
+        cluster.machines = boot_all(&blueprint, &cluster.state.hosts)?.into();
         cluster.manager = Some(Manager::start(&godwit, &cluster.access, &cluster.dir)?);
         for (index, host) in (0..).zip(&cluster.state.hosts) {
             start_agent(&cluster, host, index, &cluster.access.manager)?;
@@ -117,7 +123,8 @@ impl EmulatedCluster {
             datastore,
             dir,
             manager: None,
-            machines: Vec::new(),
+            machines: Mutex::default(),
+            killed: Mutex::default(),
             cleanup: None,
             ownership: None,
         }
@@ -153,6 +160,7 @@ impl EmulatedCluster {
         self.state.index(host.as_str())?;
         let running = self.running()?;
         let found = running.iter().find(|(name, _)| name == host.as_str());
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone());
         let (_, pid) = found.ok_or_else(|| LabError::Unsupported(format!("{host} is not running")))?;
         kill(*pid, Signal::SIGKILL).map_err(LabError::system(format!("kill QEMU of {host}")))
     }
@@ -210,6 +218,28 @@ impl Cluster for EmulatedCluster {
         let script = "pids=$(pidof godwit-vmm); [ -z \"$pids\" ] || kill -9 $pids; echo $pids";
         let output = self.exec(host, &["/bin/sh", "-c", script], COMMAND_LIMIT)?;
         Ok(String::from_utf8_lossy(&output.stdout).split_ascii_whitespace().count())
+    }
+
+    fn check_foundation(&self) -> Result<()> {
+        let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwanted = self.state.hosts.iter().zip(&mut *machines).filter(|(host, _)| !killed.contains(host));
+        for (host, machine) in unwanted {
+            machine.check(&self.dir, host.as_str())?;
+        }
+        Ok(())
+    }
+
+    fn collect_logs(&self) {
+        for host in &self.state.hosts {
+            // A host that does not answer has nothing to give.
+            if let Ok(said) = self.exec(host, &["/bin/sh", "-c", INSIDE], COMMAND_LIMIT) {
+                let log = self.dir.join(format!("{host}.inside.log"));
+                if let Err(error) = std::fs::write(&log, said.stdout) {
+                    eprintln!("warning: {} cannot be written: {error}", log.display());
+                }
+            }
+        }
     }
 }
 

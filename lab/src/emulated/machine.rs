@@ -48,6 +48,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// Fails if the emulator has ended.
+    pub(super) fn check(&mut self, dir: &Path, name: &str) -> Result<()> {
+        died(&mut self.qemu, &format!("QEMU of {name}"), &console(dir, name))
+    }
+
     /// Starts a host and waits until it takes commands. Tried once more if it does not come up.
     pub(super) fn boot(blueprint: &Blueprint, name: &str, index: u8) -> Result<Self> {
         let mut boots = 1;
@@ -61,7 +66,7 @@ impl Machine {
             drop(machine);
             let console = console(&blueprint.dir, name);
             // Kept for whoever looks into it; without it there is nothing to look at, but the next boot may do.
-            let _ = fs::rename(&console, console.with_extension(format!("console.{boots}")));
+            let _ = fs::rename(&console, console.with_extension(format!("{boots}.log")));
             boots += 1;
         }
     }
@@ -134,7 +139,7 @@ impl Blueprint {
         command.args(["-numa", "node,memdev=memory"]);
         command.args(["-chardev", &format!("socket,id=shared,path={socket}")]);
         command.args(["-device", "vhost-user-fs-pci,chardev=shared,tag=shared", "-device", "virtio-rng-pci"]);
-        command.args(["-serial", &format!("file:{name}.console")]);
+        command.args(["-serial", &format!("file:{name}.console.log")]);
         for card in Card::ALL {
             let (tap, mac) = (card.tap(index), card.mac(index));
             command
@@ -164,7 +169,7 @@ impl Blueprint {
 
 /// A host's console log.
 pub(super) fn console(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.console"))
+    dir.join(format!("{name}.console.log"))
 }
 
 /// A socket in `dir`. Named by way of the directory's descriptor: a socket's whole name may have 107 bytes at most.
