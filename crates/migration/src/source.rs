@@ -243,12 +243,13 @@ impl Engine {
             _ => {}
         }
         let stopped = self.phase() == Phase::Switchover;
+        let patience = if stopped { tuning.peer_silent_stopped } else { tuning.peer_silent };
         let broken = self.broken.as_ref().filter(|(at, _)| now >= *at).map(|(_, error)| error.clone());
         if let Some(error) = broken {
             self.fail(error, true);
-        } else if now >= self.heard + tuning.peer_silent {
+        } else if now >= self.heard + patience {
             self.fail(failure::silent(&self.peer(), now - self.heard), true);
-        } else if self.traffic.is_outstanding() && now >= self.traffic.advanced + tuning.peer_silent {
+        } else if self.traffic.is_outstanding() && now >= self.traffic.advanced + patience {
             self.fail(failure::stalled(&self.peer(), now - self.traffic.advanced), true);
         } else if stopped && now >= self.timeline.stop + tuning.switchover + self.predicted * 2 {
             self.fail(failure::slow_switchover(&self.peer(), now - self.timeline.stop), true);

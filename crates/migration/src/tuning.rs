@@ -15,6 +15,8 @@ pub struct Tuning {
     pub heartbeat: Duration,
     /// A peer that is silent, or that acknowledges nothing while bytes are on their way, is given up after this long.
     pub peer_silent: Duration,
+    /// The same while the guest stands: it is better off running here than waiting for a peer that may come back.
+    pub peer_silent_stopped: Duration,
     /// After a page connection broke: how long to wait for the peer's own words on the control connection.
     pub last_words: Duration,
     /// From stopping the guest to PREPARED. Beyond, the migration fails and the guest runs on at the source.
@@ -35,6 +37,7 @@ impl Default for Tuning {
             accept: Duration::from_secs(60),
             heartbeat: Duration::from_millis(500),
             peer_silent: Duration::from_secs(10),
+            peer_silent_stopped: Duration::from_secs(3),
             last_words: Duration::from_millis(500),
             switchover: Duration::from_secs(30),
             resumed: Duration::from_secs(30),

@@ -1,0 +1,62 @@
+//! How long a source bears a silent destination: long while the guest runs, and briefly while it stands.
+
+use std::time::Duration;
+
+use godwit_migration::Tuning;
+use godwit_migration::source::{Action, Engine, Harvest, Input, Setup};
+use godwit_migration::wire::{Ack, Control, Ready, Welcome};
+use godwit_types::MigrationId;
+use godwit_types::migration::Budget;
+
+const PAGES: u64 = 8;
+
+/// An engine in pre-copy, and the time by then.
+fn in_pre_copy() -> (Engine, Duration) {
+    let mut engine = Engine::new(Setup {
+        migration: MigrationId(uuid::Uuid::from_u128(1)),
+        source: "a".parse().unwrap(),
+        destination: "b".parse().unwrap(),
+        budget: Budget::default(),
+        ram_pages: PAGES,
+        tuning: Tuning::default(),
+    });
+    let now = Duration::from_millis(100);
+    for input in [
+        Input::Start,
+        Input::Control(Control::Welcome(Welcome {})),
+        Input::StreamsOpened(Ok(())),
+        Input::LogStarted(Ok(())),
+        Input::Control(Control::Ready(Ready {})),
+    ] {
+        engine.handle(now, input);
+    }
+    (engine, now)
+}
+
+/// What the engine does about a destination that was last heard at `heard`.
+fn after(engine: &mut Engine, heard: Duration, silence: Duration) -> Vec<Action> {
+    let actions = engine.handle(heard + silence, Input::Tick);
+    actions.into_iter().filter(|action| matches!(action, Action::Resume | Action::End(_))).collect()
+}
+
+#[test]
+fn a_running_guest_is_not_worth_giving_up_for_a_short_silence() {
+    let (mut engine, heard) = in_pre_copy();
+    let Tuning { peer_silent, peer_silent_stopped, .. } = Tuning::default();
+    assert_eq!(after(&mut engine, heard, peer_silent_stopped), []);
+    assert!(matches!(after(&mut engine, heard, peer_silent)[..], [Action::End(_)]));
+}
+
+#[test]
+fn a_standing_guest_runs_on_at_the_source_after_a_short_silence() {
+    let (mut engine, mut now) = in_pre_copy();
+    engine.handle(now, Input::RoundSent { stream: 0, round: 1 });
+    now += Duration::from_millis(10);
+    let ack = Ack { stream: 0, wire_bytes: 100_000, pages: PAGES, round: 1 };
+    engine.handle(now, Input::Control(Control::Ack(ack)));
+    let nothing = Harvest { pages: 0, took: Duration::from_millis(1) };
+    let stops = engine.handle(now, Input::Harvested(Ok(nothing)));
+    assert!(stops.contains(&Action::Pause), "{stops:?}");
+    engine.handle(now, Input::Paused(Ok(())));
+    assert_eq!(after(&mut engine, now, Tuning::default().peer_silent_stopped), [Action::Resume]);
+}
