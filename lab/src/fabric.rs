@@ -21,17 +21,20 @@ use std::time::Duration;
 
 use godwit_types::{HostName, Name};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cleanup::Cleanup;
 use crate::cluster::{Access, Cluster, Setting};
 use crate::namespace::Namespace;
 use crate::{LabError, Result, exec, logs};
 
+mod faults;
 mod kvm;
 mod network;
 mod processes;
 mod run;
 
+pub use faults::Hold;
 pub use kvm::require_root_and_kvm;
 pub use processes::Process;
 
@@ -109,10 +112,27 @@ impl Fabric {
         child.kill().and_then(|()| child.wait()).map(drop).map_err(LabError::io(format!("kill {process}")))
     }
 
+    /// The process id of the manager or an agent.
+    pub fn pid(&self, process: &Process) -> Result<Pid> {
+        let id = self.children().get(process).map(Child::id);
+        id.map(|id| Pid::from_raw(id.cast_signed()))
+            .ok_or_else(|| LabError::Broken(format!("{process} is not running")))
+    }
+
     /// The network namespace of a host.
     pub fn host_namespace(&self, host: &HostName) -> Result<&Namespace> {
         let known = self.network.hosts.get(host);
         known.ok_or_else(|| LabError::Broken(format!("the fabric has no host {host}")))
+    }
+
+    /// The VMMs on a host.
+    pub fn vmms(&self, host: &HostName) -> Result<Vec<Pid>> {
+        processes::vmms(self.host_namespace(host)?)
+    }
+
+    /// The taps on a host.
+    pub fn taps(&self, host: &HostName) -> Result<Vec<String>> {
+        self.host_namespace(host)?.taps()
     }
 
     /// The directory of a host's agent.
@@ -189,7 +209,7 @@ impl Cluster for Fabric {
     }
 
     fn kill_vmms(&self, host: &HostName) -> Result<usize> {
-        let vmms = processes::vmms(self.host_namespace(host)?)?;
+        let vmms = self.vmms(host)?;
         for pid in &vmms {
             kill(*pid, Signal::SIGKILL).map_err(LabError::system(format!("kill the VMM {pid}")))?;
         }

@@ -74,6 +74,14 @@ impl Namespace {
         Ok(listing.lines().filter_map(|line| line.trim().parse().ok()).map(Pid::from_raw).collect())
     }
 
+    /// The taps inside, by name.
+    pub fn taps(&self) -> Result<Vec<String>> {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name, "-oneline", "tuntap", "show"]);
+        let listing = exec::run(&mut command, IP_LIMIT)?;
+        Ok(listing.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect())
+    }
+
     /// Kills every process inside, then removes the namespace and with it its interfaces.
     pub fn destroy(&self) -> Result<()> {
         if !self.path().exists() {

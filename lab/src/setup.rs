@@ -17,6 +17,9 @@ const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
 /// Environment variable: when set, the programs are taken as they are, because the caller has just built them.
 pub const BUILT: &str = "GODWIT_BUILT";
 
+/// What tests need to reach into the programs; see `godwit-faults`.
+const FAULTS: &str = "godwit/faults,godwit-vmm/faults";
+
 /// The root of the source tree.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the source tree")
@@ -41,7 +44,10 @@ pub fn reference_guest() -> Result<PathBuf> {
 pub fn build_programs() -> Result<()> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     once(&DONE, || {
-        cargo("godwit and godwit-vmm", &["build", "--release", "-p", "godwit", "-p", "godwit-vmm"])
+        cargo(
+            "godwit and godwit-vmm",
+            &["build", "--release", "-p", "godwit", "-p", "godwit-vmm", "--features", FAULTS],
+        )
     })
 }
 

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<(), ApiError> {
+    godwit_faults::check().map_err(|refused| ApiError::new(ErrorCode::Invalid, refused.to_string()))?;
     match cli.verb {
         Verb::Manager(ManagerVerb::Run { listen, state }) => {
             commands::daemon::manager(listen, state, cli.global.token_file).await

@@ -68,6 +68,13 @@ pub enum ManagerError {
     Signals(#[source] std::io::Error),
 }
 
+/// Waits while a test holds the step; see [`godwit_faults`].
+async fn reached(step: godwit_faults::Step) {
+    while godwit_faults::is_held(step) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
 /// Runs the manager until SIGINT or SIGTERM.
 pub async fn run(config: ManagerConfig) -> Result<(), ManagerError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ManagerError::Signals)?;

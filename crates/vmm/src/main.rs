@@ -49,6 +49,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
 }
 
 fn start(file: &Path) -> Result<(), String> {
+    godwit_faults::check().map_err(|refused| refused.to_string())?;
     // Before any thread starts, so that all inherit it and one waits for them.
     for signal in QUIT_SIGNALS {
         block_signal(signal).map_err(|error| format!("cannot block a signal: {error:?}"))?;

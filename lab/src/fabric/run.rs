@@ -25,8 +25,9 @@ impl Run {
         let prefix = format!("gw{}n{index}", std::process::id());
         let dir = std::env::temp_dir().join(format!("godwit-{prefix}"));
         let run = Self { datastore: dir.join("datastore"), prefix, dir };
-        std::fs::create_dir_all(&run.datastore)
-            .map_err(LabError::io(format!("create {}", run.datastore.display())))?;
+        for dir in [&run.datastore, &run.dir.join("faults")] {
+            std::fs::create_dir_all(dir).map_err(LabError::io(format!("create {}", dir.display())))?;
+        }
         Ok(run)
     }
 

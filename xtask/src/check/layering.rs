@@ -3,8 +3,9 @@
 use crate::metadata::Metadata;
 
 /// The crates from the bottom to the top. One may use those before it.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "godwit-types",
+    "godwit-faults",
     "godwit-api",
     "godwit-ledger",
     "godwit-scheduler",

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_faults::Step;
 use godwit_types::agent::{GuestAddress, Incoming, LocalState, LocalVm, PrepareIncoming, StartVm};
 use godwit_types::control::{Role, Status, VmmConfig, VmmState};
 use godwit_types::vm::VmSpec;
@@ -23,6 +24,7 @@ use super::dir::VmDir;
 use super::machine::{Machine, blocking, unplug_all};
 use super::process::{Process, describe};
 use super::question::open_taps;
+use super::reached;
 use super::state::State;
 use super::supervise::{supervise, tell_network};
 use crate::agent::Agent;
@@ -85,6 +87,7 @@ pub(crate) async fn incoming(
         }
         return listening(&agent, &machine.control.status().await?);
     }
+    reached(Step::DestinationAgentPrepare).await;
     let PrepareIncoming { migration, name, spec, epoch, addresses, source } = asked;
     tracing::info!("{name} is to arrive from {source} by migration {migration}");
     let listen = SocketAddr::new(agent.config.migration_address, 0);

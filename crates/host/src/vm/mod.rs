@@ -18,3 +18,10 @@ mod supervise;
 
 pub(crate) use machine::blocking;
 pub(crate) use registry::Registry;
+
+/// Waits while a test holds the step; see [`godwit_faults`].
+async fn reached(step: godwit_faults::Step) {
+    while godwit_faults::is_held(step) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_faults::Step;
 use godwit_types::agent::{LocalState, Outgoing, StartOutgoing, StopVm};
 use godwit_types::control::Request;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
 
 use super::machine::Machine;
+use super::reached;
 use crate::agent::Agent;
 
 /// How long a process that did not answer may take to turn out to have ended.
@@ -97,6 +99,7 @@ pub(crate) async fn start_outgoing(
     // Known before its first notice can come.
     machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
     agent.changed.notify_one();
+    reached(Step::SourceAgentBegin).await;
     let order = Request::MigrateOut { migration, destination, address, budget };
     let begun = machine.control.order(&order).await;
     if begun.is_err() {

@@ -8,11 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use godwit_faults::Step;
 use godwit_types::control::Question;
 use godwit_types::ownership::Verdict;
 use tokio::time::sleep;
 
 use super::machine::Machine;
+use super::reached;
 use crate::agent::Agent;
 use crate::net;
 
@@ -31,7 +33,16 @@ pub(crate) async fn ask(agent: Arc<Agent>, machine: Arc<Machine>, question: Ques
             agent.changed.notify_one();
         }
     };
+    let (asks, answered) = if claim {
+        (Step::DestinationAgentAskClaim, Step::DestinationAgentClaimAnswered)
+    } else {
+        (Step::SourceAgentAskCommit, Step::SourceAgentCommitAnswered)
+    };
+    reached(asks).await;
     let verdict = agent.manager.verdict(&question, waiting).await;
+    if matches!(verdict, Verdict::Granted { .. }) {
+        reached(answered).await;
+    }
     machine.state(|state| {
         state.waiting = None;
         match (&question, &verdict) {

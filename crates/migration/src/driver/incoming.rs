@@ -16,7 +16,7 @@ use super::answer::{self, AnswerSlot};
 use super::link::{self, LinkError, Reader};
 use super::sink::Seal;
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, EVENTS_MAX, TICK};
+use super::{Arbiter, EVENTS_MAX, TICK, steps};
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
 use crate::machine::{Destination, Section};
@@ -144,6 +144,7 @@ impl Run {
     }
 
     fn perform(&mut self, action: Action) -> Option<Input> {
+        steps::destination(&action).into_iter().for_each(godwit_faults::reached);
         match action {
             Action::Admit(manifest) => return Some(Input::Admitted(self.machine.admit(&manifest))),
             Action::AcceptStreams { count } => return self.accept_streams(count),

@@ -22,6 +22,7 @@ mod outgoing;
 mod page_sets;
 mod pump;
 mod sink;
+mod steps;
 mod threads;
 
 use std::net::{SocketAddr, TcpListener};

@@ -20,7 +20,7 @@ use super::notifier::Notifier;
 use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, EVENTS_MAX, Outgoing, TICK};
+use super::{Arbiter, EVENTS_MAX, Outgoing, TICK, steps};
 use crate::failure::{self, Link};
 use crate::machine::{MachineError, Manifest, Section, Source};
 use crate::source::{Action, Engine, Harvest, Input, Setup};
@@ -217,6 +217,7 @@ impl Run {
 
     fn perform(&mut self, action: Action) -> Option<Input> {
         let machine = Arc::clone(&self.machine);
+        steps::source(&action).into_iter().for_each(godwit_faults::reached);
         match action {
             Action::Greet => return self.greet(),
             Action::Send(message) => return self.send(Tag::Control, &message.to_payload()),

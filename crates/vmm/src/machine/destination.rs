@@ -9,7 +9,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::life::Step;
 use super::sections::{Arrived, CLOCK, IRQCHIP, PIT, vcpu_name};
-use super::{Machine, illegal, step};
+use super::{Machine, illegal, step, unless_failing};
 use crate::cpu::CpuModel;
 use crate::kvm::clock::ClockState;
 use crate::kvm::irqchip::{IrqchipState, PitState};
@@ -103,6 +103,7 @@ impl Machine {
             })
             .collect::<Result<_, _>>()?;
         for device in &self.devices {
+            unless_failing(godwit_faults::Step::DestinationLoad, device.name())?;
             let section = arrived.take_raw(device.name())?;
             device.restore(&section).map_err(|error| step("loading", &error))?;
         }

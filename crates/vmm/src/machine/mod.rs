@@ -274,6 +274,14 @@ impl Machine {
     }
 }
 
+/// Fails where a test wants a device to fail.
+fn unless_failing(at: godwit_faults::Step, device: &str) -> Result<(), MachineError> {
+    if godwit_faults::fails(at) {
+        return Err(MachineError { step: device.to_owned(), reason: "a test wants it to fail".into() });
+    }
+    Ok(())
+}
+
 /// A failed step with the whole chain of causes, since the result travels as text.
 fn step(step: &str, error: &dyn std::error::Error) -> MachineError {
     MachineError { step: step.to_owned(), reason: chain(error) }

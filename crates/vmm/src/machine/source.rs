@@ -7,7 +7,7 @@ use godwit_migration::{GuestMemory, MachineError, Manifest, Section, Source};
 
 use super::life::Life;
 use super::sections::{CLOCK, IRQCHIP, PIT, vcpu_name};
-use super::{Machine, step};
+use super::{Machine, step, unless_failing};
 use crate::device::{Device, State};
 use crate::kvm::KvmError;
 use crate::kvm::clock::ClockState;
@@ -86,6 +86,7 @@ impl Source for Machine {
             PitState::save(&self.vm).map_err(|error| saved(&error))?.to_section(PIT),
         ];
         for device in &self.devices {
+            unless_failing(godwit_faults::Step::SourceSave, device.name())?;
             sections.push(device.save().map_err(|error| step("saving", &error))?);
         }
         for (index, answer) in vcpus.into_iter().enumerate() {

@@ -1,5 +1,6 @@
 //! From a source that has begun to the migration's end.
 
+use godwit_faults::Step as At;
 use godwit_types::agent::{LocalVm, Outgoing};
 use godwit_types::migration::MigrationProgress;
 use godwit_types::task::TaskState;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::settle::{self, DestinationView, SourceView, Step, Waited};
 use super::{ASK_TIMEOUT, Attempt, Side};
 use crate::arbiter::MigrationState;
+use crate::reached;
 use crate::store::Power;
 use crate::tasks::{Ending, Silence, cancelled_error};
 
@@ -50,7 +52,10 @@ impl Attempt<'_> {
                     }
                 }
                 Step::AskDestination => {}
-                Step::Moved { report, runs } => return Ok(self.moved(report, runs)),
+                Step::Moved { report, runs } => {
+                    reached(At::ManagerSettled).await;
+                    return Ok(self.moved(report, runs));
+                }
                 Step::Lost(error) => return Ok(Ending { power: Some(Power::Crashed), ..self.failed(error) }),
                 Step::Uncertain(error) => return Ok(self.failed(error)),
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use godwit_faults::Step;
 use godwit_types::agent::{GuestAddress, Incoming, PrepareIncoming, StartOutgoing};
 use godwit_types::api::Empty;
 use godwit_types::migration::Budget;
@@ -9,6 +10,7 @@ use godwit_types::{ApiError, ErrorCode, VmId};
 
 use super::{Attempt, Side};
 use crate::manager::unknown_vm;
+use crate::reached;
 use crate::store::HostRow;
 use crate::tasks::cancelled_error;
 
@@ -45,8 +47,10 @@ impl Attempt<'_> {
             source: self.m.source.clone(),
             addresses: source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default(),
         };
+        reached(Step::ManagerPlanned).await;
         let destination = self.driver.agent(&self.m.destination).await?.with_timeout(PREPARE_TIMEOUT);
         let Incoming { address } = destination.post(&self.path(Side::Incoming), &incoming).await?;
+        reached(Step::ManagerPrepared).await;
         let id = self.m.id;
         // First the record, so that a source that was told is always followed.
         if !self.driver.manager.store.write(move |tx| Ok(tx.begin_migration(id)?)).await? {
@@ -55,7 +59,9 @@ impl Attempt<'_> {
         let outgoing =
             StartOutgoing { migration: id, destination: self.m.destination.clone(), address, budget };
         let source = self.driver.agent(&self.m.source).await?.with_timeout(PREPARE_TIMEOUT);
-        match source.post::<_, Empty>(&self.path(Side::Outgoing), &outgoing).await {
+        let begun = source.post::<_, Empty>(&self.path(Side::Outgoing), &outgoing).await;
+        reached(Step::ManagerBegun).await;
+        match begun {
             // Whether it began is seen by following it.
             Err(error) if error.code == ErrorCode::Unreachable => Ok(()),
             other => other.map(|_| ()),
