@@ -56,8 +56,11 @@ impl Attempt<'_> {
                     reached(At::ManagerSettled).await;
                     return Ok(self.moved(report, runs));
                 }
-                Step::Lost(error) => return Ok(Ending { power: Some(Power::Crashed), ..self.failed(error) }),
-                Step::Uncertain(error) => return Ok(self.failed(error)),
+                Step::Lost(error) => {
+                    let power = Some(Power::Crashed);
+                    return Ok(Ending { power, ..self.failed(error, power) });
+                }
+                Step::Uncertain(error) => return Ok(self.failed(error, None)),
             }
         }
     }

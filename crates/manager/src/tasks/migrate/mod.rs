@@ -19,7 +19,7 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_types::agent::Outgoing;
+use godwit_types::agent::{LocalState, LocalVm, Outgoing};
 use godwit_types::api::Empty;
 use godwit_types::migration::{MigrateVm, MigrationReport};
 use godwit_types::task::{Task, TaskKind};
@@ -160,7 +160,20 @@ impl Attempt<'_> {
             discard(manager, &m.destination, m.vm, Side::Incoming, m.id)
         );
         self.source_lets_go().await;
-        Ok(Some(self.failed(reason)))
+        let power = self.ended_at_source().await;
+        Ok(Some(Ending { power, ..self.failed(reason, power) }))
+    }
+
+    /// How the VM ended at its source, if it did: the attempt may have failed for no other reason.
+    async fn ended_at_source(&self) -> Option<Power> {
+        let agent = self.driver.manager.agent(&self.m.source).await.ok()?.with_timeout(ASK_TIMEOUT);
+        let local: LocalVm = agent.get(&format!("/v1/vms/{}", self.m.vm)).await.ok()?;
+        match local.state {
+            _ if local.epoch != self.m.epoch => None,
+            LocalState::Crashed => Some(Power::Crashed),
+            LocalState::Stopped => Some(Power::Stopped),
+            _ => None,
+        }
     }
 
     /// Waits a moment until the source is done with the attempt: before, it would refuse the next one.
@@ -197,14 +210,18 @@ impl Attempt<'_> {
         Ending { report, ..ending }
     }
 
-    fn failed(&self, error: ApiError) -> Ending {
+    fn failed(&self, error: ApiError, power: Option<Power>) -> Ending {
         let Migration { source, destination, state, .. } = &self.m;
         let name = &self.driver.task.vm_name;
         let message = match state {
             MigrationState::Committed | MigrationState::Claimed => {
                 format!("{name} belongs to {destination}, and is not known to run there: {}", told(&error))
             }
-            _ => format!("{name} stays on {source}: {}", told(&error)),
+            _ => match power {
+                Some(Power::Crashed) => format!("{name} crashed on {source}: {}", told(&error)),
+                Some(Power::Stopped) => format!("{name} ended on {source}: {}", told(&error)),
+                _ => format!("{name} stays on {source}: {}", told(&error)),
+            },
         };
         let cancelled = error.code == ErrorCode::Cancelled;
         let event = if cancelled { "vm.migration_cancelled" } else { "vm.migration_failed" };
