@@ -1,6 +1,9 @@
 //! What the end-to-end tests share: a cluster with one guest that answers.
 
 pub mod console;
+pub mod footprint;
+pub mod handoff;
+pub mod heartbeat;
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +12,7 @@ use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_lab::fabric::{Fabric, FabricOptions, require_root_and_kvm};
 use godwit_lab::guest::GuestFiles;
 use godwit_lab::load::{self, GuestReport, Load, LoadOptions, Mark, Noticed};
-use godwit_lab::{LabError, Result, cleanup, emulated, setup};
+use godwit_lab::{LabError, Result, cleanup, emulated, logs, setup};
 use godwit_types::HostName;
 use godwit_types::migration::MigrationReport;
 use godwit_types::task::{Task, TaskState};
@@ -27,16 +30,40 @@ pub fn on_fabric(test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
 
 /// Runs a test on native hosts as wished, with the reference guest in their datastore.
 pub fn on_fabric_with(options: FabricOptions, test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
-    run(
-        || {
-            require_root_and_kvm()?;
-            setup::packages::ensure(&setup::packages::NATIVE)?;
-            setup::build_programs()?;
-            GuestFiles::reference()
-        },
-        || Ok(Box::new(Fabric::start(options.clone())?)),
-        test,
-    );
+    run(prepare_native, || Ok(Box::new(Fabric::start(options.clone())?)), test);
+}
+
+/// Runs a test on two native hosts that it can reach into, with the reference guest in their datastore.
+pub fn on_one_fabric(test: impl Fn(&Fabric, &GuestPlace) -> Result<()>) {
+    native(|guest| {
+        let fabric = Fabric::start(FabricOptions::default())?;
+        let done = guest.install(&fabric).and_then(|place| test(&fabric, &place));
+        done.inspect_err(|_| eprintln!("{}", logs::tails(fabric.logs())))
+    });
+}
+
+/// Runs a test that makes its own native clusters, with the reference guest's files.
+pub fn native(test: impl FnOnce(&GuestFiles) -> Result<()>) {
+    cleanup::on_interrupt();
+    match prepare_native() {
+        Ok(guest) => test(&guest).unwrap_or_else(|error| panic!("{}", error.chain())),
+        Err(error) => skip(error),
+    }
+}
+
+fn prepare_native() -> Result<GuestFiles> {
+    require_root_and_kvm()?;
+    setup::packages::ensure(&setup::packages::NATIVE)?;
+    setup::build_programs()?;
+    GuestFiles::reference()
+}
+
+/// Says so in the one form that `cargo xtask test` counts, if the machine is to blame.
+fn skip(error: LabError) {
+    match error {
+        LabError::Unsupported(why) => eprintln!("SKIPPED: {}", why.replace('\n', " ")),
+        error => panic!("{}", error.chain()),
+    }
 }
 
 /// Runs a test on two emulated hosts, with the Linux guest in their datastore.
@@ -54,7 +81,7 @@ pub fn in_lab(test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
     );
 }
 
-/// Runs a test, unless this machine cannot: then says so in the one form that `cargo xtask test` counts.
+/// Runs a test, unless this machine cannot.
 fn run(
     prepare: impl FnOnce() -> Result<GuestFiles>,
     start: impl Fn() -> Result<Box<dyn Cluster>>,
@@ -71,11 +98,7 @@ fn run(
             })
         })
     });
-    match tested {
-        Ok(()) => {}
-        Err(LabError::Unsupported(why)) => eprintln!("SKIPPED: {}", why.replace('\n', " ")),
-        Err(error) => panic!("{}", error.chain()),
-    }
+    tested.unwrap_or_else(skip);
 }
 
 /// The hosts' names, in order.

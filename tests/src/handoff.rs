@@ -1,0 +1,246 @@
+//! One blow at one step of the handoff, and what must be true afterwards, whatever it was.
+//!
+//! ```text
+//!  boot on the first host -> migrate -> held at STEP -> BLOW -> let go, start again what was ended
+//!    -> the task ends -> judge -> migrate (or start) again -> stop, remove -> nothing is left
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use godwit_faults::Step;
+use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_lab::fabric::{Fabric, Process};
+use godwit_lab::load::{self, lost_writes};
+use godwit_lab::{LabError, Result, exec};
+use godwit_types::task::{Task, TaskState};
+use godwit_types::vm::{Vm, VmState};
+use godwit_types::{Bytes, HostName};
+
+use crate::heartbeat::Heartbeats;
+use crate::{VERB_LIMIT, assert_alive, boot, ensure, hosts};
+
+/// What befalls the cluster while a step is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    KillSourceVmm,
+    KillDestinationVmm,
+    KillSourceAgent,
+    KillDestinationAgent,
+    KillManager,
+    /// The destination is off the management network for longer than a silent peer is waited for.
+    Cut,
+}
+
+impl Blow {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::KillSourceVmm,
+        Self::KillDestinationVmm,
+        Self::KillSourceAgent,
+        Self::KillDestinationAgent,
+        Self::KillManager,
+        Self::Cut,
+    ];
+}
+
+/// A blow at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    pub step: Step,
+    pub blow: Blow,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {}", self.blow, self.step.name())
+    }
+}
+
+impl Case {
+    /// Every blow at every step.
+    pub fn all() -> Vec<Self> {
+        let blows = |step: &Step| Blow::ALL.map(|blow| Self { step: *step, blow });
+        Step::ALL.iter().flat_map(blows).collect()
+    }
+
+    /// Different for every case, since those of one cluster share a datastore.
+    fn vm_name(self) -> String {
+        let blow = format!("{:?}", self.blow).to_lowercase();
+        format!("{blow}-at-{}", self.step.name())
+    }
+
+    /// Different for nearly every case: the client remembers whose an address was for up to a minute.
+    fn address(self) -> Ipv4Addr {
+        let number = self.step as usize * Blow::ALL.len() + self.blow as usize;
+        Ipv4Addr::new(10, 77, 0, 10 + (number % 240) as u8)
+    }
+
+    /// Whether the commit is durable when the step is taken.
+    fn is_after_the_commit(self) -> bool {
+        self.step >= Step::ManagerCommitted
+    }
+}
+
+/// How long the step is held after the blow.
+const HELD: Duration = Duration::from_millis(100);
+/// How long a process that was ended stays away.
+const AWAY: Duration = Duration::from_millis(300);
+/// Longer than the engines' patience with a silent peer, and than the manager's with a silent host.
+const CUT: Duration = Duration::from_secs(12);
+/// How long the cluster may take to get over a blow.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a VM's death may take to be known to the manager.
+const REPORT_LIMIT: Duration = Duration::from_secs(20);
+/// How long processes of a migration that is over may linger to tell how it ended.
+const LINGER_LIMIT: Duration = Duration::from_secs(45);
+
+/// Runs a case, and fails unless everything holds that must.
+pub fn run(fabric: &Fabric, place: &GuestPlace, case: Case) -> Result<()> {
+    let cluster: &dyn Cluster = fabric;
+    let [here, there] = hosts(cluster);
+    let guest = GuestOptions {
+        memory: Bytes::mib(64),
+        working_set: Bytes::mib(8),
+        address: case.address(),
+        ..GuestOptions::named(&case.vm_name())
+    };
+    boot(cluster, place, &guest, &here)?;
+    assert_alive(cluster, guest.address)?;
+    let beats = Heartbeats::watch(cluster.client(), guest.address);
+    let acknowledged = load::fetch(cluster.client(), guest.address)?.disk.acked;
+    let hold = fabric.hold(case.step)?;
+    let task = cluster.migrate_detached(&guest.name, &there, &[])?;
+    hold.await_reached()?;
+    let died_on = strike(fabric, case.blow, &here, &there)?;
+    std::thread::sleep(HELD);
+    drop(hold);
+    mend(fabric, case.blow, &here, &there)?;
+    let task = cluster.await_task(&task, "an end", SETTLE_LIMIT, |task| task.state.is_final())?;
+    let owner = judge(cluster, case, &guest, &task, died_on.as_ref(), beats)?;
+    one_process(fabric, &owner)?;
+    let report = load::fetch(cluster.client(), guest.address)?;
+    ensure(report.disk.acked >= acknowledged, format!("writes went back: {report:?}"))?;
+    let back = if owner == here { &there } else { &here };
+    crate::migrate(cluster, &guest.name, back, &[])?;
+    assert_alive(cluster, guest.address)?;
+    unharmed(cluster, &guest)?;
+    cluster.stop(&guest.name)?;
+    cluster.cli().text(&["vm", "rm", &guest.name], VERB_LIMIT)?;
+    nothing_left(fabric, &guest)
+}
+
+/// Returns the host whose VMM was killed, if there was one.
+fn strike(fabric: &Fabric, blow: Blow, here: &HostName, there: &HostName) -> Result<Option<HostName>> {
+    let kill = |host: &HostName| Ok((fabric.kill_vmms(host)? > 0).then(|| host.clone()));
+    match blow {
+        Blow::KillSourceVmm => return kill(here),
+        Blow::KillDestinationVmm => return kill(there),
+        Blow::KillSourceAgent => fabric.kill_process(&Process::Agent(here.clone()))?,
+        Blow::KillDestinationAgent => fabric.kill_process(&Process::Agent(there.clone()))?,
+        Blow::KillManager => fabric.kill_process(&Process::Manager)?,
+        Blow::Cut => fabric.cut(there)?,
+    }
+    Ok(None)
+}
+
+fn mend(fabric: &Fabric, blow: Blow, here: &HostName, there: &HostName) -> Result<()> {
+    let process = match blow {
+        Blow::KillSourceVmm | Blow::KillDestinationVmm => return Ok(()),
+        Blow::Cut => {
+            std::thread::sleep(CUT);
+            fabric.mend(there)?;
+            return (fabric as &dyn Cluster).await_hosts(SETTLE_LIMIT);
+        }
+        Blow::KillSourceAgent => Process::Agent(here.clone()),
+        Blow::KillDestinationAgent => Process::Agent(there.clone()),
+        Blow::KillManager => Process::Manager,
+    };
+    std::thread::sleep(AWAY);
+    fabric.start_process(process)?;
+    (fabric as &dyn Cluster).await_hosts(SETTLE_LIMIT)
+}
+
+/// Where the VM is, which must be where it may be; one that died with its process is started again.
+fn judge(
+    cluster: &dyn Cluster,
+    case: Case,
+    guest: &GuestOptions,
+    task: &Task,
+    died_on: Option<&HostName>,
+    beats: Heartbeats,
+) -> Result<HostName> {
+    let [_, there] = hosts(cluster);
+    let died = |vm: &Vm| died_on.is_some() && vm.owner.as_ref() == died_on;
+    // A host reports the death of a process a moment after it.
+    let vm = exec::poll(REPORT_LIMIT, exec::POLL_COMMAND, || {
+        Ok(Some(cluster.vm(&guest.name)?).filter(|vm| !died(vm) || vm.state == VmState::Crashed))
+    })?;
+    let vm = vm.ok_or_else(|| LabError::Broken("the VM's death is not reported".into()))?;
+    let told = format!("{vm:?} after {task:?}");
+    let owner = vm.owner.clone().ok_or_else(|| LabError::Broken(format!("nobody owns {told}")))?;
+    if case.is_after_the_commit() {
+        ensure(owner == there, format!("the commit was granted, so the VM is the destination's: {told}"))?;
+    }
+    if died(&vm) {
+        beats.end()?;
+        let lost = lost_writes(&cluster.datastore().join(guest.disk_path()), 1)?;
+        ensure(lost.lost == 0, format!("writes were lost: {lost:?}"))?;
+        cluster.start(&guest.name, &owner)?;
+        load::await_guest(cluster, guest.address)?;
+    } else {
+        ensure(vm.state == VmState::Running, format!("the VM should run: {told}"))?;
+        let moved = task.state == TaskState::Succeeded;
+        ensure(moved == (owner == there), format!("the task does not say where the VM is: {told}"))?;
+        assert_alive(cluster, guest.address)?;
+        beats.end()?;
+    }
+    Ok(owner)
+}
+
+/// Fails unless the owner soon has the only process of a VM.
+fn one_process(fabric: &Fabric, owner: &HostName) -> Result<()> {
+    let alone = exec::poll(LINGER_LIMIT, exec::POLL_COMMAND, || {
+        for host in fabric.hosts() {
+            if fabric.vmms(host)?.len() != usize::from(host == owner) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })?;
+    alone.ok_or_else(|| LabError::Broken(format!("{owner} should have the only process of the VM")))
+}
+
+fn unharmed(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<()> {
+    let report = load::fetch(cluster.client(), guest.address)?;
+    let lost = lost_writes(&cluster.datastore().join(guest.disk_path()), report.disk.acked)?;
+    let errors = report.memory.errors + report.disk.errors;
+    ensure(errors == 0 && lost.lost == 0, format!("the guest was harmed: {report:?}, {lost:?}"))
+}
+
+/// Fails if a process, a tap or a file of the VM is left on a host. Logs of a crash may stay.
+fn nothing_left(fabric: &Fabric, guest: &GuestOptions) -> Result<()> {
+    let gone = exec::poll(LINGER_LIMIT, exec::POLL_COMMAND, || {
+        for host in fabric.hosts() {
+            if !fabric.vmms(host)?.is_empty() || !fabric.taps(host)?.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })?;
+    gone.ok_or_else(|| LabError::Broken(format!("processes or taps of {} are left", guest.name)))?;
+    for host in fabric.hosts() {
+        let left = files_below(&fabric.host_state(host).join("vms"));
+        ensure(left.is_empty(), format!("files are left on {host}: {left:?}"))?;
+    }
+    Ok(())
+}
+
+fn files_below(folder: &std::path::Path) -> BTreeSet<String> {
+    let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.ends_with(".log")).collect()
+}

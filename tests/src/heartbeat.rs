@@ -1,0 +1,63 @@
+//! A guest's heart, watched from the network: two guests that run at once would be seen as one whose beats go back.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use godwit_lab::load;
+use godwit_lab::namespace::Namespace;
+use godwit_lab::{LabError, Result};
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The watch, until it is ended.
+pub struct Heartbeats {
+    stop: Arc<AtomicBool>,
+    watcher: Option<JoinHandle<Result<()>>>,
+}
+
+impl Heartbeats {
+    /// Begins to watch, to be ended before the guest boots anew. A guest that does not answer is asked again.
+    pub fn watch(client: &Namespace, guest: Ipv4Addr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (client, stopping) = (client.clone(), Arc::clone(&stop));
+        let watcher = std::thread::spawn(move || {
+            let mut beats = 0;
+            while !stopping.load(Ordering::Relaxed) {
+                if let Ok(report) = load::fetch(&client, guest) {
+                    if report.beats < beats {
+                        let (was, is) = (beats, report.beats);
+                        let error = format!("the guest's beats went back from {was} to {is}: two guests run");
+                        return Err(LabError::Broken(error));
+                    }
+                    beats = report.beats;
+                }
+                std::thread::sleep(PAUSE);
+            }
+            Ok(())
+        });
+        Self { stop, watcher: Some(watcher) }
+    }
+
+    /// Ends the watch, and tells what was seen.
+    pub fn end(mut self) -> Result<()> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.watcher.take().map(JoinHandle::join) {
+            Some(Ok(seen)) => seen,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        let _ = self.join();
+    }
+}
