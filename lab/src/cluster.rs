@@ -7,9 +7,11 @@ use serde::Serialize;
 
 pub mod attempt;
 pub mod cli;
+pub mod faults;
 pub mod vms;
 
 pub use cli::{Cli, CliError};
+pub use faults::Hold;
 pub use vms::{GuestOptions, GuestPlace};
 
 use crate::Result;
@@ -76,11 +78,17 @@ pub trait Cluster: Send + Sync {
     /// The logs of the manager, the hosts and the VMs.
     fn logs(&self) -> &Path;
 
+    /// The directory in which tests and programs meet, as a directory of this machine; see `godwit-faults`.
+    fn faults(&self) -> PathBuf;
+
     /// Cuts the host off from the manager and from the other hosts; its guests keep their network.
     fn cut(&self, host: &HostName) -> Result<()>;
 
     /// Undoes [`Cluster::cut`].
     fn mend(&self, host: &HostName) -> Result<()>;
+
+    /// Ends everything on the host at once, as if its power were cut.
+    fn kill(&self, host: &HostName) -> Result<()>;
 
     /// Kills every VMM process on the host with SIGKILL; returns how many there were.
     fn kill_vmms(&self, host: &HostName) -> Result<usize>;

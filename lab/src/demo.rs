@@ -90,7 +90,7 @@ fn start_cluster(setting: Setting) -> Result<Box<dyn Cluster>> {
         }
         Setting::Lab => {
             say("starting a manager and two emulated hosts; they boot for some 10 to 30 s");
-            crate::emulated::start_cluster()
+            crate::emulated::start_cluster(2)
         }
     }
 }

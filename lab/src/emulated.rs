@@ -63,9 +63,9 @@ pub fn unavailable() -> Result<()> {
     packages::Packages::ensure(&Cache::open()?.dir).map(drop)
 }
 
-/// Two emulated hosts and a manager, which end with this process.
-pub fn start_cluster() -> Result<Box<dyn Cluster>> {
-    Ok(Box::new(EmulatedCluster::up(&EmulatedOptions::default())?))
+/// Two or three emulated hosts and a manager, which end with this process.
+pub fn start_cluster(hosts: u8) -> Result<Box<dyn Cluster>> {
+    Ok(Box::new(EmulatedCluster::up(&EmulatedOptions { hosts, ..EmulatedOptions::default() })?))
 }
 
 /// Starts the lab that stays until [`down`].

@@ -28,13 +28,11 @@ use crate::cluster::{Access, Cluster, Setting};
 use crate::namespace::Namespace;
 use crate::{LabError, Result, exec, logs};
 
-mod faults;
 mod kvm;
 mod network;
 mod processes;
 mod run;
 
-pub use faults::Hold;
 pub use kvm::require_root_and_kvm;
 pub use processes::Process;
 
@@ -200,12 +198,21 @@ impl Cluster for Fabric {
         self.run.dir()
     }
 
+    fn faults(&self) -> PathBuf {
+        self.run.dir().join("faults")
+    }
+
     fn cut(&self, host: &HostName) -> Result<()> {
         self.network.cut(host)
     }
 
     fn mend(&self, host: &HostName) -> Result<()> {
         self.network.mend(host)
+    }
+
+    fn kill(&self, host: &HostName) -> Result<()> {
+        self.kill_process(&Process::Agent(host.clone()))?;
+        self.kill_vmms(host).map(drop)
     }
 
     fn kill_vmms(&self, host: &HostName) -> Result<usize> {

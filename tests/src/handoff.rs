@@ -111,7 +111,7 @@ pub fn run(fabric: &Fabric, place: &GuestPlace, case: Case) -> Result<()> {
     assert_alive(cluster, guest.address)?;
     let beats = Heartbeats::watch(cluster.client(), guest.address);
     let acknowledged = load::fetch(cluster.client(), guest.address)?.disk.acked;
-    let hold = fabric.hold(case.step)?;
+    let hold = cluster.hold(case.step)?;
     let task = cluster.migrate_detached(&guest.name, &there, &[])?;
     hold.await_reached()?;
     let died_on = strike(fabric, case.blow, &here, &there)?;

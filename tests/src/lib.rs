@@ -66,8 +66,8 @@ fn skip(error: LabError) {
     }
 }
 
-/// Runs a test on two emulated hosts, with the Linux guest in their datastore.
-pub fn in_lab(test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
+/// Runs a test on two or three emulated hosts, with the Linux guest in their datastore.
+pub fn in_lab(hosts: u8, test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
     run(
         || {
             if let Some(why) = std::env::var_os(NO_LAB) {
@@ -76,7 +76,7 @@ pub fn in_lab(test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
             setup::build_programs()?;
             emulated::linux_guest()
         },
-        emulated::start_cluster,
+        || emulated::start_cluster(hosts),
         test,
     );
 }

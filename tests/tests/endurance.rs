@@ -86,7 +86,7 @@ fn one_move(fabric: &Fabric, guest: &GuestOptions, to: &HostName, fate: Fate) ->
     let task = match fate {
         Fate::Undisturbed => begin()?,
         Fate::DeviceFails(step) => {
-            fabric.fail(step, 1)?;
+            cluster.fail(step, 1)?;
             begin()?
         }
         Fate::CancelledAfter(pause) => {
@@ -97,7 +97,7 @@ fn one_move(fabric: &Fabric, guest: &GuestOptions, to: &HostName, fate: Fate) ->
             task
         }
         Fate::DestinationKilledAt(step) => {
-            let hold = fabric.hold(step)?;
+            let hold = cluster.hold(step)?;
             let task = begin()?;
             hold.await_reached()?;
             fabric.kill_vmms(to)?;

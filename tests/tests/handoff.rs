@@ -67,7 +67,7 @@ fn a_device_that_fails_to_save_or_load_leaves_the_vm_at_the_source_and_the_next_
         let guest = GuestOptions::named("brittle");
         boot(cluster, place, &guest, &here)?;
         for step in [Step::SourceSave, Step::DestinationLoad] {
-            fabric.fail(step, 1)?;
+            cluster.fail(step, 1)?;
             let task = cluster.migrate_detached(&guest.name, &there, &[])?;
             let ended = cluster
                 .await_task(&task, "an end", godwit_tests::VERB_LIMIT, |task| task.state.is_final())?;

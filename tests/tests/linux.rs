@@ -13,7 +13,7 @@ const SHELL_LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn linux_with_one_vcpu_moves_ten_times_unnoticed_and_its_virtio_console_moves_along() {
-    in_lab(|cluster, place| {
+    in_lab(2, |cluster, place| {
         let [_, there] = hosts(cluster);
         boot_and_move(cluster, place, 1)?;
         let mut console = Console::attach(cluster, "linux")?;
@@ -28,7 +28,7 @@ fn linux_with_one_vcpu_moves_ten_times_unnoticed_and_its_virtio_console_moves_al
 
 #[test]
 fn linux_with_two_vcpus_moves_ten_times_unnoticed() {
-    in_lab(|cluster, place| boot_and_move(cluster, place, 2));
+    in_lab(2, |cluster, place| boot_and_move(cluster, place, 2));
 }
 
 /// Boots the VM `linux` on the first host, and moves it under load until it is there again.

@@ -79,10 +79,16 @@ mod tests {
         fn logs(&self) -> &Path {
             Path::new("/nonexistent")
         }
+        fn faults(&self) -> PathBuf {
+            PathBuf::new()
+        }
         fn cut(&self, _host: &HostName) -> Result<()> {
             Ok(())
         }
         fn mend(&self, _host: &HostName) -> Result<()> {
+            Ok(())
+        }
+        fn kill(&self, _host: &HostName) -> Result<()> {
             Ok(())
         }
         fn kill_vmms(&self, _host: &HostName) -> Result<usize> {

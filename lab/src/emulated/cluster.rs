@@ -99,7 +99,7 @@ impl EmulatedCluster {
         cluster.cleanup = Some(cleanup);
         cluster.ownership = Some(ownership);
         cluster.machines = boot_all(&blueprint, &cluster.state.hosts)?.into();
-        cluster.manager = Some(Manager::start(&godwit, &cluster.access, &cluster.dir)?);
+        cluster.manager = Some(Manager::start(&godwit, &cluster)?);
         for (index, host) in (0..).zip(&cluster.state.hosts) {
             start_agent(&cluster, host, index, &cluster.access.manager)?;
         }
@@ -155,16 +155,6 @@ impl EmulatedCluster {
         outcome.map_err(LabError::io(format!("run `{}` in {host}", words.join(" "))))
     }
 
-    /// Cuts a host's power: everything in it is gone at once.
-    pub fn kill(&self, host: &HostName) -> Result<()> {
-        self.state.index(host.as_str())?;
-        let running = self.running()?;
-        let found = running.iter().find(|(name, _)| name == host.as_str());
-        self.killed.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone());
-        let (_, pid) = found.ok_or_else(|| LabError::Unsupported(format!("{host} is not running")))?;
-        kill(*pid, Signal::SIGKILL).map_err(LabError::system(format!("kill QEMU of {host}")))
-    }
-
     /// The hosts that run, with their QEMU's process.
     pub(super) fn running(&self) -> Result<Vec<(String, Pid)>> {
         machine::running(&self.network.switch)
@@ -206,12 +196,25 @@ impl Cluster for EmulatedCluster {
         &self.dir
     }
 
+    fn faults(&self) -> PathBuf {
+        self.state.faults()
+    }
+
     fn cut(&self, host: &HostName) -> Result<()> {
         self.network.set_port(Card::Management, self.state.index(host.as_str())?, "down")
     }
 
     fn mend(&self, host: &HostName) -> Result<()> {
         self.network.set_port(Card::Management, self.state.index(host.as_str())?, "up")
+    }
+
+    fn kill(&self, host: &HostName) -> Result<()> {
+        self.state.index(host.as_str())?;
+        let running = self.running()?;
+        let found = running.iter().find(|(name, _)| name == host.as_str());
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner).insert(host.clone());
+        let (_, pid) = found.ok_or_else(|| LabError::Unsupported(format!("{host} is not running")))?;
+        kill(*pid, Signal::SIGKILL).map_err(LabError::system(format!("kill QEMU of {host}")))
     }
 
     fn kill_vmms(&self, host: &HostName) -> Result<usize> {

@@ -11,7 +11,7 @@ use super::cluster::{COMMAND_LIMIT, EmulatedCluster};
 use super::machine::{died, end, log_to};
 use super::network::{self, MANAGER_ADDRESS, UPLINK};
 use super::state::State;
-use crate::cluster::{Access, Cli, DATASTORE, NETWORK};
+use crate::cluster::{Cli, Cluster, DATASTORE, NETWORK};
 use crate::{LabError, Result, exec};
 
 pub(super) const MANAGER_PORT: u16 = 7400;
@@ -28,9 +28,11 @@ pub(super) struct Manager {
 
 impl Manager {
     /// Starts the manager, and waits until it answers.
-    pub(super) fn start(godwit: &Path, access: &Access, dir: &Path) -> Result<Self> {
+    pub(super) fn start(godwit: &Path, cluster: &EmulatedCluster) -> Result<Self> {
+        let (access, dir) = (cluster.access(), cluster.logs());
         let mut command = access.namespace.command(godwit);
         command.args(["manager", "run", "--listen", &format!("{MANAGER_ADDRESS}:{MANAGER_PORT}"), "--state"]);
+        command.env(godwit_faults::DIRECTORY, cluster.faults());
         command.arg(dir.join("manager")).arg("--token-file").arg(&access.token_file);
         let log = dir.join("manager.log");
         log_to(&mut command, &log)?;
@@ -68,10 +70,11 @@ pub(super) fn start_agent(
 ) -> Result<()> {
     let address = network::management(index);
     let script = format!(
-        "exec /usr/bin/godwit host run --name {host} --manager {manager} --token-file /shared/token \
+        "{faults}=/shared/faults exec /usr/bin/godwit host run --name {host} --manager {manager} --token-file /shared/token \
          --listen {address}:{AGENT_PORT} --advertise {address}:{AGENT_PORT} --migration-address {address} \
          --network {NETWORK}={BRIDGE},uplink={UPLINK} --datastore {DATASTORE}=/shared/datastore \
          </dev/null >>/shared/{log} 2>&1 &",
+        faults = godwit_faults::DIRECTORY,
         log = State::agent_log_in_shared(host),
     );
     let started = cluster.exec(host, &["/bin/sh", "-c", &script], COMMAND_LIMIT)?;

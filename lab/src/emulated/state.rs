@@ -65,7 +65,7 @@ impl State {
 
     /// Makes the lab's directories, and says what it is before anything else is made.
     pub(super) fn save(&self) -> Result<Ownership> {
-        for dir in [self.datastore(), self.shared().join("logs"), self.dir().join("manager")] {
+        for dir in [self.datastore(), self.faults(), self.shared().join("logs"), self.dir().join("manager")] {
             fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
         }
         let path = self.owner_file();
@@ -95,6 +95,10 @@ impl State {
 
     pub(super) fn datastore(&self) -> PathBuf {
         self.shared().join("datastore")
+    }
+
+    pub(super) fn faults(&self) -> PathBuf {
+        self.shared().join("faults")
     }
 
     pub(super) fn token_file(&self) -> PathBuf {

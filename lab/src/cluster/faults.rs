@@ -1,15 +1,15 @@
-//! Holding the programs of a fabric at a step of the handoff; see `godwit-faults`.
+//! Holding a cluster's programs at a step of the handoff; see `godwit-faults`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_faults::Step;
 
-use super::Fabric;
+use super::Cluster;
 use crate::{LabError, Result, exec};
 
 /// How long a program that reached a step may have taken to get there.
-const REACH_LIMIT: Duration = Duration::from_secs(30);
+const REACH_LIMIT: Duration = Duration::from_secs(60);
 
 /// A step at which whoever takes it is held, until this is dropped.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Hold {
     file: PathBuf,
 }
 
-impl Fabric {
+impl dyn Cluster + '_ {
     /// Holds the next program that takes `step`.
     pub fn hold(&self, step: Step) -> Result<Hold> {
         let file = self.faults().join(step.name());
@@ -31,11 +31,6 @@ impl Fabric {
     /// Makes the call at `step` fail so many times.
     pub fn fail(&self, step: Step, times: u32) -> Result<()> {
         write(&self.faults().join(format!("{}.fails", step.name())), &times.to_string())
-    }
-
-    /// Where tests and programs meet.
-    pub(super) fn faults(&self) -> PathBuf {
-        self.run.dir().join("faults")
     }
 }
 
