@@ -10,7 +10,7 @@
 //!                                             |                      COMMITTED, or in doubt: lost, silent          |
 //!                                             +------ refused ------ Claiming <------------------------------------+
 //!                                                                      |   ^ undecided: asks again
-//!                                              granted                 v   |
+//!                                              granted                 v   | not COMMITTED, and the disks stay locked
 //!  Ended: runs here <---- the vCPUs run ----- Running <----------------+---+
 //! ```
 //!
@@ -18,6 +18,7 @@
 
 mod event;
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use godwit_types::ownership::Verdict;
@@ -47,12 +48,12 @@ enum State {
     Loading,
     Prepared,
     Claiming { ask_at: Option<Duration> },
-    Running { epoch: Epoch, give_up_at: Duration, try_at: Option<Duration> },
+    Running { epoch: Epoch, doubt_at: Duration, try_at: Option<Duration> },
     Ended,
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Engine {
     setup: Setup,
     state: State,
@@ -111,6 +112,24 @@ impl Engine {
             Input::Tick => self.tick(),
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// Feeds everything that decides how this side goes on, but for when: two engines with the same fingerprint do the
+    /// same if their timers fire in the same order.
+    pub fn fingerprint(&self, hasher: &mut impl Hasher) {
+        std::mem::discriminant(&self.state).hash(hasher);
+        match &self.state {
+            State::Claiming { ask_at } => ask_at.is_some().hash(hasher),
+            State::Running { epoch, doubt_at, try_at } => {
+                (epoch, self.now >= *doubt_at, try_at.is_some()).hash(hasher);
+            }
+            _ => {}
+        }
+        (self.vm, self.streams_open, self.state_round).hash(hasher);
+        for stream in &self.streams {
+            (stream.pages, stream.round).hash(hasher);
+        }
+        (self.committed.is_some(), self.broken.is_some(), self.deaf).hash(hasher);
     }
 
     fn hello(&mut self, hello: Hello) {
@@ -228,7 +247,11 @@ impl Engine {
                     self.claim();
                 }
             }
-            (Control::Committed(_), State::Running { .. }) => {}
+            (Control::Committed(_), State::Running { epoch, try_at, .. }) => {
+                let (epoch, try_at, doubt_at) = (*epoch, *try_at, self.now + self.setup.tuning.run);
+                self.committed.get_or_insert(self.now);
+                self.state = State::Running { epoch, doubt_at, try_at };
+            }
             (message, _) => {
                 self.doubt_or_fail(failure::out_of_turn(&self.source, message.name()), true);
             }
@@ -248,8 +271,8 @@ impl Engine {
         };
         match verdict {
             Verdict::Granted { epoch } => {
-                let give_up_at = self.now + self.setup.tuning.run;
-                self.state = State::Running { epoch, give_up_at, try_at: None };
+                let doubt_at = self.now + self.setup.tuning.run;
+                self.state = State::Running { epoch, doubt_at, try_at: None };
                 self.actions.push(Action::Run { epoch });
             }
             Verdict::Undecided => {
@@ -262,9 +285,11 @@ impl Engine {
         }
     }
 
-    /// A VM that was granted is tried again for a while: the source's locks may take a moment to fall.
+    /// A VM that was granted is tried again for a while: the source's locks may take a moment to fall. Until COMMITTED says
+    /// that they have, a source that cannot hear of its grant still holds them, for as long as it is cut off; this copy
+    /// is the only one that may ever run, so only the arbiter's word that the VM has moved on ends it.
     fn ran(&mut self, result: Result<(), MachineError>) {
-        let State::Running { epoch, give_up_at, try_at } = &mut self.state else {
+        let State::Running { epoch, doubt_at, try_at } = &mut self.state else {
             return;
         };
         match result {
@@ -274,7 +299,8 @@ impl Engine {
                 self.actions.push(Action::Send(Control::Resumed(Resumed { took_us })));
                 self.end(Ok(epoch));
             }
-            Err(_) if self.now < *give_up_at => *try_at = Some(self.now + self.setup.tuning.ask_again),
+            Err(_) if self.now < *doubt_at => *try_at = Some(self.now + self.setup.tuning.ask_again),
+            Err(_) if self.committed.is_none() => self.claim(),
             Err(error) => {
                 let error =
                     failure::machine(&error).remedy("start the VM on this host once the cause is removed");

@@ -109,6 +109,7 @@ pub trait Destination: Send + Sync {
 
     /// Step 9, after a granted claim: takes the disk locks at `epoch`, then starts the vCPUs.
     ///
-    /// On error nothing runs, and it is called again for a while: the source's locks may take a moment to fall.
+    /// On error nothing runs, and it is called again for a while: the source's locks may take a moment to fall, and fall
+    /// only when it is heard of again if it is cut off from the arbiter.
     fn run(&self, epoch: Epoch) -> Result<(), MachineError>;
 }

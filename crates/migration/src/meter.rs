@@ -10,7 +10,7 @@ const SAMPLE_BYTES_MIN: u64 = 256 << 10;
 const NEWEST_WEIGHT: f64 = 0.4;
 
 /// A rate meter, fed with cumulative counts.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RateMeter {
     average: Option<f64>,
     /// When the current sample began, and the count then. None while nothing is on its way.

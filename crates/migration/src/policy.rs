@@ -57,7 +57,7 @@ pub enum Decision {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     budget: Budget,
     recent: VecDeque<Duration>,

@@ -25,6 +25,7 @@ mod handoff;
 mod precopy;
 mod traffic;
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use godwit_types::migration::{Budget, MigrationProgress, Phase};
@@ -77,7 +78,7 @@ enum State {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Engine {
     setup: Setup,
     state: State,
@@ -166,6 +167,23 @@ impl Engine {
             self.progress();
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// Feeds everything that decides how this side goes on from the switchover, but for when: two engines with the
+    /// same fingerprint do the same if their timers fire in the same order.
+    pub fn fingerprint(&self, hasher: &mut impl Hasher) {
+        std::mem::discriminant(&self.state).hash(hasher);
+        match &self.state {
+            State::Sending { streams_done } => streams_done.hash(hasher),
+            State::Stopping { failed } => failed.is_some().hash(hasher),
+            State::Committing { ask_at } => ask_at.is_some().hash(hasher),
+            State::HandingOver { epoch } => epoch.hash(hasher),
+            State::Resuming { tell, .. } => tell.hash(hasher),
+            _ => {}
+        }
+        (self.round, self.ready, self.log_on).hash(hasher);
+        (self.broken.is_some(), self.deaf.is_some()).hash(hasher);
+        (self.traffic.is_settled(self.round), self.traffic.is_outstanding()).hash(hasher);
     }
 
     fn phase(&self) -> Phase {

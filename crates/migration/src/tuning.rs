@@ -25,7 +25,8 @@ pub struct Tuning {
     pub resumed: Duration,
     /// Before a side in doubt asks the arbiter again.
     pub ask_again: Duration,
-    /// How long a destination that was granted the VM keeps trying to take its disk locks.
+    /// How long a destination that was granted the VM tries to take its disk locks. Then it asks the arbiter again, or
+    /// gives up if COMMITTED has told it that they are free.
     pub run: Duration,
 }
 

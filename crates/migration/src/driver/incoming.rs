@@ -160,7 +160,13 @@ impl Run {
                 return Some(Input::Loaded(self.machine.load(sections)));
             }
             Action::AskClaim { vm } => self.ask_claim(vm),
-            Action::Run { epoch } => return Some(Input::Ran(self.machine.run(epoch))),
+            Action::Run { epoch } => {
+                let ran = self.machine.run(epoch);
+                if let Err(error) = &ran {
+                    tracing::warn!("the VM is this host's and does not run yet: {error}");
+                }
+                return Some(Input::Ran(ran));
+            }
             Action::End(result) => self.result = Some(result),
         }
         None

@@ -22,7 +22,7 @@ const LARGE_ROUND_PAGES: u64 = 256;
 const NEWEST_WEIGHT: f64 = 0.4;
 
 /// Measurements of one migration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Traffic {
     streams: Vec<Ack>,
     sent: Sent,
@@ -45,7 +45,7 @@ pub(super) struct Traffic {
     pub(super) advanced: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Round {
     number: u32,
     began: Duration,

@@ -1,0 +1,75 @@
+//! A destination in doubt, input by input.
+
+use std::time::Duration;
+
+use godwit_migration::destination::{Action, Engine, Input, Setup};
+use godwit_migration::wire::{Ack, Committed, Control, Hello, Role};
+use godwit_migration::{Link, MachineError, Manifest, Tuning};
+use godwit_types::ownership::Verdict;
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
+use uuid::Uuid;
+
+const MIGRATION: MigrationId = MigrationId(Uuid::from_u128(1));
+const EPOCH: Epoch = Epoch(2);
+const GRANTED: Input = Input::Verdict(Verdict::Granted { epoch: EPOCH });
+
+/// A destination that is PREPARED and has lost its source.
+fn in_doubt() -> Engine {
+    let mut engine = Engine::new(Setup { migration: MIGRATION, epoch: EPOCH, tuning: Tuning::default() });
+    let vm = VmId(Uuid::from_u128(2));
+    let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
+    let role = Role::Control { manifest, page_streams: 1 };
+    let error = ApiError::new(ErrorCode::Unreachable, "cut");
+    let inputs = [
+        Input::Hello(Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), role }),
+        Input::Admitted(Ok(())),
+        Input::StreamOpened,
+        Input::Received(Ack { round: 1, ..Ack::default() }),
+        Input::State { last_round: 1 },
+        Input::Loaded(Ok(())),
+        Input::Lost { link: Link::Control, error },
+    ];
+    let last = inputs.into_iter().map(|input| engine.handle(Duration::ZERO, input)).last();
+    assert!(matches!(last.as_deref(), Some([Action::AskClaim { .. }])), "{last:?}");
+    engine
+}
+
+fn locked() -> Input {
+    Input::Ran(Err(MachineError { step: "locking the disks".into(), reason: "held by host a".into() }))
+}
+
+#[test]
+fn a_copy_that_was_granted_outlasts_a_source_that_cannot_hear_of_its_grant_and_holds_the_locks() {
+    let mut engine = in_doubt();
+    let mut now = Duration::ZERO;
+    for _ in 0..100 {
+        let actions = engine.handle(now, GRANTED);
+        assert!(matches!(actions[..], [Action::Run { epoch: EPOCH }]), "{actions:?}");
+        now += Tuning::default().run;
+        let actions = engine.handle(now, locked());
+        assert!(matches!(actions[..], [Action::AskClaim { .. }]), "{actions:?}");
+    }
+    engine.handle(now, GRANTED);
+    let actions = engine.handle(now, Input::Ran(Ok(())));
+    assert!(matches!(actions.last(), Some(Action::End(Ok(EPOCH)))), "{actions:?}");
+}
+
+#[test]
+fn a_copy_that_waits_for_the_locks_is_discarded_once_the_vm_has_moved_on() {
+    let mut engine = in_doubt();
+    engine.handle(Duration::ZERO, GRANTED);
+    engine.handle(Tuning::default().run, locked());
+    let refused = Input::Verdict(Verdict::Refused { reason: "the VM has moved on".into() });
+    let actions = engine.handle(Tuning::default().run, refused);
+    assert!(matches!(actions.last(), Some(Action::End(Err(_)))), "{actions:?}");
+}
+
+#[test]
+fn after_committed_a_copy_that_cannot_run_says_why() {
+    let mut engine = in_doubt();
+    engine.handle(Duration::ZERO, GRANTED);
+    engine.handle(Duration::ZERO, Input::Control(Control::Committed(Committed { epoch: EPOCH.0 })));
+    let actions = engine.handle(Tuning::default().run, locked());
+    let Some(Action::End(Err(error))) = actions.last() else { panic!("{actions:?}") };
+    assert!(error.message.contains("held by host a"), "{error:?}");
+}
