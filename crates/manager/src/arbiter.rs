@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 /// Where a migration is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum MigrationState {
+pub enum MigrationState {
     /// The destination builds its machine; the source knows nothing yet.
     Preparing,
     /// The source may have been told.
@@ -37,7 +37,7 @@ pub(crate) enum MigrationState {
 
 /// One attempt to move one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Migration {
+pub struct Migration {
     pub id: MigrationId,
     pub task: TaskId,
     pub vm: VmId,
@@ -50,24 +50,20 @@ pub(crate) struct Migration {
 
 /// A verdict, and what must be written before it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Decision {
+pub struct Decision {
     pub verdict: Verdict,
     pub change: Option<Change>,
 }
 
 /// What a decision changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
+pub struct Change {
     pub ownership: Ownership,
     pub state: MigrationState,
 }
 
 /// Whether the source may hand the VM over.
-pub(crate) fn commit(
-    owned: Option<&Ownership>,
-    migration: Option<&Migration>,
-    asked: &CommitRequest,
-) -> Decision {
+pub fn commit(owned: Option<&Ownership>, migration: Option<&Migration>, asked: &CommitRequest) -> Decision {
     let Some(owned) = owned else {
         return refused(format!("the manager knows no owner of VM {}", asked.vm));
     };
@@ -97,11 +93,7 @@ pub(crate) fn commit(
 }
 
 /// Whether the destination may run the VM.
-pub(crate) fn claim(
-    owned: Option<&Ownership>,
-    migration: Option<&Migration>,
-    asked: &ClaimRequest,
-) -> Decision {
+pub fn claim(owned: Option<&Ownership>, migration: Option<&Migration>, asked: &ClaimRequest) -> Decision {
     let Some(m) = migration.filter(|m| m.matches_claim(asked)) else {
         return refused(format!(
             "the manager knows no migration {} to {} at {}",
@@ -130,7 +122,7 @@ pub(crate) fn claim(
 }
 
 /// Whether the migration is aborted now: `false` when it was committed first.
-pub(crate) const fn abort(state: MigrationState) -> bool {
+pub const fn abort(state: MigrationState) -> bool {
     !matches!(state, MigrationState::Committed | MigrationState::Claimed)
 }
 

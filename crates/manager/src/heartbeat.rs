@@ -11,25 +11,8 @@ use godwit_types::ownership::Ownership;
 use godwit_types::{ApiError, MigrationId, VmId};
 
 use crate::clock::now_unix_ms;
+use crate::news::{News, REPORTS_BELIEVED, news};
 use crate::store::{HostRow, NewEvent, Power, StoreError, Tx, VmRow};
-
-/// Consecutive reports after which a contradiction is believed.
-const REPORTS_BELIEVED: u32 = 2;
-
-/// What a report says about a VM that its sender owns and that no task is busy with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum News {
-    /// Nothing new.
-    AsKnown,
-    /// It runs, which was not known.
-    Runs,
-    /// The guest shut itself down.
-    Stopped,
-    /// The process ended by itself.
-    Crashed,
-    /// The report does not name it; so many consecutive ones have not.
-    Missing(u32),
-}
 
 /// Records `report`: the host's facts, and what it says about VMs. Returns the machines that wait there for migrations
 /// that were aborted: the host was out of reach then, or had not built them yet.
@@ -82,18 +65,6 @@ fn announce(tx: &Tx<'_>, known: Option<&HostRow>, report: &HostReport) -> Result
         Some(_) => return Ok(()),
     };
     tx.add_event(event.host(name))
-}
-
-const fn news(power: Power, claimed: bool, missing: u32, local: Option<LocalState>) -> News {
-    match (local, power) {
-        (Some(LocalState::Running | LocalState::Outgoing), Power::Running) if claimed => News::AsKnown,
-        (Some(LocalState::Running | LocalState::Outgoing), _) => News::Runs,
-        (Some(LocalState::Stopped), Power::Running) => News::Stopped,
-        (Some(LocalState::Crashed), Power::Running) => News::Crashed,
-        // An incoming machine at the owner's epoch is about to claim, and `HandedOver` is never the owner's.
-        (None | Some(LocalState::HandedOver), Power::Running) => News::Missing(missing + 1),
-        _ => News::AsKnown,
-    }
 }
 
 fn apply(
@@ -167,26 +138,4 @@ fn stray_event(report: &HostReport, local: &LocalVm, owned: Option<&Ownership>) 
         local.id
     );
     NewEvent::new("vm.stray", message).vm(name).host(host)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_report_without_a_running_vm_is_not_believed_and_two_are() {
-        assert_eq!(news(Power::Running, true, 0, None), News::Missing(1));
-        assert_eq!(news(Power::Running, true, 1, None), News::Missing(REPORTS_BELIEVED));
-        assert_eq!(news(Power::Stopped, true, 0, None), News::AsKnown);
-    }
-
-    #[test]
-    fn a_process_that_ended_changes_only_a_vm_that_was_running() {
-        assert_eq!(news(Power::Running, true, 0, Some(LocalState::Crashed)), News::Crashed);
-        assert_eq!(news(Power::Running, true, 0, Some(LocalState::Stopped)), News::Stopped);
-        assert_eq!(news(Power::Stopped, true, 0, Some(LocalState::Stopped)), News::AsKnown);
-        assert_eq!(news(Power::Crashed, true, 0, Some(LocalState::Crashed)), News::AsKnown);
-        assert_eq!(news(Power::Crashed, true, 0, Some(LocalState::Running)), News::Runs);
-        assert_eq!(news(Power::Running, false, 0, Some(LocalState::Running)), News::Runs);
-    }
 }

@@ -9,10 +9,10 @@
 //!   agents <--HTTP-- tasks: one driver for each open task ------------+
 //! ```
 //!
-//! `arbiter`, `fit`, `preflight` and `tasks::settle` decide, as pure functions; the rest asks them and writes down
+//! `arbiter`, `fit`, `preflight`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
 //! what they said. The manager holds no state that is not in its store: a new one takes up where the last one stopped.
 
-mod arbiter;
+pub mod arbiter;
 mod clock;
 mod define;
 mod fit;
@@ -21,6 +21,7 @@ mod fixtures;
 mod heartbeat;
 mod http;
 mod manager;
+pub mod news;
 mod preflight;
 mod store;
 mod tasks;
@@ -36,7 +37,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use http::openapi;
 pub use manager::Limits;
-pub use store::StoreError;
+pub use store::{Power, StoreError};
+pub use tasks::settle;
 
 use crate::manager::Manager;
 use crate::store::Store;

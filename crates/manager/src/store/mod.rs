@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use events::NewEvent;
 pub(crate) use hosts::HostRow;
-pub(crate) use vms::{Power, VmRow};
+pub use vms::Power;
+pub(crate) use vms::VmRow;
 
 /// Jobs that wait for the store's thread.
 const JOBS_MAX: usize = 256;

@@ -12,7 +12,7 @@ use super::{StoreError, Tx};
 /// What a VM was last known to be, apart from what is being done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Power {
+pub enum Power {
     Stopped,
     Running,
     Crashed,

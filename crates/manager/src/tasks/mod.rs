@@ -26,6 +26,7 @@ use crate::clock::now_unix_ms;
 use crate::manager::{Manager, unknown_task};
 use crate::store::{NewEvent, Power, StoreError, Tx, VmRow};
 
+pub use migrate::settle;
 pub(crate) use migrate::{Side, discard, request as request_migration};
 pub(crate) use start::request as request_start;
 pub(crate) use stop::request as request_stop;

@@ -14,7 +14,7 @@
 
 mod follow;
 mod prepare;
-mod settle;
+pub mod settle;
 
 use std::sync::Arc;
 use std::time::Duration;

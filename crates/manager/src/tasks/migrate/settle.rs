@@ -25,7 +25,7 @@ const REPORT_POLLS: u32 = 10;
 
 /// What the source says.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum SourceView {
+pub enum SourceView {
     Working(Option<MigrationProgress>),
     Ended(MigrationOutcome),
     /// It knows of no such migration.
@@ -38,7 +38,7 @@ pub(super) enum SourceView {
 
 /// What the destination says of its process at the new epoch.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum DestinationView {
+pub enum DestinationView {
     State(LocalState),
     /// It has no such process.
     Absent,
@@ -50,7 +50,7 @@ pub(super) enum DestinationView {
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Step {
+pub enum Step {
     Wait {
         message: String,
         progress: Option<MigrationProgress>,
@@ -70,7 +70,7 @@ pub(super) enum Step {
 }
 
 /// Judges by the source and the record.
-pub(super) fn by_source(m: &Migration, source: &SourceView) -> Step {
+pub fn by_source(m: &Migration, source: &SourceView) -> Step {
     match (m.state, source) {
         (MigrationState::Claimed, SourceView::Ended(MigrationOutcome::Completed { report })) => {
             Step::Moved { report: Some(report.clone()), runs: true }
@@ -100,13 +100,13 @@ pub(super) fn by_source(m: &Migration, source: &SourceView) -> Step {
 
 /// How long the destination has been waited for since the commit was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Waited {
+pub struct Waited {
     pub polls: u32,
     pub out_of_patience: bool,
 }
 
 /// Judges by the destination, which owns the VM.
-pub(super) fn after_commit(
+pub fn after_commit(
     m: &Migration,
     source: &SourceView,
     destination: &DestinationView,
