@@ -24,6 +24,7 @@ Examples:
   cargo xtask demo --guest reference    the same within seconds on any /dev/kvm
   cargo xtask test                      every test; prints what was skipped, and why
   cargo xtask check                     formatting, lints, layering, licences
+  cargo xtask sim --seeds 100000        simulated migrations among faults of every kind
   cargo xtask lab up                    two emulated hosts to try things on";
 
 /// The project's own commands.
@@ -52,6 +53,17 @@ enum Verb {
     },
     /// Check formatting, lints, layering, licences and duplicate versions.
     Check,
+    /// Simulate migrations among faults of every kind; takes the arguments of `godwit-sim`.
+    #[command(after_help = "Examples:
+  cargo xtask sim --seeds 100000
+  cargo xtask sim --seeds 1 --first-seed 4711    one of them again
+  cargo xtask sim --explore --faults 2           every order of steps around the switchover
+  cargo xtask sim -- --help                      all arguments")]
+    Sim {
+        /// What `godwit-sim` is given.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<String>,
+    },
     /// Build the programs and guests that the demo and the tests run.
     Build,
     /// Emulated hosts with nested KVM.
@@ -111,6 +123,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(options) => run_demo(&options),
         Verb::Test { no_lab } => test::run(no_lab),
         Verb::Check => check::run(),
+        Verb::Sim { arguments } => {
+            let mut command = step::cargo(&["run", "--release", "--quiet", "-p", "godwit-sim", "--"]);
+            command.args(arguments);
+            Ok(if step::handed(command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Verb::Build => {
             setup::build_programs()?;
             setup::build_reference_guest()?;

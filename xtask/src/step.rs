@@ -30,6 +30,12 @@ pub(crate) fn shown(what: &str, mut command: Command) -> Result<bool> {
     supervise(what, command)
 }
 
+/// Runs a tool that speaks for itself, in the foreground, for as long as it takes. Whether it succeeded.
+pub(crate) fn handed(mut command: Command) -> Result<bool> {
+    let text = exec::describe(&command);
+    Ok(command.status().map_err(LabError::io(format!("run `{text}`")))?.success())
+}
+
 /// Runs a tool, with its messages on standard error. Whether it succeeded, and what it printed.
 pub(crate) fn recorded(what: &str, mut command: Command) -> Result<(bool, String)> {
     let (mut read, write) = std::io::pipe().map_err(LabError::io("make a pipe"))?;

@@ -28,7 +28,7 @@ const NEVER: [(&str, &str); 6] = [
     ("godwit-migration", "godwit-api"),
 ];
 
-/// Every dependency that points upwards or is excepted. Members that are in no layer (tests, guests, xtask) are free,
+/// Every dependency that points upwards or is excepted. Members that are in no layer (tests, guests, lab, sim, xtask) are free,
 /// but no layer may use them.
 pub(crate) fn faults(metadata: &Metadata) -> Vec<String> {
     let mut faults = Vec::new();

@@ -1,0 +1,241 @@
+//! The source's VMM: the real engine, driven as `godwit_migration::driver` drives it, around a model machine.
+//!
+//! Actions that nobody else can see are carried out at once; before each of the others anything may happen.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use godwit_migration::source::{self, Action, Harvest, Input, Sent};
+use godwit_migration::wire::{Committed, Control};
+use godwit_migration::{Link, MachineError};
+use godwit_types::migration::MigrationOutcome;
+
+use super::agent::{Outcome, Outgoing};
+use super::guest::{Memory, SAVE_PAGE};
+use super::network::Frame;
+use super::{Life, NEXT, Side, Violation, World, broken, hello, injected};
+use crate::rules::Protocol;
+
+/// The process that runs the VM at first.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    /// From the order to migrate on.
+    pub(crate) engine: Option<source::Engine>,
+    pub(crate) life: Life,
+    pub(crate) memory: Memory,
+    pub(crate) todo: VecDeque<Action>,
+    /// A question to the arbiter is open.
+    pub(crate) asks: bool,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) sent_bytes: u64,
+    pub(crate) fail_next: bool,
+    /// A write that the disk has not acknowledged.
+    pub(crate) storing: Option<u32>,
+}
+
+impl Source {
+    pub(crate) fn new(pages: usize) -> Self {
+        Self {
+            engine: None,
+            life: Life::Running,
+            memory: Memory::new(pages),
+            todo: VecDeque::new(),
+            asks: false,
+            outcome: None,
+            sent_bytes: 0,
+            fail_next: false,
+            storing: None,
+        }
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.life == Life::Running
+    }
+
+    fn call(&mut self) -> Result<(), MachineError> {
+        if std::mem::take(&mut self.fail_next) { Err(injected()) } else { Ok(()) }
+    }
+}
+
+/// On the wire; every record counts the same.
+pub(crate) const RECORD_BYTES: u64 = 4096;
+
+impl World {
+    /// Feeds the engine, and carries out what follows until something that others can see is to be done.
+    pub(crate) fn tell_source(&mut self, input: Input) -> Result<(), Violation> {
+        let now = self.clocks[0];
+        let Some(source) = &mut self.source else { return Ok(()) };
+        let sent = Sent { page_stream_bytes: source.sent_bytes, ..Sent::default() };
+        let Some(engine) = &mut source.engine else { return Ok(()) };
+        for input in [Input::Sent(sent), input] {
+            source.todo.extend(engine.handle(now, input));
+        }
+        self.source_goes_on()
+    }
+
+    fn source_goes_on(&mut self) -> Result<(), Violation> {
+        while self.source.as_ref().and_then(|source| source.todo.front()).is_some_and(|next| !is_seen(next)) {
+            self.source_acts()?;
+        }
+        Ok(())
+    }
+
+    /// Carries out the next action, tells the engine its answer, and goes on.
+    pub(crate) fn source_acts(&mut self) -> Result<(), Violation> {
+        let Some(action) = self.source.as_mut().and_then(|source| source.todo.pop_front()) else {
+            return Ok(());
+        };
+        match self.source_does(action)? {
+            Some(answer) => self.tell_source(answer),
+            None => self.source_goes_on(),
+        }
+    }
+
+    fn source_does(&mut self, action: Action) -> Result<Option<Input>, Violation> {
+        let swapped = self.rules.protocol == Protocol::CommitSwapped;
+        let Some(source) = &mut self.source else { return Ok(None) };
+        match action {
+            Action::Greet => {
+                self.net.to_destination.send(Frame::Hello(Box::new(hello(self.guest.pages.len()))))
+            }
+            Action::Send(message) => self.net.to_destination.send(Frame::Control(message)),
+            Action::OpenStreams => return Ok(Some(self.open_streams()?)),
+            Action::StartLog => {
+                source.memory.mark_all();
+                return Ok(Some(Input::LogStarted(source.call())));
+            }
+            Action::Harvest => {
+                let pages = source.memory.harvest();
+                let harvest = source.call().map(|()| Harvest { pages, took: Duration::from_millis(1) });
+                return Ok(Some(Input::Harvested(harvest)));
+            }
+            Action::SendRound { round } => {
+                let pages = source.memory.take();
+                if !self.net.pages.cut {
+                    self.net.pages.rounds.push_back((round, pages));
+                }
+            }
+            Action::Pause => {
+                let result = source.call();
+                if result.is_ok() {
+                    source.life = Life::Paused;
+                    self.disk_done(Side::Source)?;
+                }
+                return Ok(Some(Input::Paused(result)));
+            }
+            Action::Save => {
+                let result = source.call();
+                let content = self.guest.next();
+                source.memory.write(SAVE_PAGE, content);
+                self.guest.pages[SAVE_PAGE] = content;
+                return Ok(Some(Input::Saved(result)));
+            }
+            Action::SendState { last_round } => self.net.to_destination.send(Frame::State(last_round)),
+            Action::Resume => {
+                if source.life != Life::Paused {
+                    return Err(Violation::RanAgain);
+                }
+                source.life = Life::Running;
+                self.starts(Side::Source)?;
+                self.guest_writes(0);
+                return Ok(Some(Input::Resumed(Ok(()))));
+            }
+            Action::AskCommit => {
+                source.asks = true;
+                if swapped {
+                    self.disk.release(Side::Source);
+                    let epoch = NEXT.0;
+                    self.net.to_destination.send(Frame::Control(Control::Committed(Committed { epoch })));
+                }
+            }
+            Action::HandOver => {
+                source.life = Life::HandedOver;
+                self.disk.release(Side::Source);
+                return Ok(Some(Input::HandedOver));
+            }
+            Action::StopLog | Action::Progress(_) => {}
+            Action::End(outcome) => self.source_ended(&outcome)?,
+        }
+        Ok(None)
+    }
+
+    /// The connections are there, or they are not; the destination sees them a moment before the source.
+    fn open_streams(&mut self) -> Result<Input, Violation> {
+        if self.net.pages.cut || self.net.silent || self.destination.is_none() {
+            return Ok(Input::StreamsOpened(Err(broken())));
+        }
+        self.tell_destination(godwit_migration::destination::Input::StreamOpened)?;
+        Ok(Input::StreamsOpened(Ok(())))
+    }
+
+    fn source_ended(&mut self, outcome: &MigrationOutcome) -> Result<(), Violation> {
+        let outcome = match outcome {
+            MigrationOutcome::Completed { .. } => Outcome::Completed,
+            MigrationOutcome::Failed { .. } => Outcome::Failed,
+            MigrationOutcome::HandedOver { .. } => Outcome::HandedOver,
+        };
+        self.net.to_destination.closed = true;
+        self.net.pages.cut = true;
+        let agent = &mut self.agents[0];
+        if !agent.down {
+            agent.outgoing = Outgoing::Ended(outcome);
+            agent.handed_over |= outcome != Outcome::Failed;
+        }
+        let Some(source) = &mut self.source else { return Ok(()) };
+        source.outcome = Some(outcome);
+        source.asks = false;
+        if outcome == Outcome::Failed && !source.runs() {
+            return Err(Violation::FailedAndStopped);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn source_hears(&mut self) -> Result<(), Violation> {
+        let message = self.net.to_source.queue.pop_front();
+        let input = message.map_or_else(
+            || {
+                self.net.to_source.told = true;
+                Input::Lost { link: Link::Control, error: broken() }
+            },
+            Input::Control,
+        );
+        self.tell_source(input)
+    }
+
+    /// The page stream reads one page of the round under way; after the last one it ends the round.
+    pub(crate) fn page_leaves(&mut self) -> Result<(), Violation> {
+        let Some(source) = &mut self.source else { return Ok(()) };
+        let pages = &mut self.net.pages;
+        let Some((round, waiting)) = pages.rounds.front_mut() else { return Ok(()) };
+        let round = *round;
+        if let Some(page) = waiting.pop() {
+            pages.records.push_back((round, Some((page, source.memory.pages[page]))));
+            source.sent_bytes += RECORD_BYTES;
+        }
+        if !waiting.is_empty() {
+            return Ok(());
+        }
+        pages.records.push_back((round, None));
+        source.sent_bytes += RECORD_BYTES;
+        pages.rounds.pop_front();
+        self.tell_source(Input::RoundSent { stream: 0, round })
+    }
+
+    /// The process is gone.
+    pub(crate) fn source_dies(&mut self, keep: usize) {
+        if self.source.take().is_none() {
+            return;
+        }
+        self.disk.release(Side::Source);
+        self.net.cut(keep, 0);
+        self.net.pages.told[0] = true;
+        if !self.agents[0].down {
+            self.agents[0].source_ended();
+        }
+    }
+}
+
+/// Whether somebody else can tell when it is done.
+fn is_seen(action: &Action) -> bool {
+    matches!(action, Action::Pause | Action::Resume | Action::AskCommit | Action::HandOver)
+}

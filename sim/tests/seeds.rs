@@ -1,0 +1,90 @@
+//! What must hold for every seed. `cargo xtask sim --first-seed S --seeds 1` shows one again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use godwit_sim::random::{self, Run};
+use godwit_sim::rules::{Commit, Protocol};
+use godwit_sim::world::{Choice, Side};
+
+const SEEDS: u64 = 6000;
+/// Seeds along whose undisturbed run every fault strikes before every step.
+const SEEDS_OF_THE_TABLE: usize = 3;
+
+fn real(seed: u64) -> Run {
+    random::run(seed, Protocol::Real, Commit::Durable)
+}
+
+/// A fault's or step's name without its particulars.
+fn kind(thing: &impl std::fmt::Debug) -> String {
+    format!("{thing:?}").split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn no_faults_make_two_runners_lose_a_write_lose_the_vm_or_make_the_record_lie() {
+    let (mut endings, mut faults) = (BTreeMap::new(), BTreeSet::new());
+    for seed in 0..SEEDS {
+        let run = real(seed);
+        if let Some(violation) = &run.violation {
+            let trace = run.shrink().map(|failure| failure.trace.join("\n  ")).unwrap_or_default();
+            panic!("seed {seed}: {violation}\n  {trace}");
+        }
+        *endings.entry(run.world.ending()).or_insert(0) += 1;
+        faults.extend(run.steps.iter().filter_map(|step| match step {
+            Choice::Fault(fault) => Some(kind(fault)),
+            _ => None,
+        }));
+    }
+    // The faults must have struck on both sides of the commit, or nothing has been shown.
+    for ending in ["moved", "stayed", "lost", "uncertain"] {
+        assert!(endings.contains_key(ending), "{endings:?}");
+    }
+    assert!(faults.len() >= 19, "only {faults:?}");
+}
+
+#[test]
+fn an_undisturbed_migration_ends_with_the_vm_at_the_destination_in_any_order_of_steps() {
+    let undisturbed = (0..SEEDS).map(real).filter(|run| run.faults == 0);
+    let mut count = 0;
+    for run in undisturbed {
+        assert_eq!((run.violation, run.world.ending()), (None, "moved"));
+        assert!(run.world.runs(Side::Destination) && !run.world.runs(Side::Source));
+        count += 1;
+    }
+    assert!(count > SEEDS / 4, "{count}");
+}
+
+#[test]
+fn every_fault_at_every_step_is_survived() {
+    let mut seen = BTreeMap::new();
+    let undisturbed = (0..).map(real).filter(|run| run.faults == 0).take(SEEDS_OF_THE_TABLE);
+    for run in undisturbed {
+        let mut world = run.begin.clone();
+        for (step, choice) in run.steps.iter().enumerate() {
+            for fault in world.faults() {
+                let mut struck = world.clone();
+                let violation = struck.apply(Choice::Fault(fault)).and_then(|()| struck.finish(|_, _| ()));
+                assert_eq!(violation, Ok(()), "{fault:?} before step {step}: {}", world.describe(*choice));
+                *seen.entry((kind(&fault), struck.ending())).or_insert(0) += 1;
+            }
+            world.apply(*choice).unwrap();
+        }
+    }
+    let seen = |fault: &str, ending| seen.contains_key(&(fault.to_owned(), ending));
+    for fault in ["Cut", "CutPages", "Silence", "Cancel", "CallFails", "CrashVmm", "CrashHost", "ClockJumps"]
+    {
+        assert!(seen(fault, "stayed") && seen(fault, "moved"), "{fault}");
+    }
+    for harmless in ["AskTimesOut", "RepeatQuestion", "DropQuestion", "ClockFallsBack"] {
+        assert!(seen(harmless, "moved") && !seen(harmless, "stayed"), "{harmless}");
+    }
+    assert!(seen("CrashVmm", "lost"));
+}
+
+#[test]
+fn a_seed_is_the_same_run_every_time() {
+    for seed in 0..200 {
+        let (one, other) = (real(seed), real(seed));
+        assert_eq!(one.steps, other.steps, "seed {seed}");
+        assert_eq!(one.world.fingerprint(), other.world.fingerprint(), "seed {seed}");
+    }
+}
