@@ -161,11 +161,12 @@ fn hello(pages: usize) -> Hello {
 }
 
 /// Every duration that the engines wait for, shortest first.
-fn waits(tuning: &Tuning) -> [Duration; 6] {
+fn waits(tuning: &Tuning) -> [Duration; 7] {
     [
         Duration::from_millis(10),
         tuning.ask_again,
         tuning.last_words,
+        tuning.peer_silent_stopped,
         tuning.peer_silent,
         tuning.resumed,
         tuning.resumed + tuning.switchover,
