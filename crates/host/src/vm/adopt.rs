@@ -13,7 +13,7 @@ use super::dir::VmDir;
 use super::machine::{Machine, blocking, unplug_all};
 use super::process::Process;
 use super::state::{Ended, State};
-use super::supervise::supervise;
+use super::supervise::{supervise, tell_network};
 use crate::agent::Agent;
 use crate::net::Port;
 
@@ -47,10 +47,10 @@ async fn adopt(agent: &Arc<Agent>, dir: VmDir, config: VmmConfig) {
 }
 
 async fn adopt_live(agent: &Arc<Agent>, dir: VmDir, config: VmmConfig, ports: Vec<Port>, process: Process) {
-    let status = match timeout(STATUS_TIMEOUT, Control::new(dir.control()).status()).await {
-        Ok(Ok(status)) => status,
-        Ok(Err(error)) => presumed(&config, &process, &error.to_string()),
-        Err(_) => presumed(&config, &process, "it does not answer"),
+    let (status, answered) = match timeout(STATUS_TIMEOUT, Control::new(dir.control()).status()).await {
+        Ok(Ok(status)) => (status, true),
+        Ok(Err(error)) => (presumed(&config, &process, &error.to_string()), false),
+        Err(_) => (presumed(&config, &process, "it does not answer"), false),
     };
     let incoming = match config.role {
         Role::Boot => None,
@@ -60,6 +60,11 @@ async fn adopt_live(agent: &Arc<Agent>, dir: VmDir, config: VmmConfig, ports: Ve
     tracing::info!("{} is here, in process {} ({:?})", config.name, process.pid(), state.local());
     let machine = Arc::new(Machine::new(config, dir, process, ports, &[], state));
     agent.vms.insert(Arc::clone(&machine));
+    let runs = machine.state(|state| matches!(state.local(), LocalState::Running | LocalState::Outgoing));
+    if answered && runs {
+        // The agent before may have been ended before anybody heard that the VM has come here.
+        tell_network(agent, &machine);
+    }
     agent.spawn(supervise(Arc::clone(agent), machine));
 }
 
