@@ -11,7 +11,7 @@ macro_rules! steps {
             /// Every step.
             pub const ALL: &'static [Self] = &[$(Self::$step,)*];
 
-            /// Such as `source.pause`.
+            /// Such as `source-pause`.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$step => $name,)* }
             }

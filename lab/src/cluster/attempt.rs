@@ -32,8 +32,9 @@ pub fn attempt<T>(
     }
 }
 
-/// QEMU's emulation of nested guests crashes now and then (an assertion in `iotlb_to_section`), and sometimes makes a
-/// guest kernel lose an interrupt while it boots, so that it sleeps for ever. Neither happens on hardware.
+/// QEMU has been seen to abort while it emulates a host (an assertion in `iotlb_to_section`), and a guest kernel in an
+/// emulated host to sleep for ever while it boots, its timer never set again. The first is QEMU's own. The second has been
+/// seen under emulation only, and what causes it is not proved: a guest that never comes up twice is a failure.
 fn blames_the_emulator(setting: Setting, error: &LabError) -> bool {
     setting == Setting::Lab && matches!(error, LabError::Died { .. } | LabError::Silent { .. })
 }

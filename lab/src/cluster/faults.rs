@@ -48,7 +48,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // The directory may be gone already, with the fabric.
+        // The directory may be gone already, with the cluster.
         let _ = std::fs::remove_file(&self.file);
     }
 }
