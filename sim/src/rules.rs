@@ -13,6 +13,8 @@ pub enum Protocol {
     ResumeOnTimeout,
     /// The disk lock's record is not compared.
     LockWithoutEpoch,
+    /// A source whose destination may have everything runs on without saying so in the disk lock's record.
+    RunOnUnrecorded,
 }
 
 /// How the manager writes a commit down.

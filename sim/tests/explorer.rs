@@ -55,6 +55,11 @@ fn a_resume_on_a_timeout_is_found() {
 }
 
 #[test]
+fn a_source_that_runs_on_unrecorded_and_dies_is_found() {
+    is_caught(Rules { protocol: Protocol::RunOnUnrecorded, ..REAL }, 1);
+}
+
+#[test]
 fn a_commit_that_a_power_cut_undoes_loses_the_vm() {
     is_caught(Rules { commit: Commit::Forgetful, ..REAL }, 1);
 }

@@ -30,19 +30,25 @@ pub enum Blow {
     KillSourceAgent,
     KillDestinationAgent,
     KillManager,
-    /// The destination is off the management network for longer than a silent peer is waited for.
-    Cut,
+    /// The source's VMM and its agent at once, as when the host loses power.
+    KillSourceHost,
+    /// The source is off the management network for longer than a silent peer is waited for.
+    CutSource,
+    /// The destination is.
+    CutDestination,
 }
 
 impl Blow {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::KillSourceVmm,
         Self::KillDestinationVmm,
         Self::KillSourceAgent,
         Self::KillDestinationAgent,
         Self::KillManager,
-        Self::Cut,
+        Self::KillSourceHost,
+        Self::CutSource,
+        Self::CutDestination,
     ];
 }
 
@@ -81,6 +87,12 @@ impl Case {
     /// Whether the commit is durable when the step is taken.
     fn is_after_the_commit(self) -> bool {
         self.step >= Step::ManagerCommitted
+    }
+
+    /// Whether the VM must run at the destination, although its source died or was cut off before the commit.
+    fn is_taken_over(self) -> bool {
+        let prepared = self.step >= Step::SourceAskCommit && !self.is_after_the_commit();
+        prepared && matches!(self.blow, Blow::KillSourceVmm | Blow::KillSourceHost | Blow::CutSource)
     }
 }
 
@@ -141,7 +153,12 @@ fn strike(fabric: &Fabric, blow: Blow, here: &HostName, there: &HostName) -> Res
         Blow::KillSourceAgent => fabric.kill_process(&Process::Agent(here.clone()))?,
         Blow::KillDestinationAgent => fabric.kill_process(&Process::Agent(there.clone()))?,
         Blow::KillManager => fabric.kill_process(&Process::Manager)?,
-        Blow::Cut => fabric.cut(there)?,
+        Blow::KillSourceHost => {
+            fabric.kill_process(&Process::Agent(here.clone()))?;
+            return kill(here);
+        }
+        Blow::CutSource => fabric.cut(here)?,
+        Blow::CutDestination => fabric.cut(there)?,
     }
     Ok(None)
 }
@@ -149,12 +166,12 @@ fn strike(fabric: &Fabric, blow: Blow, here: &HostName, there: &HostName) -> Res
 fn mend(fabric: &Fabric, blow: Blow, here: &HostName, there: &HostName) -> Result<()> {
     let process = match blow {
         Blow::KillSourceVmm | Blow::KillDestinationVmm => return Ok(()),
-        Blow::Cut => {
+        Blow::CutSource | Blow::CutDestination => {
             std::thread::sleep(CUT);
-            fabric.mend(there)?;
+            fabric.mend(if blow == Blow::CutSource { here } else { there })?;
             return (fabric as &dyn Cluster).await_hosts(SETTLE_LIMIT);
         }
-        Blow::KillSourceAgent => Process::Agent(here.clone()),
+        Blow::KillSourceAgent | Blow::KillSourceHost => Process::Agent(here.clone()),
         Blow::KillDestinationAgent => Process::Agent(there.clone()),
         Blow::KillManager => Process::Manager,
     };
@@ -181,8 +198,8 @@ fn judge(
     let vm = vm.ok_or_else(|| LabError::Broken("the VM's death is not reported".into()))?;
     let told = format!("{vm:?} after {task:?}");
     let owner = vm.owner.clone().ok_or_else(|| LabError::Broken(format!("nobody owns {told}")))?;
-    if case.is_after_the_commit() {
-        ensure(owner == there, format!("the commit was granted, so the VM is the destination's: {told}"))?;
+    if case.is_after_the_commit() || case.is_taken_over() {
+        ensure(owner == there, format!("the VM is the destination's: {told}"))?;
     }
     if died(&vm) {
         beats.end()?;

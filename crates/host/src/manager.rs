@@ -68,8 +68,8 @@ impl Manager {
                 let request = CommitRequest { vm, migration, source: host, epoch, destination };
                 self.arbiter.post("/v1/arbiter/commit", &request).await
             }
-            Question::Claim { migration, vm, epoch } => {
-                let request = ClaimRequest { vm, migration, host, epoch };
+            Question::Claim { migration, vm, epoch, witness } => {
+                let request = ClaimRequest { vm, migration, host, epoch, witness };
                 self.arbiter.post("/v1/arbiter/claim", &request).await
             }
         }

@@ -7,18 +7,20 @@
 //!  preparing ---------------------> aborted                ^
 //!      |        .-----------------^    |                   |
 //!      v       / abort                 '-- commit, claim: refused
-//!   running --'
-//!      |  commit: owner source@n -> destination@n+1
-//!      v
-//!  committed -- commit: granted again; abort: too late
-//!      |  claim(n+1)
-//!      v
-//!   claimed --- claim: granted again, for as long as the destination owns the VM at n+1
+//!   running --'------------------------------------------------.
+//!      |  commit: owner source@n -> destination@n+1            | claim(n+1) by a destination that holds the locks
+//!      v                                                       | of a dead source: taken over, as commit and claim
+//!  committed -- commit: granted again; abort: too late         | at once
+//!      |  claim(n+1)                                           |
+//!      v                                                       |
+//!   claimed --- claim: granted again, for as long as           |
+//!      ^        the destination owns the VM at n+1             |
+//!      '-------------------------------------------------------'
 //! ```
 //!
 //! The caller reads the records, asks here, and writes the change, all in one transaction.
 
-use godwit_types::ownership::{ClaimRequest, CommitRequest, Ownership, Verdict};
+use godwit_types::ownership::{ClaimRequest, CommitRequest, Ownership, Verdict, Witness};
 use godwit_types::{Epoch, HostName, MigrationId, TaskId, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +48,8 @@ pub struct Migration {
     /// The epoch at which the source runs the VM.
     pub epoch: Epoch,
     pub state: MigrationState,
+    /// The destination took over from a source that died in the switchover, without its commit.
+    pub taken_over: bool,
 }
 
 /// A verdict, and what must be written before it is told.
@@ -60,6 +64,7 @@ pub struct Decision {
 pub struct Change {
     pub ownership: Ownership,
     pub state: MigrationState,
+    pub taken_over: bool,
 }
 
 /// Whether the source may hand the VM over.
@@ -88,7 +93,7 @@ pub fn commit(owned: Option<&Ownership>, migration: Option<&Migration>, asked: &
     }
     let epoch = asked.epoch.next();
     let ownership = Ownership { vm: asked.vm, owner: m.destination.clone(), epoch, claimed: false };
-    let change = Change { ownership, state: MigrationState::Committed };
+    let change = Change { ownership, state: MigrationState::Committed, taken_over: false };
     Decision { verdict: Verdict::Granted { epoch }, change: Some(change) }
 }
 
@@ -101,6 +106,7 @@ pub fn claim(owned: Option<&Ownership>, migration: Option<&Migration>, asked: &C
         ));
     };
     match m.state {
+        MigrationState::Running if asked.witness == Witness::SourceDead => return take_over(owned, m),
         MigrationState::Preparing | MigrationState::Running => {
             return Decision { verdict: Verdict::Undecided, change: None };
         }
@@ -110,14 +116,26 @@ pub fn claim(owned: Option<&Ownership>, migration: Option<&Migration>, asked: &C
     match owned {
         Some(owned) if owned.owner == asked.host && owned.epoch == asked.epoch => {
             let ownership = Ownership { claimed: true, ..owned.clone() };
-            let change = Change { ownership, state: MigrationState::Claimed };
+            let change = Change { ownership, state: MigrationState::Claimed, taken_over: m.taken_over };
             let news = m.state == MigrationState::Committed || !owned.claimed;
             Decision { verdict: Verdict::Granted { epoch: asked.epoch }, change: news.then_some(change) }
         }
-        Some(owned) => {
-            refused(format!("the VM has moved on: {} owns it at epoch {}", owned.owner, owned.epoch))
-        }
+        Some(owned) => moved_on(owned),
         None => refused(format!("the manager knows no owner of VM {}", asked.vm)),
+    }
+}
+
+/// The source can neither run the VM any more nor commit: the destination holds the locks that it would need.
+fn take_over(owned: Option<&Ownership>, m: &Migration) -> Decision {
+    match owned {
+        Some(owned) if owned.owner == m.source && owned.epoch == m.epoch => {
+            let epoch = m.epoch.next();
+            let ownership = Ownership { vm: m.vm, owner: m.destination.clone(), epoch, claimed: true };
+            let change = Change { ownership, state: MigrationState::Claimed, taken_over: true };
+            Decision { verdict: Verdict::Granted { epoch }, change: Some(change) }
+        }
+        Some(owned) => moved_on(owned),
+        None => refused(format!("the manager knows no owner of VM {}", m.vm)),
     }
 }
 
@@ -128,6 +146,10 @@ pub const fn abort(state: MigrationState) -> bool {
 
 fn granted(epoch: Epoch) -> Decision {
     Decision { verdict: Verdict::Granted { epoch }, change: None }
+}
+
+fn moved_on(owned: &Ownership) -> Decision {
+    refused(format!("the VM has moved on: {} owns it at epoch {}", owned.owner, owned.epoch))
 }
 
 fn refused(reason: String) -> Decision {

@@ -50,6 +50,7 @@ impl World {
             destination,
             epoch: self.owned.epoch,
             state: MigrationState::Running,
+            taken_over: false,
         });
     }
 
@@ -61,7 +62,8 @@ impl World {
 
     fn claim_request(&self, migration: usize) -> Option<ClaimRequest> {
         let m = self.migrations.get(migration)?;
-        Some(ClaimRequest { vm: VM, migration: m.id, host: m.destination.clone(), epoch: m.epoch.next() })
+        let (host, epoch) = (m.destination.clone(), m.epoch.next());
+        Some(ClaimRequest { vm: VM, migration: m.id, host, epoch, witness: Witness::None })
     }
 
     fn commit(&mut self, migration: usize) -> Option<Verdict> {
@@ -71,7 +73,11 @@ impl World {
     }
 
     fn claim(&mut self, migration: usize) -> Option<Verdict> {
-        let asked = self.claim_request(migration)?;
+        self.claim_with(migration, Witness::None)
+    }
+
+    fn claim_with(&mut self, migration: usize, witness: Witness) -> Option<Verdict> {
+        let asked = ClaimRequest { witness, ..self.claim_request(migration)? };
         let decision = claim(Some(&self.owned), self.migrations.get(migration), &asked);
         let verdict = self.apply(migration, decision);
         if let Verdict::Granted { epoch } = verdict {
@@ -90,7 +96,8 @@ impl World {
         if let Some(change) = decision.change {
             assert!(change.ownership.epoch >= self.owned.epoch, "the epoch went back");
             self.owned = change.ownership;
-            self.migrations[migration].state = change.state;
+            let m = &mut self.migrations[migration];
+            (m.state, m.taken_over) = (change.state, change.taken_over);
         }
         decision.verdict
     }
@@ -123,6 +130,7 @@ enum Step {
     Plan(usize),
     Commit(usize),
     Claim(usize),
+    TakeOver(usize),
     Abort(usize),
     Start(usize),
 }
@@ -132,6 +140,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..3usize).prop_map(Step::Plan),
         (0..6usize).prop_map(Step::Commit),
         (0..6usize).prop_map(Step::Claim),
+        (0..6usize).prop_map(Step::TakeOver),
         (0..6usize).prop_map(Step::Abort),
         (0..3usize).prop_map(Step::Start),
     ];
@@ -148,6 +157,7 @@ proptest! {
                 Step::Start(on) => world.start(on),
                 Step::Abort(m) => world.abort(m),
                 Step::Claim(m) => { world.claim(m); }
+                Step::TakeOver(m) => { world.claim_with(m, Witness::SourceDead); }
                 Step::Commit(m) => {
                     let verdict = world.commit(m);
                     // Whoever is refused runs on, and so must be the owner; whoever is granted must not be.
@@ -169,6 +179,7 @@ proptest! {
                 Step::Start(on) => world.start(on),
                 Step::Abort(m) => world.abort(m),
                 Step::Claim(m) => { world.claim(m); }
+                Step::TakeOver(m) => { world.claim_with(m, Witness::SourceDead); }
                 Step::Commit(m) => { world.commit(m); }
             }
         }
@@ -177,6 +188,37 @@ proptest! {
         let again = (world.commit(m), world.commit(m));
         prop_assert_eq!(&again.0, &again.1);
     }
+}
+
+#[test]
+fn a_destination_that_holds_the_locks_of_a_dead_source_takes_over_at_once_and_for_good() {
+    let mut world = planned();
+    let epoch = Epoch(2);
+    let blind = Witness::Blind { reason: "no disk".into() };
+    for witness in [Witness::None, blind] {
+        assert_eq!(world.claim_with(0, witness), Some(Verdict::Undecided));
+    }
+    assert_eq!(world.claim_with(0, Witness::SourceDead), Some(Verdict::Granted { epoch }));
+    assert_eq!(world.owned, Ownership { vm: VM, owner: host(1), epoch, claimed: true });
+    assert!(world.migrations[0].taken_over);
+    // A source that was not dead after all may never run the VM again; nor can the attempt be aborted.
+    assert_eq!(world.commit(0), Some(Verdict::Granted { epoch }));
+    assert_eq!(world.claim(0), Some(Verdict::Granted { epoch }));
+    world.abort(0);
+    assert_eq!(world.migrations[0].state, MigrationState::Claimed);
+    assert!(world.migrations[0].taken_over);
+}
+
+#[test]
+fn nobody_takes_over_a_vm_that_was_to_stay_or_has_moved_on() {
+    let mut world = planned();
+    world.abort(0);
+    assert!(matches!(world.claim_with(0, Witness::SourceDead), Some(Verdict::Refused { .. })));
+    let mut world = planned();
+    world.migrations[0].state = MigrationState::Aborted;
+    world.start(2);
+    world.migrations[0].state = MigrationState::Running;
+    assert!(matches!(world.claim_with(0, Witness::SourceDead), Some(Verdict::Refused { .. })));
 }
 
 fn planned() -> World {

@@ -42,7 +42,9 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Vec<(VmId, Migra
         }
     }
     let mut forgotten = Vec::new();
-    for local in report.vms.iter().filter(|local| local.state == LocalState::Incoming) {
+    for local in
+        report.vms.iter().filter(|local| matches!(local.state, LocalState::Incoming | LocalState::Prepared))
+    {
         let aborted = tx.aborted_migrations(local.id, &report.name, local.epoch)?;
         forgotten.extend(aborted.into_iter().map(|migration| (local.id, migration)));
     }

@@ -9,19 +9,21 @@
 //!                                             ^                                                                    |
 //!                                             |                      COMMITTED, or in doubt: lost, silent          |
 //!                                             +------ refused ------ Claiming <------------------------------------+
-//!                                                                      |   ^ undecided: asks again
+//!                                                                      |   ^ undecided: tries the locks, asks again
 //!                                              granted                 v   | not COMMITTED, and the disks stay locked
 //!  Ended: runs here <---- the vCPUs run ----- Running <----------------+---+
 //! ```
 //!
-//! The guest runs here only after a granted claim. No timer leads to Running.
+//! The guest runs here only after a granted claim. No timer leads to Running. A source that dies before its commit leaves
+//! its disk locks behind: a destination that gets them, and sees that the guest has not run on, tells the arbiter so with
+//! its claim, and is granted the VM.
 
 mod event;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 
 pub use event::{Action, Input};
@@ -47,9 +49,17 @@ enum State {
     Receiving,
     Loading,
     Prepared,
-    Claiming { ask_at: Option<Duration> },
+    Claiming(Claim),
     Running { epoch: Epoch, doubt_at: Duration, try_at: Option<Duration> },
     Ended,
+}
+
+/// What a destination in doubt is at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Claim {
+    Asking,
+    TakingOver,
+    Resting { until: Duration },
 }
 
 /// See the module.
@@ -68,6 +78,8 @@ pub struct Engine {
     heard: Duration,
     /// When COMMITTED arrived.
     committed: Option<Duration>,
+    /// What the disks' locks say about the source.
+    witness: Witness,
     /// A page stream broke: the error to report unless the source says why before this time.
     broken: Option<(Duration, ApiError)>,
     deaf: bool,
@@ -87,6 +99,7 @@ impl Engine {
             state_round: None,
             heard: Duration::ZERO,
             committed: None,
+            witness: Witness::None,
             broken: None,
             deaf: false,
         }
@@ -107,6 +120,7 @@ impl Engine {
             Input::Control(message) => self.control(message),
             Input::Loaded(result) => self.loaded(result),
             Input::Verdict(verdict) => self.verdict(verdict),
+            Input::TookOver(witness) => self.took_over(witness),
             Input::Ran(result) => self.ran(result),
             Input::Lost { link, error } => self.lost(link, error),
             Input::Tick => self.tick(),
@@ -119,7 +133,7 @@ impl Engine {
     pub fn fingerprint(&self, hasher: &mut impl Hasher) {
         std::mem::discriminant(&self.state).hash(hasher);
         match &self.state {
-            State::Claiming { ask_at } => ask_at.is_some().hash(hasher),
+            State::Claiming(claim) => std::mem::discriminant(claim).hash(hasher),
             State::Running { epoch, doubt_at, try_at } => {
                 (epoch, self.now >= *doubt_at, try_at.is_some()).hash(hasher);
             }
@@ -129,6 +143,7 @@ impl Engine {
         for stream in &self.streams {
             (stream.pages, stream.round).hash(hasher);
         }
+        self.witness.hash(hasher);
         (self.committed.is_some(), self.broken.is_some(), self.deaf).hash(hasher);
     }
 
@@ -241,9 +256,10 @@ impl Engine {
                 self.committed = Some(self.now);
                 self.claim();
             }
-            (Control::Committed(_), State::Claiming { ask_at }) => {
+            (Control::Committed(_), State::Claiming(claim)) => {
+                let rests = matches!(claim, Claim::Resting { .. });
                 self.committed.get_or_insert(self.now);
-                if ask_at.is_some() {
+                if rests {
                     self.claim();
                 }
             }
@@ -259,30 +275,45 @@ impl Engine {
     }
 
     fn claim(&mut self) {
-        self.state = State::Claiming { ask_at: None };
+        self.state = State::Claiming(Claim::Asking);
         if let Some(vm) = self.vm {
-            self.actions.push(Action::AskClaim { vm });
+            self.actions.push(Action::AskClaim { vm, witness: self.witness.clone() });
         }
     }
 
     fn verdict(&mut self, verdict: Verdict) {
-        let State::Claiming { ask_at: None } = self.state else {
+        if self.state != State::Claiming(Claim::Asking) {
             return;
-        };
+        }
         match verdict {
             Verdict::Granted { epoch } => {
                 let doubt_at = self.now + self.setup.tuning.run;
                 self.state = State::Running { epoch, doubt_at, try_at: None };
                 self.actions.push(Action::Run { epoch });
             }
-            Verdict::Undecided => {
-                self.state = State::Claiming { ask_at: Some(self.now + self.setup.tuning.ask_again) };
+            Verdict::Undecided if self.witness == Witness::None => {
+                self.state = State::Claiming(Claim::TakingOver);
+                self.actions.push(Action::TakeOver);
             }
+            Verdict::Undecided => self.rest(),
             Verdict::Refused { reason } => {
                 let message = format!("the manager did not give the VM to this host: {reason}");
                 self.fail(ApiError::new(ErrorCode::Refused, message), true);
             }
         }
+    }
+
+    fn took_over(&mut self, witness: Witness) {
+        if self.state != State::Claiming(Claim::TakingOver) {
+            return;
+        }
+        let news = witness != Witness::None || self.committed.is_some();
+        self.witness = witness;
+        if news { self.claim() } else { self.rest() }
+    }
+
+    fn rest(&mut self) {
+        self.state = State::Claiming(Claim::Resting { until: self.now + self.setup.tuning.ask_again });
     }
 
     /// A VM that was granted is tried again for a while: the source's locks may take a moment to fall. Until COMMITTED says
@@ -328,7 +359,7 @@ impl Engine {
     fn doubt_or_fail(&mut self, error: ApiError, tell: bool) {
         match self.state {
             State::Prepared => self.claim(),
-            State::Claiming { .. } | State::Running { .. } | State::Ended => {}
+            State::Claiming(_) | State::Running { .. } | State::Ended => {}
             _ => self.fail(error, tell),
         }
     }
@@ -336,16 +367,18 @@ impl Engine {
     fn tick(&mut self) {
         let now = self.now;
         let silence = now.saturating_sub(self.heard);
-        let silent = silence >= self.setup.tuning.peer_silent;
+        let stands = self.state == State::Prepared;
+        let tuning = &self.setup.tuning;
+        let silent = silence >= if stands { tuning.peer_silent_stopped } else { tuning.peer_silent };
         let broken = self.broken.as_ref().filter(|(at, _)| now >= *at).map(|(_, error)| error.clone());
         match &mut self.state {
-            State::Claiming { ask_at: Some(at) } if now >= *at => self.claim(),
+            State::Claiming(Claim::Resting { until }) if now >= *until => self.claim(),
             State::Running { epoch, try_at, .. } if try_at.is_some_and(|at| now >= at) => {
                 *try_at = None;
                 let epoch = *epoch;
                 self.actions.push(Action::Run { epoch });
             }
-            State::Waiting | State::Claiming { .. } | State::Running { .. } | State::Ended => {}
+            State::Waiting | State::Claiming(_) | State::Running { .. } | State::Ended => {}
             _ if silent => self.doubt_or_fail(failure::silent(&self.source, silence), true),
             _ => {
                 if let Some(error) = broken {

@@ -21,5 +21,5 @@ mod tuning;
 pub mod wire;
 
 pub use failure::Link;
-pub use machine::{Destination, GuestMemory, MachineError, Manifest, PageRange, Section, Source};
+pub use machine::{Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source};
 pub use tuning::Tuning;

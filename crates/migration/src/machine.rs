@@ -1,6 +1,7 @@
 //! What the engine needs of a VM. `godwit-vmm` implements these traits on KVM; tests implement them on a `Vec`.
 
-use godwit_types::{Epoch, Gfn, VmId};
+use godwit_types::ownership::Witness;
+use godwit_types::{Epoch, Gfn, MigrationId, VmId};
 
 use crate::bitmap::PageBitmap;
 
@@ -92,8 +93,28 @@ pub trait Source: Send + Sync {
     /// Saves every device and vCPU. The VM is paused, stays so, and may be resumed here afterwards.
     fn save(&self) -> Result<Vec<Section>, MachineError>;
 
+    /// The arbiter's word on the commit does not come: drops the disk locks, so that the destination can take over if this
+    /// host cannot be heard any more. The VM stays paused, and can still be reclaimed. Never fails: what is left of the
+    /// locks falls with the process.
+    fn let_go(&self);
+
+    /// Before [`Source::resume`], once the destination of `migration` may have everything: makes sure that the VM is still
+    /// this host's, holding the disk locks, and lets the disks' records say that the guest runs on here.
+    ///
+    /// On error it is not known whose the VM is; to be asked again.
+    fn reclaim(&self, migration: MigrationId) -> Result<Reclaimed, MachineError>;
+
     /// Step 8, after a granted commit: drops the disk locks. From here on this process never runs the VM again.
     fn hand_over(&self);
+}
+
+/// The answer of [`Source::reclaim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reclaimed {
+    /// The guest may run on here.
+    Ours,
+    /// The VM has moved on, for the given reason: it may never run here again.
+    Lost(String),
 }
 
 /// A machine that waits for a VM. Every call may come from any thread.
@@ -106,6 +127,10 @@ pub trait Destination: Send + Sync {
     /// Validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
     /// error.
     fn load(&self, sections: Vec<Section>) -> Result<(), MachineError>;
+
+    /// In doubt, with all state loaded: tries once, without waiting, to take the disk locks that a dead source has left.
+    /// Those that it gets it holds, at the source's epoch, until the arbiter's word.
+    fn take_over(&self, migration: MigrationId) -> Witness;
 
     /// Step 9, after a granted claim: takes the disk locks at `epoch`, then starts the vCPUs.
     ///

@@ -10,14 +10,19 @@
 //!            |                                       LastHarvest --> Saving --> FinalHarvest    pages flow meanwhile
 //!            v                                                                     | STATE sent
 //!     Resuming (if stopped) --> Ended: Failed        Preparing <-------------------+
-//!            ^                                          | PREPARED
-//!            +---------------- refused --------------Committing     only the arbiter's verdict leads out of here
-//!                                                       | granted
-//!     Ended: Completed <-- RESUMED -- HandedOver <-- HandingOver    never runs the VM again
-//!     Ended: HandedOver <-- lost, silent -+
+//!            ^                           any failure    | PREPARED
+//!            | the VM is ours  Reclaiming <----------+  v
+//!            +------------------ |  ^ +-- refused -- Committing     only the arbiter's verdict leads out of here
+//!                   it has moved |  + error: again      | granted
+//!                   on           v                      v
+//!     Ended: HandedOver <--------+   HandedOver <-- HandingOver     never runs the VM again
+//!          ^------------ lost, silent --- | RESUMED
+//!     Ended: Completed <------------------+
 //! ```
 //!
-//! The guest runs here in every state above Stopping and after Resuming, and in no other.
+//! The guest runs here in every state above Stopping and after Resuming, and in no other. Once STATE was sent the
+//! destination may have everything, and takes over if this side dies: so the guest runs on here only after the disks'
+//! records say so.
 
 mod ending;
 mod event;
@@ -70,9 +75,10 @@ enum State {
     Saving,
     FinalHarvest,
     Preparing,
-    Committing { ask_at: Option<Duration> },
+    Committing { since: Duration, ask_at: Option<Duration>, let_go: bool },
     HandingOver { epoch: Epoch },
     HandedOver,
+    Reclaiming { phase: Phase, error: ApiError, tell: bool, try_at: Option<Duration> },
     Resuming { phase: Phase, error: ApiError, tell: bool },
     Ended,
 }
@@ -154,6 +160,7 @@ impl Engine {
             Input::Harvested(result) => self.harvested(result),
             Input::Paused(result) => self.paused(result),
             Input::Saved(result) => self.saved(result),
+            Input::Reclaimed(result) => self.reclaimed(result),
             Input::Resumed(result) => self.resumed(result),
             Input::Verdict(verdict) => self.verdict(verdict),
             Input::HandedOver => self.handed_over(),
@@ -176,8 +183,9 @@ impl Engine {
         match &self.state {
             State::Sending { streams_done } => streams_done.hash(hasher),
             State::Stopping { failed } => failed.is_some().hash(hasher),
-            State::Committing { ask_at } => ask_at.is_some().hash(hasher),
+            State::Committing { ask_at, let_go, .. } => (ask_at.is_some(), let_go).hash(hasher),
             State::HandingOver { epoch } => epoch.hash(hasher),
+            State::Reclaiming { tell, try_at, .. } => (tell, try_at.is_some()).hash(hasher),
             State::Resuming { tell, .. } => tell.hash(hasher),
             _ => {}
         }
@@ -197,7 +205,7 @@ impl Engine {
             | State::Preparing => Phase::Switchover,
             State::Committing { .. } => Phase::Commit,
             State::HandingOver { .. } | State::HandedOver => Phase::Resume,
-            State::Resuming { phase, .. } => *phase,
+            State::Reclaiming { phase, .. } | State::Resuming { phase, .. } => *phase,
             State::Ended => Phase::Done,
         }
     }
@@ -231,7 +239,7 @@ impl Engine {
                 self.complete(Duration::from_micros(resumed.took_us));
             }
             // What was under way when this side gave up may still arrive.
-            (_, State::Resuming { .. } | State::Stopping { failed: Some(_) }) => {}
+            (_, State::Reclaiming { .. } | State::Resuming { .. } | State::Stopping { failed: Some(_) }) => {}
             (message, _) => {
                 self.fail(failure::out_of_turn(&self.peer(), message.name()), true);
             }
@@ -246,8 +254,11 @@ impl Engine {
             self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { source_us })));
         }
         match &self.state {
-            State::Committing { ask_at: Some(at) } if now >= *at => return self.ask_commit(),
-            State::Committing { .. } | State::HandingOver { .. } | State::Resuming { .. } => return,
+            State::Committing { since, ask_at, let_go } => {
+                return self.await_verdict(*since, *ask_at, *let_go);
+            }
+            State::Reclaiming { try_at: Some(at), .. } if now >= *at => return self.reclaim_again(),
+            State::Reclaiming { .. } | State::HandingOver { .. } | State::Resuming { .. } => return,
             State::HandedOver => {
                 if now >= self.timeline.committed + tuning.resumed {
                     self.fail(failure::silent(&self.peer(), tuning.resumed), false);

@@ -23,6 +23,8 @@ pub struct Tuning {
     pub switchover: Duration,
     /// After the grant, how long the source waits for the destination's RESUMED.
     pub resumed: Duration,
+    /// How long a source waits for the arbiter's word on its commit before it lets the disks' locks go.
+    pub let_go: Duration,
     /// Before a side in doubt asks the arbiter again.
     pub ask_again: Duration,
     /// How long a destination that was granted the VM tries to take its disk locks. Then it asks the arbiter again, or
@@ -42,6 +44,7 @@ impl Default for Tuning {
             last_words: Duration::from_millis(500),
             switchover: Duration::from_secs(30),
             resumed: Duration::from_secs(30),
+            let_go: Duration::from_secs(3),
             ask_again: Duration::from_millis(200),
             run: Duration::from_secs(10),
         }

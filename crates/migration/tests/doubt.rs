@@ -5,7 +5,7 @@ use std::time::Duration;
 use godwit_migration::destination::{Action, Engine, Input, Setup};
 use godwit_migration::wire::{Ack, Committed, Control, Hello, Role};
 use godwit_migration::{Link, MachineError, Manifest, Tuning};
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 use uuid::Uuid;
 
@@ -30,8 +30,43 @@ fn in_doubt() -> Engine {
         Input::Lost { link: Link::Control, error },
     ];
     let last = inputs.into_iter().map(|input| engine.handle(Duration::ZERO, input)).last();
-    assert!(matches!(last.as_deref(), Some([Action::AskClaim { .. }])), "{last:?}");
+    assert!(matches!(last.as_deref(), Some([Action::AskClaim { witness: Witness::None, .. }])), "{last:?}");
     engine
+}
+
+#[test]
+fn an_undecided_arbiter_is_told_that_the_source_is_dead_as_soon_as_its_locks_have_fallen() {
+    let mut engine = in_doubt();
+    let mut now = Duration::ZERO;
+    for _ in 0..100 {
+        let actions = engine.handle(now, Input::Verdict(Verdict::Undecided));
+        assert!(matches!(actions[..], [Action::TakeOver]), "{actions:?}");
+        assert_eq!(engine.handle(now, Input::TookOver(Witness::None)), [], "the source holds its locks");
+        now += Tuning::default().ask_again;
+        let actions = engine.handle(now, Input::Tick);
+        assert!(matches!(actions[..], [Action::AskClaim { witness: Witness::None, .. }]), "{actions:?}");
+    }
+    engine.handle(now, Input::Verdict(Verdict::Undecided));
+    let actions = engine.handle(now, Input::TookOver(Witness::SourceDead));
+    assert!(matches!(actions[..], [Action::AskClaim { witness: Witness::SourceDead, .. }]), "{actions:?}");
+    assert!(matches!(engine.handle(now, GRANTED)[..], [Action::Run { epoch: EPOCH }]));
+}
+
+#[test]
+fn a_destination_that_can_never_tell_says_so_and_only_asks() {
+    let mut engine = in_doubt();
+    let mut now = Duration::ZERO;
+    engine.handle(now, Input::Verdict(Verdict::Undecided));
+    let mut actions = engine.handle(now, Input::TookOver(Witness::Blind { reason: "no disk".into() }));
+    for _ in 0..100 {
+        assert!(
+            matches!(actions[..], [Action::AskClaim { witness: Witness::Blind { .. }, .. }]),
+            "{actions:?}"
+        );
+        assert_eq!(engine.handle(now, Input::Verdict(Verdict::Undecided)), []);
+        now += Tuning::default().ask_again;
+        actions = engine.handle(now, Input::Tick);
+    }
 }
 
 fn locked() -> Input {

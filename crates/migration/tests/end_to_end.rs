@@ -250,6 +250,24 @@ fn a_refused_commit_lets_the_source_run_on_with_the_managers_reason() {
 }
 
 #[test]
+fn a_vm_whose_destination_may_have_everything_stands_until_its_disks_are_reclaimed() {
+    let mut world = World::new(BUSY);
+    world.arbiter.refuse_commits.store(true, SeqCst);
+    world.vm.fail("reclaim");
+    let (attempt, _) = world.attempt(|address| address);
+    let tries = || world.vm.calls.lock().unwrap().iter().filter(|call| **call == "reclaim").count();
+    while tries() < 3 {
+        assert!(!world.vm.calls.lock().unwrap().contains(&"resume"));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    world.vm.heal();
+    assert_eq!(failure(attempt.outcome()).code, ErrorCode::Refused);
+    assert!(world.vm.is_running());
+    world.arbiter.refuse_commits.store(false, SeqCst);
+    world.expect_retry_to_succeed();
+}
+
+#[test]
 fn a_link_that_dies_while_the_commit_is_decided_leaves_the_vm_to_whom_the_manager_gave_it() {
     for refused in [false, true] {
         let mut world = World::new(BUSY);

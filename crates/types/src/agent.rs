@@ -55,6 +55,8 @@ pub enum LocalState {
     Running,
     /// Waiting to receive a migration, or receiving one.
     Incoming,
+    /// Has received all of a migration, and waits for the arbiter. It takes over if the source turns out to be dead.
+    Prepared,
     /// Running, and being migrated away.
     Outgoing,
     /// Handed over to another host; about to end.

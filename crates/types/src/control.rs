@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ApiError;
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
-use crate::ownership::Verdict;
+use crate::ownership::{Verdict, Witness};
 use crate::units::Bytes;
 use crate::vm::{DiskFormat, MacAddress, VmSpec};
 
@@ -203,7 +203,13 @@ pub enum Question {
     /// Step 7, on the source, whose VM runs at `epoch`.
     Commit { migration: MigrationId, vm: VmId, epoch: Epoch, destination: HostName },
     /// Step 9, on the destination, which will run the VM at `epoch`. The agent opens the tap before it answers `granted`.
-    Claim { migration: MigrationId, vm: VmId, epoch: Epoch },
+    Claim {
+        migration: MigrationId,
+        vm: VmId,
+        epoch: Epoch,
+        #[serde(default)]
+        witness: Witness,
+    },
 }
 
 impl Question {

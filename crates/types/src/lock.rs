@@ -4,10 +4,13 @@
 //! lock on that file for as long as it does, and before that has written its own record into it. A record with a
 //! higher epoch than one's own means that the VM has moved on: the image must not be opened for writing, whether or
 //! not anybody holds the lock. So a host that comes back from the dead is refused by the storage too.
+//!
+//! The lock also tells of its holder's end: it falls with the process, or with the host. A destination that has all of
+//! a VM takes over from a source whose lock has fallen, unless the record says that the guest has run on there since.
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, HostName, VmId};
+use crate::ids::{Epoch, HostName, MigrationId, VmId};
 
 /// Who last took the lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,10 @@ pub struct LockRecord {
     pub vm: VmId,
     pub host: HostName,
     pub epoch: Epoch,
+    /// The last migration of which the destination may have everything, and after which the guest ran on here: what the
+    /// destination has is out of date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_on_after: Option<MigrationId>,
 }
 
 /// Why a lock may not be taken.
@@ -47,6 +54,12 @@ impl LockRecord {
         }
         Ok(())
     }
+
+    /// Whether the guest stands as the destination of `migration` has it, if nobody holds the lock: the last to hold it
+    /// was the source, at `epoch`, and the guest has not run on there.
+    pub fn stands_since(&self, vm: VmId, epoch: Epoch, migration: MigrationId) -> bool {
+        self.vm == vm && self.epoch == epoch && self.ran_on_after != Some(migration)
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +67,20 @@ mod tests {
     use super::*;
 
     fn record(vm: u128, host: &str, epoch: u64) -> LockRecord {
-        LockRecord { vm: VmId(uuid::Uuid::from_u128(vm)), host: host.parse().unwrap(), epoch: Epoch(epoch) }
+        let vm = VmId(uuid::Uuid::from_u128(vm));
+        LockRecord { vm, host: host.parse().unwrap(), epoch: Epoch(epoch), ran_on_after: None }
+    }
+
+    #[test]
+    fn a_guest_stands_only_where_it_was_stopped_and_until_it_runs_on() {
+        let [first, second] = [1, 2].map(|id| MigrationId(uuid::Uuid::from_u128(id)));
+        let stopped = record(1, "a", 5);
+        assert!(stopped.stands_since(stopped.vm, Epoch(5), first));
+        assert!(!stopped.stands_since(record(2, "a", 5).vm, Epoch(5), first));
+        assert!(!stopped.stands_since(stopped.vm, Epoch(4), first));
+        let ran_on = LockRecord { ran_on_after: Some(first), ..stopped.clone() };
+        assert!(!ran_on.stands_since(stopped.vm, Epoch(5), first));
+        assert!(ran_on.stands_since(stopped.vm, Epoch(5), second));
     }
 
     #[test]

@@ -156,6 +156,9 @@ pub enum MigrationOutcome {
     Completed { report: MigrationReport },
     /// The VM runs on at the source.
     Failed { phase: Phase, error: crate::ApiError },
+    /// The VM's process at the source ended by itself, before a commit was granted as far as its host knows. The
+    /// destination takes over if it has everything.
+    Died { error: crate::ApiError },
     /// The commit was granted, and the destination's resume was never confirmed to the source. The VM belongs to
     /// the destination; the manager learns from it whether it runs.
     HandedOver { error: crate::ApiError },

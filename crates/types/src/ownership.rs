@@ -3,6 +3,7 @@
 //! ```text
 //!            commit(source@n -> destination@n+1)           claim(n+1)
 //!  owned by source@n ----------------------> owned by destination@n+1 ----> claimed: it runs there
+//!         '----------- claim(n+1), the disks' locks witness that the source is dead ------^
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,24 @@ pub struct ClaimRequest {
     pub migration: MigrationId,
     pub host: HostName,
     pub epoch: Epoch,
+    /// What the disks' locks say about the source.
+    #[serde(default)]
+    pub witness: Witness,
+}
+
+/// What the disks' locks say about the source to a destination that has everything and is in doubt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "witness", rename_all = "snake_case")]
+pub enum Witness {
+    /// Nothing, yet: a lock is held, so the source lives.
+    #[default]
+    None,
+    /// It is dead, or has let go for good unless the arbiter gives the VM back to it: the destination holds all locks,
+    /// and the guest has not run on there since it was stopped.
+    SourceDead,
+    /// Nothing, ever.
+    Blind { reason: String },
 }
 
 /// The arbiter's word on a commit or a claim.

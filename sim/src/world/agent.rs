@@ -7,6 +7,7 @@ use godwit_types::agent::LocalState;
 pub(crate) enum Outcome {
     Completed,
     Failed,
+    Died,
     HandedOver,
 }
 
@@ -30,6 +31,8 @@ pub(crate) struct Agent {
     pub(crate) handed_over: bool,
     pub(crate) outgoing: Outgoing,
     pub(crate) claiming: bool,
+    /// Its VMM never takes over.
+    pub(crate) blind: bool,
     pub(crate) claimed: bool,
     /// Its notes on disk say that the VM has arrived here.
     pub(crate) settled: bool,
@@ -47,7 +50,7 @@ impl Agent {
         let (left, outcome) = if self.handed_over {
             (LocalState::HandedOver, Outcome::HandedOver)
         } else {
-            (LocalState::Crashed, Outcome::Failed)
+            (LocalState::Crashed, Outcome::Died)
         };
         self.left = Some(left);
         if self.outgoing == Outgoing::Working {
@@ -58,6 +61,6 @@ impl Agent {
     /// Takes note that the destination's process has ended; one that never had the VM leaves nothing.
     pub(crate) fn destination_ended(&mut self, ran: bool) {
         self.left = (ran || self.claimed).then_some(LocalState::Crashed);
-        (self.claiming, self.claimed) = (false, false);
+        (self.claiming, self.claimed, self.blind) = (false, false, false);
     }
 }

@@ -31,6 +31,8 @@ pub enum Violation {
     Lost,
     #[error("the commit was granted and the destination lives, but nobody runs the VM since its source died")]
     GrantForgotten,
+    #[error("the source died when the destination had everything, and the VM was not taken over")]
+    NotTakenOver,
     #[error("the manager's record is wrong: {0}")]
     WrongClaim(String),
     #[error("something waits for ever: {0}")]
@@ -88,6 +90,11 @@ impl World {
         }
         if nobody && self.rules.grants_outlive_sources && self.granted && !self.killed[1] {
             return Err(Violation::GrantForgotten);
+        }
+        let excused =
+            self.forsaken || self.manager.rows.cancelling || !self.rules.shared_locks || self.killed[1];
+        if nobody && self.heir && !excused {
+            return Err(Violation::NotTakenOver);
         }
         if let Some(source) = self.source.as_ref().filter(|source| !source.runs())
             && !self.granted

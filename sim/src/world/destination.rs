@@ -6,11 +6,11 @@ use godwit_migration::destination::{self, Action, Input};
 use godwit_migration::wire::{Ack, Control};
 use godwit_migration::{Link, MachineError, Tuning};
 use godwit_types::Epoch;
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 
 use super::network::Frame;
 use super::source::RECORD_BYTES;
-use super::{Life, MIGRATION, NEXT, Side, Violation, World, broken, injected};
+use super::{FIRST, Life, MIGRATION, NEXT, Side, Violation, World, broken, injected};
 use crate::rules::{Commit, Protocol};
 
 /// The process that waits for the VM.
@@ -21,6 +21,8 @@ pub(crate) struct Destination {
     pub(crate) memory: Vec<u32>,
     pub(crate) todo: VecDeque<Action>,
     pub(crate) asks: bool,
+    /// What it said with its question.
+    pub(crate) witness: Witness,
     /// The source has connected.
     pub(crate) greeted: bool,
     /// COMMITTED has arrived.
@@ -39,6 +41,7 @@ impl Destination {
             memory: vec![0; pages],
             todo: VecDeque::new(),
             asks: false,
+            witness: Witness::None,
             greeted: false,
             committed: false,
             acked: Ack::default(),
@@ -94,8 +97,20 @@ impl World {
             }
             Action::AcceptStreams { .. } => {}
             Action::Send(message) => self.net.to_source.send(message),
-            Action::Load => return Ok(Some(Input::Loaded(destination.call()))),
-            Action::AskClaim { .. } => return Ok(self.ask_claim()),
+            Action::Load => {
+                let loaded = destination.call();
+                if loaded.is_ok() {
+                    destination.life = Life::Paused;
+                }
+                return Ok(Some(Input::Loaded(loaded)));
+            }
+            Action::AskClaim { witness, .. } => return Ok(self.ask_claim(witness)),
+            Action::TakeOver => {
+                // A disk that cannot be reached just now says nothing.
+                let witness =
+                    destination.call().map_or(Witness::None, |()| self.disk.take_over(FIRST, MIGRATION));
+                return Ok(Some(Input::TookOver(witness)));
+            }
             Action::Run { epoch } => return Ok(Some(Input::Ran(self.run(epoch)?))),
             Action::End(Ok(_)) => self.destination_arrived(),
             Action::End(Err(_)) => self.destination_dies(usize::MAX),
@@ -104,7 +119,7 @@ impl World {
     }
 
     /// Asks the arbiter, unless the protocol at hand knows better.
-    fn ask_claim(&mut self) -> Option<Input> {
+    fn ask_claim(&mut self, witness: Witness) -> Option<Input> {
         let destination = self.destination.as_mut()?;
         let knows = match (self.rules.protocol, self.rules.commit) {
             (Protocol::ResumeOnTimeout, _) => !destination.committed,
@@ -114,7 +129,7 @@ impl World {
         if knows {
             return Some(Input::Verdict(Verdict::Granted { epoch: NEXT }));
         }
-        destination.asks = true;
+        (destination.asks, destination.witness) = (true, witness);
         None
     }
 
@@ -125,6 +140,8 @@ impl World {
             return Ok(Err(error));
         }
         if let Err(reason) = self.disk.take(Side::Destination, epoch) {
+            // As `Pci::take_locks`: all or none.
+            self.disk.release(Side::Destination);
             return Ok(Err(MachineError { step: "locking the disks".into(), reason }));
         }
         destination.life = Life::Running;
@@ -199,5 +216,5 @@ impl World {
 
 /// Whether somebody else can tell when it is done.
 fn is_seen(action: &Action) -> bool {
-    matches!(action, Action::Load | Action::AskClaim { .. } | Action::Run { .. })
+    matches!(action, Action::Load | Action::AskClaim { .. } | Action::TakeOver | Action::Run { .. })
 }

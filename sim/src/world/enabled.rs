@@ -16,7 +16,7 @@ use super::{Life, Side, World, waits};
 use crate::rules::Commit;
 
 /// Copies of a question that may be about.
-const STALE_MAX: u8 = 2;
+const STALE_MAX: usize = 2;
 
 impl World {
     /// Everything that can happen next, but faults, time, the guest's own doings and heartbeats.
@@ -49,7 +49,7 @@ impl World {
             add(Choice::PagesBroken(side), broken && listens[side.index()]);
             add(Choice::Ask(side), self.asks(side) && agent.is_reachable() && !agent.waiting);
             add(Choice::Decide(side), question.live && !self.manager.down && !agent.isolated);
-            add(Choice::DecideAgain(side), question.stale > 0 && !self.manager.down);
+            add(Choice::DecideAgain(side), !question.stale.is_empty() && !self.manager.down);
             let heard = question.verdict.is_some() && agent.is_reachable() && takes[side.index()];
             add(Choice::Verdict(side), heard);
             add(Choice::RestartAgent(side), agent.down);
@@ -64,10 +64,10 @@ impl World {
         add(Choice::Begin, !manager.down && manager.drive == Drive::Begin);
         let waits = matches!(manager.drive, Drive::Preparing | Drive::Starting);
         add(Choice::Reply, !manager.down && waits && net.reply.is_some());
-        let asks = matches!(manager.drive, Drive::AskSource | Drive::AskDestination(_));
+        let asks = manager.drive.asks();
         add(Choice::Poll { late: false }, !manager.down && asks);
         add(Choice::Poll { late: true }, !manager.down && asks && self.may_be_late());
-        let hears = matches!(manager.drive, Drive::HearSource(_) | Drive::HearDestination(..));
+        let hears = manager.drive.hears();
         add(Choice::Hear, !manager.down && hears);
         let gone =
             source.is_some_and(|it| matches!(it.outcome, Some(Outcome::Completed | Outcome::HandedOver)));
@@ -198,13 +198,13 @@ impl World {
             if !agent.isolated {
                 open.push(Fault::Isolate(side));
             }
-            if agent.waiting && question.stale < STALE_MAX {
+            if agent.waiting && question.stale.len() < STALE_MAX {
                 open.push(Fault::AskTimesOut(side));
             }
             if self.asks(side) {
                 open.push(Fault::DropQuestion(side));
             }
-            if question.ever && question.stale < STALE_MAX {
+            if question.ever && question.stale.len() < STALE_MAX {
                 open.push(Fault::RepeatQuestion(side));
             }
             open.extend([Fault::CallFails(side), Fault::ClockJumps(side), Fault::ClockFallsBack(side)]);
@@ -213,7 +213,7 @@ impl World {
             open.extend([Fault::CrashManager, Fault::PowerCut]);
             match self.manager.drive {
                 Drive::Preparing | Drive::Starting => open.push(Fault::CallTimesOut),
-                Drive::AskSource | Drive::AskDestination(_) => {
+                ref drive if drive.asks() => {
                     open.extend([Fault::LosePoll { late: false }, Fault::LosePoll { late: true }]);
                 }
                 _ => {}

@@ -38,7 +38,10 @@ impl World {
                 self.destination.iter_mut().for_each(|it| it.asks = false);
                 self.tell_destination(Told::Verdict(Verdict::Undecided))?;
             }
-            Fault::RepeatQuestion(side) => self.net.questions[side.index()].stale += 1,
+            Fault::RepeatQuestion(side) => {
+                let question = &mut self.net.questions[side.index()];
+                question.stale.push(question.dead);
+            }
             Fault::CallTimesOut => self.replied(None),
             Fault::LoseCall(call) => self.net.calls.retain(|other| *other != call),
             Fault::RepeatCall(call) => self.net.calls.push(call),
@@ -108,8 +111,8 @@ impl World {
         self.manager.crash(power_cut);
         self.net.reply = None;
         for question in &mut self.net.questions {
-            if question.live {
-                (question.live, question.stale) = (false, question.stale + 1);
+            if std::mem::take(&mut question.live) {
+                question.stale.push(question.dead);
             }
         }
         // Their connections broke: the agents ask again.
@@ -123,7 +126,7 @@ impl World {
         let question = &mut self.net.questions[side.index()];
         question.verdict = None;
         if std::mem::take(&mut question.live) {
-            question.stale += 1;
+            question.stale.push(question.dead);
         }
     }
 }

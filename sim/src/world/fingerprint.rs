@@ -28,13 +28,14 @@ impl World {
             (2u8, it.life, &it.memory, it.asks, it.greeted, it.committed, it.fail_next).hash(h);
             (it.storing.is_some(), it.acked.pages, it.acked.round).hash(h);
             it.todo.iter().for_each(|action| std::mem::discriminant(action).hash(h));
+            it.witness.hash(h);
             it.engine.fingerprint(h);
         }
         for agent in &self.agents {
             hash_agent(agent, h);
         }
-        (&self.guest, self.killed, self.ran, self.granted).hash(h);
-        (self.disk.content, self.disk.record.epoch, self.disk.holders).hash(h);
+        (&self.guest, self.killed, self.ran, self.granted, self.heir, self.forsaken).hash(h);
+        (self.disk.content, self.disk.record.epoch, self.disk.record.ran_on_after, self.disk.holders).hash(h);
         self.hash_manager(h);
         self.hash_network(h);
         hasher.finish()
@@ -51,12 +52,11 @@ impl World {
             Drive::HearSource(view) | Drive::AskDestination(view) => hash_source(view, h),
             Drive::HearDestination(source, destination, late) => {
                 hash_source(source, h);
-                std::mem::discriminant(destination).hash(h);
-                match destination {
-                    DestinationView::State(state) => std::mem::discriminant(state).hash(h),
-                    DestinationView::Silent { out_of_patience, .. } => out_of_patience.hash(h),
-                    DestinationView::Absent => {}
-                }
+                hash_destination(destination, h);
+                late.hash(h);
+            }
+            Drive::HearHeir(heir, late) => {
+                hash_destination(heir, h);
                 late.hash(h);
             }
             _ => {}
@@ -77,7 +77,7 @@ impl World {
             .hash(h);
         (&net.pages.rounds, &net.pages.records, net.pages.cut, net.pages.told, net.silent).hash(h);
         for question in &net.questions {
-            (question.live, question.stale, question.ever).hash(h);
+            (question.live, &question.stale, question.ever, question.dead).hash(h);
             question.verdict.as_ref().map(std::mem::discriminant::<Verdict>).hash(h);
         }
         (&net.calls, &net.carried_out, net.reply).hash(h);
@@ -89,7 +89,7 @@ impl World {
 
 fn hash_agent(agent: &Agent, h: &mut DefaultHasher) {
     (agent.down, agent.isolated, agent.waiting, agent.handed_over, agent.outgoing).hash(h);
-    (agent.claiming, agent.claimed, agent.settled).hash(h);
+    (agent.claiming, agent.claimed, agent.settled, agent.blind).hash(h);
     agent.left.as_ref().map(std::mem::discriminant).hash(h);
 }
 
@@ -97,6 +97,15 @@ fn hash_control(message: &Control, h: &mut DefaultHasher) {
     message.name().hash(h);
     if let Control::Ack(ack) = message {
         (ack.pages, ack.round).hash(h);
+    }
+}
+
+fn hash_destination(view: &DestinationView, h: &mut DefaultHasher) {
+    std::mem::discriminant(view).hash(h);
+    match view {
+        DestinationView::State(state) => std::mem::discriminant(state).hash(h),
+        DestinationView::Silent { out_of_patience, .. } => out_of_patience.hash(h),
+        DestinationView::Absent => {}
     }
 }
 

@@ -1,7 +1,9 @@
 //! The guest: its memory, what its disk has acknowledged, and the disk with its lock file.
 
+use godwit_migration::{MachineError, Reclaimed};
 use godwit_types::lock::LockRecord;
-use godwit_types::{Epoch, VmId};
+use godwit_types::ownership::Witness;
+use godwit_types::{Epoch, MigrationId, VmId};
 
 use super::Side;
 
@@ -81,22 +83,52 @@ pub(crate) struct Disk {
 impl Disk {
     /// A disk that the source holds at `epoch`.
     pub(crate) fn new(vm: VmId, epoch: Epoch, shared_locks: bool, compare: bool) -> Self {
-        let record = LockRecord { vm, host: Side::Source.host(), epoch };
+        let record = LockRecord { vm, host: Side::Source.host(), epoch, ran_on_after: None };
         Self { content: 0, record, holders: [true, false], shared_locks, compare }
     }
 
     /// Takes the lock at `epoch`, as `DiskLock::take` does, or says why not.
     pub(crate) fn take(&mut self, side: Side, epoch: Epoch) -> Result<(), String> {
-        let record = LockRecord { vm: self.record.vm, host: side.host(), epoch };
+        self.lock(side, LockRecord { vm: self.record.vm, host: side.host(), epoch, ran_on_after: None })?
+    }
+
+    /// As `godwit_migration::Source::reclaim` of `godwit-vmm`.
+    pub(crate) fn reclaim(
+        &mut self,
+        epoch: Epoch,
+        migration: MigrationId,
+    ) -> Result<Reclaimed, MachineError> {
+        let (vm, host) = (self.record.vm, Side::Source.host());
+        match self.lock(Side::Source, LockRecord { vm, host, epoch, ran_on_after: Some(migration) }) {
+            Ok(Ok(())) => Ok(Reclaimed::Ours),
+            Ok(Err(reason)) => Err(MachineError { step: "reclaiming the disks".into(), reason }),
+            Err(refused) => Ok(Reclaimed::Lost(refused)),
+        }
+    }
+
+    /// As `godwit_migration::Destination::take_over` of `godwit-vmm`.
+    pub(crate) fn take_over(&mut self, source: Epoch, migration: MigrationId) -> Witness {
+        if !self.shared_locks || !self.record.stands_since(self.record.vm, source, migration) {
+            return Witness::Blind { reason: String::new() };
+        }
+        if self.holders[Side::Source.index()] {
+            return Witness::None;
+        }
+        self.holders[Side::Destination.index()] = true;
+        Witness::SourceDead
+    }
+
+    /// The outer error: the record there refuses this one. The inner: the lock is held.
+    fn lock(&mut self, side: Side, record: LockRecord) -> Result<Result<(), String>, String> {
         if self.compare {
             record.may_replace(&self.record).map_err(|refused| refused.to_string())?;
         }
         if self.shared_locks && self.holders[side.other().index()] {
-            return Err("the lock is still held".into());
+            return Ok(Err("the lock is still held".into()));
         }
         self.record = record;
         self.holders[side.index()] = true;
-        Ok(())
+        Ok(Ok(()))
     }
 
     pub(crate) fn release(&mut self, side: Side) {

@@ -28,7 +28,9 @@ impl World {
                 self.learn_commit();
                 return None;
             }
-            SourceView::Ended(MigrationOutcome::Failed { .. }) => self.source.is_none(),
+            SourceView::Ended(MigrationOutcome::Failed { .. } | MigrationOutcome::Died { .. }) => {
+                self.source.is_none()
+            }
             SourceView::Unknown => true,
             SourceView::Working(_) | SourceView::Silent { .. } => false,
         };
@@ -50,7 +52,7 @@ impl World {
     pub(crate) fn learn_last(&mut self, destination: &DestinationView) {
         match destination {
             // Even one that asks for its claim; but not one that was granted it, by whom ever.
-            DestinationView::State(LocalState::Incoming) => {
+            DestinationView::State(LocalState::Incoming | LocalState::Prepared) => {
                 self.manager.write(|rows| rows.closing = true);
                 let agent = &self.agents[1];
                 let granted =

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  Begin -> Preparing -> Starting -> AskSource <-> HearSource -> AskDestination -> HearDestination
-//!     \__________\___________\__________\_____ abort ____/                               |
-//!                                            `--> Done <---------------------------------'
+//!     \__________\___________\__________\_____ abort ____/ '----> AskHeir -> HearHeir    |
+//!                                            `--> Done <---------- abort ----'-----------'
 //! ```
 //!
 //! A manager that is restarted begins anew at `AskSource`, or aborts what had not begun.
@@ -12,7 +12,7 @@ use godwit_manager::Power;
 use godwit_manager::arbiter::{self, Decision, Migration, MigrationState};
 use godwit_manager::settle::{self, DestinationView, SourceView, Step, Waited};
 use godwit_types::TaskId;
-use godwit_types::ownership::{ClaimRequest, CommitRequest, Ownership, Verdict};
+use godwit_types::ownership::{ClaimRequest, CommitRequest, Ownership, Verdict, Witness};
 
 use super::choice::Call;
 use super::{FIRST, MIGRATION, NEXT, Side, VM, World, broken};
@@ -51,7 +51,21 @@ pub(crate) enum Drive {
     HearSource(SourceView),
     AskDestination(SourceView),
     HearDestination(SourceView, DestinationView, bool),
+    AskHeir,
+    HearHeir(DestinationView, bool),
     Done,
+}
+
+impl Drive {
+    /// Whether an agent is to be asked next.
+    pub(crate) const fn asks(&self) -> bool {
+        matches!(self, Self::AskSource | Self::AskDestination(_) | Self::AskHeir)
+    }
+
+    /// Whether an agent's answer is there.
+    pub(crate) const fn hears(&self) -> bool {
+        matches!(self, Self::HearSource(_) | Self::HearDestination(..) | Self::HearHeir(..))
+    }
 }
 
 /// The manager's process and store.
@@ -76,6 +90,7 @@ impl Manager {
             destination: Side::Destination.host(),
             epoch: FIRST,
             state: MigrationState::Preparing,
+            taken_over: false,
         };
         let owned = Ownership { vm: VM, owner: Side::Source.host(), epoch: FIRST, claimed: true };
         let rows = Rows {
@@ -122,7 +137,7 @@ impl Manager {
 
 impl World {
     /// The arbiter decides, and writes its decision down before it tells it.
-    pub(crate) fn decide(&mut self, side: Side) -> Verdict {
+    pub(crate) fn decide(&mut self, side: Side, dead: bool) -> Verdict {
         let commit = self.rules.commit;
         let manager = &mut self.manager;
         let (owned, m) = (&manager.rows.owned, &manager.rows.migration);
@@ -138,12 +153,13 @@ impl World {
             manager.in_doubt &= !matches!(decision.verdict, Verdict::Granted { .. });
             return self.record(decision, durable);
         }
-        if manager.in_doubt {
+        if manager.in_doubt || dead && manager.rows.closing {
             return Verdict::Undecided;
         }
-        let asked = ClaimRequest { vm: VM, migration: MIGRATION, host: m.destination.clone(), epoch: NEXT };
+        let (host, witness) = (m.destination.clone(), if dead { Witness::SourceDead } else { Witness::None });
+        let asked = ClaimRequest { vm: VM, migration: MIGRATION, host, epoch: NEXT, witness };
         let decision = arbiter::claim(Some(owned), Some(m), &asked);
-        self.record(decision, false)
+        self.record(decision, dead)
     }
 
     fn record(&mut self, decision: Decision, durable: bool) -> Verdict {
@@ -151,7 +167,7 @@ impl World {
             let apply = |rows: &mut Rows| {
                 rows.owned = change.ownership;
                 rows.missing = 0;
-                rows.migration.state = change.state;
+                (rows.migration.state, rows.migration.taken_over) = (change.state, change.taken_over);
             };
             if durable { self.manager.write(apply) } else { apply(&mut self.manager.rows) }
         }
@@ -208,6 +224,7 @@ impl World {
             Drive::AskDestination(source) => {
                 Drive::HearDestination(source.clone(), self.destination_view(late, unheard), late)
             }
+            Drive::AskHeir => Drive::HearHeir(self.destination_view(late, unheard), late),
             other => other.clone(),
         };
     }
@@ -225,10 +242,14 @@ impl World {
                 let waited = Waited { polls: if late { u32::MAX } else { 0 }, out_of_patience: late };
                 settle::after_commit(&self.manager.rows.migration, &source, &destination, waited)
             }
+            Drive::HearHeir(heir, late) => {
+                self.forsaken |= matches!(heir, DestinationView::Silent { out_of_patience: true, .. });
+                settle::heir(&self.manager.rows.migration, &broken(), &heir, if late { u32::MAX } else { 0 })
+            }
             other => return self.manager.drive = other,
         };
         match step {
-            Step::Wait { .. } | Step::AskDestination => {}
+            Step::Wait { .. } | Step::AskDestination | Step::AskHeir(_) => {}
             Step::Abort(_) => self.abort(),
             Step::Moved { runs, .. } => {
                 let power = if runs { Power::Running } else { Power::Stopped };
@@ -245,8 +266,10 @@ impl World {
         } else {
             settle::by_source(&self.manager.rows.migration, &source)
         };
-        if step == Step::AskDestination {
-            self.manager.drive = Drive::AskDestination(source);
+        match step {
+            Step::AskDestination => self.manager.drive = Drive::AskDestination(source),
+            Step::AskHeir(_) => self.manager.drive = Drive::AskHeir,
+            _ => {}
         }
         step
     }

@@ -102,6 +102,10 @@ pub struct World {
     ran: bool,
     /// The source has been told that its commit is granted.
     granted: bool,
+    /// The source died when the guest stood still, and its destination had everything.
+    heir: bool,
+    /// The manager lost patience with such a destination.
+    forsaken: bool,
 }
 
 impl World {
@@ -121,6 +125,8 @@ impl World {
             killed: [false; 2],
             ran: false,
             granted: false,
+            heir: false,
+            forsaken: false,
         }
     }
 
@@ -161,12 +167,13 @@ fn hello(pages: usize) -> Hello {
 }
 
 /// Every duration that the engines wait for, shortest first.
-fn waits(tuning: &Tuning) -> [Duration; 7] {
+fn waits(tuning: &Tuning) -> [Duration; 8] {
     [
         Duration::from_millis(10),
         tuning.ask_again,
         tuning.last_words,
         tuning.peer_silent_stopped,
+        tuning.let_go,
         tuning.peer_silent,
         tuning.resumed,
         tuning.resumed + tuning.switchover,

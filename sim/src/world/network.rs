@@ -49,6 +49,13 @@ impl<T> Pipe<T> {
     }
 }
 
+impl Pipe<Frame> {
+    /// A second heartbeat behind a first says nothing more, however long nobody listens.
+    pub(crate) fn ends_with_heartbeat(&self) -> bool {
+        matches!(self.queue.back(), Some(Frame::Control(Control::Heartbeat(_))))
+    }
+}
+
 /// A round and one page with its content; no page is the round's end.
 pub(crate) type Record = (u32, Option<(usize, u32)>);
 
@@ -75,8 +82,10 @@ impl Pages {
 pub(crate) struct Question {
     /// The agent waits for the answer to this one.
     pub(crate) live: bool,
-    /// Copies that still may be carried out, and whose answer nobody waits for.
-    pub(crate) stale: u8,
+    /// Whether it says that the source is dead.
+    pub(crate) dead: bool,
+    /// Copies that still may be carried out, and whose answer nobody waits for; each as `dead`.
+    pub(crate) stale: Vec<bool>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) ever: bool,
 }

@@ -45,8 +45,9 @@ impl World {
             return Choice::Fault(Fault::CallTimesOut);
         }
         *idle += 1;
-        let asks = matches!(self.manager.drive, Drive::AskSource | Drive::AskDestination(_));
-        if asks && *idle % 2 == 1 { Choice::Poll { late: false } } else { self.next_tick() }
+        // An heir that could still turn out to have everything would have done so by now.
+        let late = self.manager.drive == Drive::AskHeir;
+        if self.manager.drive.asks() && *idle % 2 == 1 { Choice::Poll { late } } else { self.next_tick() }
     }
 
     /// As much time as may pass before something happens by itself. Heartbeats see to it that live sides hear each other.

@@ -5,15 +5,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use godwit_manager::arbiter::MigrationState;
 use godwit_migration::source::{self, Action, Harvest, Input, Sent};
 use godwit_migration::wire::{Committed, Control};
-use godwit_migration::{Link, MachineError};
+use godwit_migration::{Link, MachineError, Reclaimed};
 use godwit_types::migration::MigrationOutcome;
 
 use super::agent::{Outcome, Outgoing};
 use super::guest::{Memory, SAVE_PAGE};
 use super::network::Frame;
-use super::{Life, NEXT, Side, Violation, World, broken, hello, injected};
+use super::{FIRST, Life, MIGRATION, NEXT, Side, VM, Violation, World, broken, hello, injected};
 use crate::rules::Protocol;
 
 /// The process that runs the VM at first.
@@ -98,6 +99,7 @@ impl World {
             Action::Greet => {
                 self.net.to_destination.send(Frame::Hello(Box::new(hello(self.guest.pages.len()))))
             }
+            Action::Send(Control::Heartbeat(_)) if self.net.to_destination.ends_with_heartbeat() => {}
             Action::Send(message) => self.net.to_destination.send(Frame::Control(message)),
             Action::OpenStreams => return Ok(Some(self.open_streams()?)),
             Action::StartLog => {
@@ -131,6 +133,14 @@ impl World {
                 return Ok(Some(Input::Saved(result)));
             }
             Action::SendState { last_round } => self.net.to_destination.send(Frame::State(last_round)),
+            Action::LetGo => self.disk.release(Side::Source),
+            Action::Reclaim if self.rules.protocol == Protocol::RunOnUnrecorded => {
+                return Ok(Some(Input::Reclaimed(Ok(Reclaimed::Ours))));
+            }
+            Action::Reclaim => {
+                let reclaimed = source.call().and_then(|()| self.disk.reclaim(FIRST, MIGRATION));
+                return Ok(Some(Input::Reclaimed(reclaimed)));
+            }
             Action::Resume => {
                 if source.life != Life::Paused {
                     return Err(Violation::RanAgain);
@@ -172,6 +182,7 @@ impl World {
         let outcome = match outcome {
             MigrationOutcome::Completed { .. } => Outcome::Completed,
             MigrationOutcome::Failed { .. } => Outcome::Failed,
+            MigrationOutcome::Died { .. } => Outcome::Died,
             MigrationOutcome::HandedOver { .. } => Outcome::HandedOver,
         };
         self.net.to_destination.closed = true;
@@ -223,9 +234,11 @@ impl World {
 
     /// The process is gone.
     pub(crate) fn source_dies(&mut self, keep: usize) {
-        if self.source.take().is_none() {
-            return;
-        }
+        let Some(source) = self.source.take() else { return };
+        self.heir = source.life == Life::Paused
+            && self.manager.rows.migration.state == MigrationState::Running
+            && self.disk.record.stands_since(VM, FIRST, MIGRATION)
+            && self.destination.as_ref().is_some_and(|it| it.life == Life::Paused);
         self.disk.release(Side::Source);
         self.net.cut(keep, 0);
         self.net.pages.told[0] = true;
@@ -237,5 +250,6 @@ impl World {
 
 /// Whether somebody else can tell when it is done.
 fn is_seen(action: &Action) -> bool {
-    matches!(action, Action::Pause | Action::Resume | Action::AskCommit | Action::HandOver)
+    let asks = matches!(action, Action::Pause | Action::Resume | Action::AskCommit | Action::HandOver);
+    asks || matches!(action, Action::LetGo | Action::Reclaim)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use godwit_migration::destination::Input as Told;
 use godwit_migration::source::{self, Input};
 use godwit_migration::{Link, Tuning};
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 
 use super::agent::{Agent, Outcome, Outgoing};
 use super::choice::{Call, Choice};
@@ -33,13 +33,13 @@ impl World {
             }
             Choice::Ask(side) => self.ask(side),
             Choice::Decide(side) => {
-                let verdict = self.decide(side);
+                let verdict = self.decide(side, self.net.questions[side.index()].dead);
                 let question = &mut self.net.questions[side.index()];
                 (question.live, question.verdict) = (false, Some(verdict));
             }
             Choice::DecideAgain(side) => {
-                self.net.questions[side.index()].stale -= 1;
-                self.decide(side);
+                let dead = self.net.questions[side.index()].stale.remove(0);
+                self.decide(side, dead);
             }
             Choice::Verdict(side) => self.verdict(side)?,
             Choice::Tick { ms } => {
@@ -96,8 +96,11 @@ impl World {
         let agent = &mut self.agents[side.index()];
         agent.waiting = true;
         agent.claiming |= side == Side::Destination;
+        let witness = self.destination.as_ref().filter(|_| side == Side::Destination).map(|it| &it.witness);
+        agent.blind = matches!(witness, Some(Witness::Blind { .. }));
+        let dead = witness == Some(&Witness::SourceDead);
         let question = &mut self.net.questions[side.index()];
-        (question.live, question.ever) = (true, true);
+        (question.live, question.ever, question.dead) = (true, true, dead);
     }
 
     /// The agent hears the verdict, does what it must, and passes it on.

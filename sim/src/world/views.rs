@@ -10,7 +10,7 @@ use godwit_types::migration::{Blackout, BytesByKind, MigrationOutcome, Migration
 
 use super::agent::{Outcome, Outgoing};
 use super::choice::Call;
-use super::{FIRST, MIGRATION, NEXT, Side, World, broken};
+use super::{FIRST, Life, MIGRATION, NEXT, Side, World, broken};
 
 impl World {
     pub(crate) fn source_view(&self, late: bool, unheard: bool) -> SourceView {
@@ -24,6 +24,7 @@ impl World {
             Outgoing::Ended(outcome) => SourceView::Ended(match outcome {
                 Outcome::Completed => MigrationOutcome::Completed { report: report() },
                 Outcome::Failed => MigrationOutcome::Failed { phase: Phase::Switchover, error: broken() },
+                Outcome::Died => MigrationOutcome::Died { error: broken() },
                 Outcome::HandedOver => MigrationOutcome::HandedOver { error: broken() },
             }),
         }
@@ -50,6 +51,7 @@ impl World {
             },
             Side::Destination => match &self.destination {
                 Some(destination) if destination.runs() => LocalState::Running,
+                Some(destination) if destination.life == Life::Paused && !agent.blind => LocalState::Prepared,
                 Some(_) => LocalState::Incoming,
                 None => agent.left?,
             },
@@ -61,7 +63,7 @@ impl World {
     /// A heartbeat arrives: what `heartbeat::record` makes of it.
     pub(crate) fn reported(&mut self, side: Side) {
         let Some(local) = self.net.reports[side.index()].take() else { return };
-        if local == Some(LocalState::Incoming)
+        if matches!(local, Some(LocalState::Incoming | LocalState::Prepared))
             && self.manager.rows.migration.state == MigrationState::Aborted
             && !self.net.calls.contains(&Call::DiscardIncoming)
         {

@@ -33,7 +33,7 @@ impl World {
             Choice::Call(call) => format!("{} carries out: {}", agent(call.side()), words(call)),
             Choice::Reply => "manager hears the answer to its call".into(),
             Choice::Poll { late } => {
-                let asked = if matches!(self.manager.drive, Drive::AskDestination(_)) {
+                let asked = if matches!(self.manager.drive, Drive::AskDestination(_) | Drive::AskHeir) {
                     "destination"
                 } else {
                     "source"
@@ -57,11 +57,14 @@ impl World {
         let destination = self.destination.as_ref().and_then(|it| it.todo.front());
         match (side, source, destination) {
             (Side::Source, Some(Action::Pause), _) => "stops the vCPUs",
+            (Side::Source, Some(Action::LetGo), _) => "lets go of the disk locks",
+            (Side::Source, Some(Action::Reclaim), _) => "reclaims the disks and records that the VM runs on",
             (Side::Source, Some(Action::Resume), _) => "resumes the VM",
             (Side::Source, Some(Action::AskCommit), _) => "puts the commit to its agent",
             (Side::Source, Some(Action::HandOver), _) => "drops the disk locks and says COMMITTED",
             (Side::Destination, _, Some(ToDo::Load)) => "loads the device state",
             (Side::Destination, _, Some(ToDo::AskClaim { .. })) => "puts the claim to its agent",
+            (Side::Destination, _, Some(ToDo::TakeOver)) => "tries the disk locks",
             (Side::Destination, _, Some(ToDo::Run { .. })) => "takes the disk locks and resumes the VM",
             _ => "goes on",
         }
@@ -95,7 +98,9 @@ impl World {
             Drive::HearSource(SourceView::Unknown) => "that the source knows of no migration".into(),
             Drive::HearSource(SourceView::Silent { .. }) => "nothing from the source".into(),
             Drive::HearSource(SourceView::Ended(_)) => "how it ended at the source".into(),
-            Drive::HearDestination(_, view, _) => format!("of the destination: {view:?}"),
+            Drive::HearDestination(_, view, _) | Drive::HearHeir(view, _) => {
+                format!("of the destination: {view:?}")
+            }
             _ => "nothing".into(),
         };
         format!("manager hears {heard}, and judges")

@@ -117,7 +117,8 @@ impl Candidate<'_> {
         // What cannot be read is judged by the VMM, which alone takes the lock.
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let Ok(current) = serde_json::from_slice::<LockRecord>(text) else { return Ok(()) };
-        let ours = LockRecord { vm: self.vm, host: self.config.name.clone(), epoch: self.epoch };
+        let ours =
+            LockRecord { vm: self.vm, host: self.config.name.clone(), epoch: self.epoch, ran_on_after: None };
         ours.may_replace(&current).map_err(|refused| format!("the disk {}: {refused}", disk.image))
     }
 
@@ -250,7 +251,7 @@ mod tests {
         let store = datastore();
         let record = |epoch| {
             let vm = VmId(Uuid::from_u128(0xdead_0123_4567));
-            let record = LockRecord { vm, host: name("a"), epoch: Epoch(epoch) };
+            let record = LockRecord { vm, host: name("a"), epoch: Epoch(epoch), ran_on_after: None };
             let mut bytes = serde_json::to_vec(&record).unwrap();
             bytes.resize(512, 0);
             fs::write(store.path().join("web1.raw.lock"), bytes).unwrap();

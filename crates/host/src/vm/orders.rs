@@ -23,7 +23,7 @@ pub(crate) async fn stop(agent: Arc<Agent>, vm: VmId, asked: StopVm) -> Result<(
     };
     let name = &machine.config.name;
     match machine.state(|state| state.local()) {
-        LocalState::Incoming | LocalState::Outgoing | LocalState::HandedOver => {
+        LocalState::Incoming | LocalState::Prepared | LocalState::Outgoing | LocalState::HandedOver => {
             let message = format!("{name} is being migrated");
             return Err(ApiError::new(ErrorCode::Conflict, message)
                 .remedy("cancel the migration first: godwit task cancel"));

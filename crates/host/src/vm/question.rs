@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_types::control::Question;
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 use tokio::time::sleep;
 
 use super::machine::Machine;
@@ -26,7 +26,8 @@ const OPEN_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) async fn ask(agent: Arc<Agent>, machine: Arc<Machine>, question: Question) -> (Question, Verdict) {
     let name = &machine.config.name;
     let claim = matches!(question, Question::Claim { .. });
-    machine.state(|state| state.claiming |= claim);
+    let blind = matches!(question, Question::Claim { witness: Witness::Blind { .. }, .. });
+    machine.state(|state| (state.claiming, state.blind) = (state.claiming | claim, blind));
     let waiting = |why: String| {
         if machine.state(|state| state.waiting.replace(why.clone())).is_none() {
             tracing::warn!("{name}: {why}; asking again until it does");

@@ -1,15 +1,15 @@
 //! What the agent knows about a VM's process, and what the manager is told about it.
 //!
 //! ```text
-//!  booted ------------------------------> running <----> outgoing --commit granted--> handed over --> (ended)
-//!                                           ^  |  migration failed
-//!  incoming --claim granted--> arrived -----'  '--powered off--> stopped --> (ended)
-//!     '-- failed or discarded --> (gone, never ran here)
+//!  booted --------------------------------------> running <----> outgoing --commit granted--> handed over --> (ended)
+//!                                                  ^  |  migration failed
+//!  incoming -> prepared --claim granted-> arrived -'  '--powered off--> stopped --> (ended)
+//!     '----------'-- failed or discarded --> (gone, never ran here)
 //! ```
 
 use godwit_types::agent::{LocalState, Outgoing};
 use godwit_types::control::{Status, VmmState};
-use godwit_types::migration::{MigrationOutcome, MigrationProgress, Phase};
+use godwit_types::migration::{MigrationOutcome, MigrationProgress};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
 
 /// The state of one VM's process.
@@ -21,6 +21,8 @@ pub(crate) struct State {
     pub(crate) incoming: Option<MigrationId>,
     /// Whether the question "claim" is open: the arbiter may have granted it already.
     pub(crate) claiming: bool,
+    /// It cannot tell whether its source is dead, and so never takes over.
+    pub(crate) blind: bool,
     /// The claim was granted: the VM is this host's.
     pub(crate) claimed: bool,
     /// The migration away that is under way, or the last one.
@@ -46,6 +48,7 @@ impl State {
             epoch: status.epoch,
             incoming,
             claiming: false,
+            blind: false,
             claimed: false,
             outgoing,
             handed_over: status.state == VmmState::HandedOver,
@@ -60,6 +63,7 @@ impl State {
             _ if self.handed_over => LocalState::HandedOver,
             VmmState::HandedOver => LocalState::HandedOver,
             VmmState::Stopped => LocalState::Stopped,
+            VmmState::Paused if self.incoming.is_some() && !self.blind => LocalState::Prepared,
             _ if self.incoming.is_some() => LocalState::Incoming,
             VmmState::Incoming => LocalState::Incoming,
             VmmState::Running | VmmState::Paused if self.migrating_away() => LocalState::Outgoing,
@@ -84,7 +88,9 @@ impl State {
     }
 
     pub(crate) fn migration_ended(&mut self, migration: MigrationId, outcome: MigrationOutcome) {
-        self.handed_over |= !matches!(outcome, MigrationOutcome::Failed { .. });
+        let left =
+            matches!(outcome, MigrationOutcome::Completed { .. } | MigrationOutcome::HandedOver { .. });
+        self.handed_over |= left;
         let progress =
             self.outgoing.take().filter(|last| last.migration == migration).and_then(|last| last.progress);
         self.outgoing = Some(Outgoing { migration, progress, outcome: Some(outcome) });
@@ -94,7 +100,7 @@ impl State {
     /// never ran here.
     pub(crate) fn after(mut self, in_order: bool, how: &str) -> Option<Ended> {
         let ended_as = match self.local() {
-            LocalState::Incoming if !self.claimed => return None,
+            LocalState::Incoming | LocalState::Prepared if !self.claimed => return None,
             LocalState::HandedOver => LocalState::HandedOver,
             LocalState::Stopped => LocalState::Stopped,
             _ if self.stopping || in_order => LocalState::Stopped,
@@ -102,11 +108,10 @@ impl State {
         };
         if let Some(open) = self.outgoing.as_mut().filter(|outgoing| outgoing.outcome.is_none()) {
             let error = ApiError::new(ErrorCode::Failed, how);
-            let phase = open.progress.as_ref().map_or(Phase::Preflight, |progress| progress.phase);
             open.outcome = Some(if self.handed_over {
                 MigrationOutcome::HandedOver { error }
             } else {
-                MigrationOutcome::Failed { phase, error }
+                MigrationOutcome::Died { error }
             });
         }
         let detail = (ended_as == LocalState::Crashed).then(|| how.to_owned());
@@ -125,6 +130,7 @@ pub(crate) struct Ended {
 
 #[cfg(test)]
 mod tests {
+    use godwit_types::migration::Phase;
     use godwit_types::{Bytes, VmId};
     use uuid::Uuid;
 
@@ -186,7 +192,7 @@ mod tests {
         assert_eq!(source.local(), LocalState::Outgoing);
         let crashed = source.clone().after(false, "gone").unwrap();
         assert_eq!(crashed.state, LocalState::Crashed);
-        assert!(matches!(crashed.outgoing.unwrap().outcome, Some(MigrationOutcome::Failed { .. })));
+        assert!(matches!(crashed.outgoing.unwrap().outcome, Some(MigrationOutcome::Died { .. })));
         source.handed_over = true;
         let ended = source.after(false, "gone").unwrap();
         assert_eq!(ended.state, LocalState::HandedOver);

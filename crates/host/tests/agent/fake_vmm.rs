@@ -22,7 +22,7 @@ use godwit_types::control::{
     MigrationStatus, Notice, Question, Reply, Request, Role, Status, VmmConfig, VmmState,
 };
 use godwit_types::migration::{MigrationOutcome, Phase};
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
 
 const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
@@ -185,7 +185,7 @@ impl Vmm {
         let mut inner = self.inner.lock().unwrap();
         let (vm, epoch) = (self.config.vm, inner.epoch);
         inner.enter(VmmState::Paused);
-        inner.ask(Question::Claim { migration, vm, epoch });
+        inner.ask(Question::Claim { migration, vm, epoch, witness: Witness::None });
     }
 
     fn answered(&self, inner: &mut Inner, migration: MigrationId, verdict: Verdict) {

@@ -167,7 +167,7 @@ fn the_tap_is_blocked_until_the_claim_is_granted_and_open_before_the_vmm_hears_o
         world.book.lock().unwrap().verdict = Some(Verdict::Undecided);
         drop(tokio::net::TcpStream::connect(address).await.unwrap());
         until(|| async { !world.book.lock().unwrap().claims.is_empty() }).await;
-        assert_eq!(world.vm().await.unwrap().state, LocalState::Incoming);
+        assert_eq!(world.vm().await.unwrap().state, LocalState::Prepared);
         assert!(!tap_is_open());
         let refused = world.discard_incoming().await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::Conflict, "the arbiter may have granted the claim");

@@ -1,12 +1,13 @@
 //! `/v1/arbiter`: the decision and its record in one transaction, written before it is told.
 //!
-//! A commit is on the disk first. A claim need not be: it changes no owner, a destination that lost its grant in the
-//! manager's power cut is granted it again, and its reports say that it runs. The guest waits for both.
+//! What changes the owner is on the disk first. A claim after a commit need not be: it changes none, a destination that
+//! lost its grant in the manager's power cut is granted it again, and its reports say that it runs. The guest waits for
+//! both.
 
 use axum::extract::State;
 use godwit_api::server::Json;
 use godwit_faults::Step;
-use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict};
+use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
 use godwit_types::{ApiError, MigrationId};
 
 use super::{Answer, Shared};
@@ -34,12 +35,14 @@ pub(super) async fn commit(State(manager): Shared, Json(asked): Json<CommitReque
     responses((status = 200, body = Verdict), (status = "default", body = ApiError)))]
 pub(super) async fn claim(State(manager): Shared, Json(asked): Json<ClaimRequest>) -> Answer<Verdict> {
     reached(Step::ManagerClaim).await;
-    let verdict = manager.store.note(move |tx| {
+    let takes_over = asked.witness == Witness::SourceDead;
+    let decide = move |tx: &Tx<'_>| {
         let owned = tx.ownership(asked.vm)?.map(|(owned, _)| owned);
         let migration = tx.migration(asked.migration)?;
         record(tx, asked.migration, arbiter::claim(owned.as_ref(), migration.as_ref(), &asked))
-    });
-    let verdict = verdict.await?;
+    };
+    let store = &manager.store;
+    let verdict = if takes_over { store.write(decide).await? } else { store.note(decide).await? };
     if matches!(verdict, Verdict::Granted { .. }) {
         reached(Step::ManagerClaimed).await;
     }

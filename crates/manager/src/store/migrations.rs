@@ -10,12 +10,12 @@ use crate::arbiter::{self, Change, Migration, MigrationState};
 /// Aborted migrations that a destination is told of at once.
 const ABORTED_TOLD_MAX: u32 = 4;
 
-const COLUMNS: &str = "id, task, vm, source, destination, epoch, state";
+const COLUMNS: &str = "id, task, vm, source, destination, epoch, state, taken_over";
 
 impl Tx<'_> {
     pub(crate) fn add_migration(&self, m: &Migration) -> Result<(), StoreError> {
         self.sql
-            .prepare_cached(&format!("INSERT INTO migrations ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"))?
+            .prepare_cached(&format!("INSERT INTO migrations ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"))?
             .execute(params![
                 Text(&m.id),
                 Text(&m.task),
@@ -23,7 +23,8 @@ impl Tx<'_> {
                 Text(&m.source),
                 Text(&m.destination),
                 m.epoch.0,
-                Word(&m.state)
+                Word(&m.state),
+                m.taken_over
             ])?;
         Ok(())
     }
@@ -55,8 +56,8 @@ impl Tx<'_> {
     pub(crate) fn apply_change(&self, id: MigrationId, change: &Change) -> Result<(), StoreError> {
         self.put_ownership(&change.ownership)?;
         self.sql
-            .prepare_cached("UPDATE migrations SET state = ? WHERE id = ?")?
-            .execute(params![Word(&change.state), Text(&id)])?;
+            .prepare_cached("UPDATE migrations SET state = ?, taken_over = ? WHERE id = ?")?
+            .execute(params![Word(&change.state), change.taken_over, Text(&id)])?;
         Ok(())
     }
 
@@ -111,5 +112,6 @@ fn migration(row: &Row<'_>) -> rusqlite::Result<Migration> {
         destination: row.get::<_, Text<_>>(4)?.0,
         epoch: Epoch(row.get(5)?),
         state: row.get::<_, Word<_>>(6)?.0,
+        taken_over: row.get(7)?,
     })
 }

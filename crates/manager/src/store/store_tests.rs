@@ -45,6 +45,7 @@ fn migration(vm: &VmRow, state: MigrationState) -> Migration {
         destination: "b".parse().unwrap(),
         epoch: Epoch(1),
         state,
+        taken_over: false,
     }
 }
 
@@ -124,7 +125,11 @@ async fn an_abort_and_a_commit_never_both_win() {
 }
 
 fn arbiter_change(vm: &VmRow) -> crate::arbiter::Change {
-    crate::arbiter::Change { ownership: owned(vm, "b", 2), state: MigrationState::Committed }
+    crate::arbiter::Change {
+        ownership: owned(vm, "b", 2),
+        state: MigrationState::Committed,
+        taken_over: false,
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use godwit_types::host::{DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFla
 use godwit_types::migration::{
     Blackout, BytesByKind, MigrationOutcome, MigrationProgress, MigrationReport, Phase,
 };
-use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict};
+use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, HostName, MigrationId, VmId, VmName};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -218,7 +218,8 @@ impl Agent {
             }
             agent.script_allows(|script| !script.hold_claim).await;
             let Some(epoch) = agent.known().vms.get(&vm).map(|local| local.epoch) else { return };
-            let claim = ClaimRequest { vm, migration, host: agent.name.clone(), epoch };
+            let (host, witness) = (agent.name.clone(), Witness::None);
+            let claim = ClaimRequest { vm, migration, host, epoch, witness };
             let granted = matches!(agent.ask("claim", &claim).await, Verdict::Granted { .. });
             agent.set_state(vm, if granted { LocalState::Running } else { LocalState::Crashed });
             done.send_replace(Some(granted));

@@ -1,7 +1,7 @@
 //! Moves that succeed, and moves that fail at every place.
 
 use godwit_types::agent::LocalState;
-use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict};
+use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::{Vm, VmState};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
@@ -38,7 +38,8 @@ fn late_commit(vm: &Vm, migration: MigrationId) -> CommitRequest {
 }
 
 fn late_claim(vm: &Vm, migration: MigrationId) -> ClaimRequest {
-    ClaimRequest { vm: vm.id, migration, host: "b".parse().unwrap(), epoch: vm.epoch.next() }
+    let (host, epoch) = ("b".parse().unwrap(), vm.epoch.next());
+    ClaimRequest { vm: vm.id, migration, host, epoch, witness: Witness::None }
 }
 
 #[tokio::test]

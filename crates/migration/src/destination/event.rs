@@ -1,6 +1,6 @@
 //! What the destination's state machine is told, and what it wants done.
 
-use godwit_types::ownership::Verdict;
+use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, VmId};
 
 use crate::failure::Link;
@@ -26,6 +26,8 @@ pub enum Input {
     Loaded(Result<(), MachineError>),
     /// The answer to [`Action::AskClaim`].
     Verdict(Verdict),
+    /// The answer to [`Action::TakeOver`].
+    TookOver(Witness),
     /// The answer to [`Action::Run`].
     Ran(Result<(), MachineError>),
     /// A connection broke, or carried what it may not.
@@ -49,7 +51,10 @@ pub enum Action {
     Load,
     AskClaim {
         vm: VmId,
+        witness: Witness,
     },
+    /// Try once to take the disk locks of a source that may be dead.
+    TakeOver,
     /// Take the disk locks at this epoch and start the vCPUs.
     Run {
         epoch: Epoch,

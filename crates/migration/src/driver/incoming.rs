@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use godwit_types::control::Question;
+use godwit_types::ownership::Witness;
 use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 
 use super::acceptor::{Acceptor, await_source};
@@ -159,7 +160,8 @@ impl Run {
                 let sections = std::mem::take(&mut self.sections);
                 return Some(Input::Loaded(self.machine.load(sections)));
             }
-            Action::AskClaim { vm } => self.ask_claim(vm),
+            Action::AskClaim { vm, witness } => self.ask_claim(vm, witness),
+            Action::TakeOver => return Some(Input::TookOver(self.machine.take_over(self.migration))),
             Action::Run { epoch } => {
                 let ran = self.machine.run(epoch);
                 if let Err(error) = &ran {
@@ -182,8 +184,8 @@ impl Run {
         None
     }
 
-    fn ask_claim(&self, vm: VmId) {
-        let question = Question::Claim { migration: self.migration, vm, epoch: self.epoch };
+    fn ask_claim(&self, vm: VmId, witness: Witness) {
+        let question = Question::Claim { migration: self.migration, vm, epoch: self.epoch, witness };
         let sender = self.sender.clone();
         // A full queue means that the engine is awake anyway.
         let wake = move || drop(sender.try_send(Event::Wake));

@@ -22,7 +22,7 @@ use super::pump::{Job, Pump};
 use super::threads::{linger, no_thread, spawn};
 use super::{Arbiter, EVENTS_MAX, Outgoing, TICK, steps};
 use crate::failure::{self, Link};
-use crate::machine::{MachineError, Manifest, Section, Source};
+use crate::machine::{MachineError, Manifest, Reclaimed, Section, Source};
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
 use crate::wire::{Control, DeviceState, Hello, PREAMBLE_BYTES, Role, Tag, WireError};
@@ -98,6 +98,8 @@ struct Run {
     sender: SyncSender<Event>,
     pages_to_send: PageSets,
     sections: Vec<Section>,
+    /// Why the VM could not be reclaimed the last time.
+    stands: Option<String>,
     outcome: Option<MigrationOutcome>,
 }
 
@@ -163,6 +165,7 @@ impl Run {
             sender,
             pages_to_send,
             sections: Vec::new(),
+            stands: None,
             outcome: None,
         })
     }
@@ -231,6 +234,8 @@ impl Run {
                 return Some(Input::Saved(saved));
             }
             Action::SendState { last_round } => return self.send_state(last_round),
+            Action::LetGo => machine.let_go(),
+            Action::Reclaim => return Some(Input::Reclaimed(self.reclaim())),
             Action::Resume => return Some(Input::Resumed(machine.resume())),
             Action::StopLog => machine.stop_dirty_log(),
             Action::AskCommit => self.ask_commit(),
@@ -242,6 +247,16 @@ impl Run {
             Action::End(outcome) => self.outcome = Some(outcome),
         }
         None
+    }
+
+    fn reclaim(&mut self) -> Result<Reclaimed, MachineError> {
+        let reclaimed = self.machine.reclaim(self.request.migration);
+        let why = reclaimed.as_ref().err().map(ToString::to_string);
+        if let Some(why) = why.as_ref().filter(|_| why != self.stands) {
+            tracing::warn!("the VM stands until its disks can be reclaimed: {why}");
+        }
+        self.stands = why;
+        reclaimed
     }
 
     fn hello(&self, role: Role) -> Vec<u8> {

@@ -21,7 +21,8 @@ pub(super) fn source(action: &Action) -> Option<Step> {
         Action::HandOver => Step::SourceHandOver,
         Action::Send(Control::Committed(_)) => Step::SourceSendCommitted,
         Action::End(_) => Step::SourceEnd,
-        Action::Send(_) | Action::Resume | Action::StopLog | Action::Progress(_) => return None,
+        Action::Send(_) | Action::StopLog | Action::Progress(_) => return None,
+        Action::LetGo | Action::Reclaim | Action::Resume => return None,
     })
 }
 
@@ -38,6 +39,6 @@ pub(super) fn destination(action: &ToDo) -> Option<Step> {
         ToDo::Run { .. } => Step::DestinationRun,
         ToDo::Send(Control::Resumed(_)) => Step::DestinationSendResumed,
         ToDo::End(_) => Step::DestinationEnd,
-        ToDo::Send(_) => return None,
+        ToDo::Send(_) | ToDo::TakeOver => return None,
     })
 }

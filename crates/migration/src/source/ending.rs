@@ -5,7 +5,7 @@ use godwit_types::{ApiError, ErrorCode};
 
 use super::{Action, Engine, State};
 use crate::failure::Link;
-use crate::machine::MachineError;
+use crate::machine::{MachineError, Reclaimed};
 use crate::wire::Control;
 
 impl Engine {
@@ -40,14 +40,51 @@ impl Engine {
                 self.resume_here(error, tell);
             }
             State::HandedOver => self.end_unconfirmed(error),
-            State::Committing { .. } | State::HandingOver { .. } | State::Resuming { .. } | State::Ended => {}
+            State::Committing { .. }
+            | State::HandingOver { .. }
+            | State::Reclaiming { .. }
+            | State::Resuming { .. }
+            | State::Ended => {}
             _ => self.conclude(phase, error, tell),
         }
     }
 
     pub(super) fn resume_here(&mut self, error: ApiError, tell: bool) {
-        self.state = State::Resuming { phase: self.phase(), error, tell };
-        self.actions.push(Action::Resume);
+        let phase = self.phase();
+        if matches!(self.state, State::Preparing | State::Committing { .. }) {
+            self.state = State::Reclaiming { phase, error, tell, try_at: None };
+            self.actions.push(Action::Reclaim);
+        } else {
+            self.state = State::Resuming { phase, error, tell };
+            self.actions.push(Action::Resume);
+        }
+    }
+
+    pub(super) fn reclaim_again(&mut self) {
+        if let State::Reclaiming { try_at, .. } = &mut self.state {
+            *try_at = None;
+            self.actions.push(Action::Reclaim);
+        }
+    }
+
+    /// A guest whose disks cannot be reached stands rather than run on unrecorded: the destination may be taking over.
+    pub(super) fn reclaimed(&mut self, result: Result<Reclaimed, MachineError>) {
+        let State::Reclaiming { phase, error, tell, try_at } = &mut self.state else {
+            return;
+        };
+        match result {
+            Ok(Reclaimed::Ours) => {
+                self.state = State::Resuming { phase: *phase, error: error.clone(), tell: *tell };
+                self.actions.push(Action::Resume);
+            }
+            Ok(Reclaimed::Lost(reason)) => {
+                let mut error = error.clone();
+                error.message = format!("{}; meanwhile the VM was taken over: {reason}", error.message);
+                self.actions.push(Action::HandOver);
+                self.end_unconfirmed(error);
+            }
+            Err(_) => *try_at = Some(self.now + self.setup.tuning.ask_again),
+        }
     }
 
     pub(super) fn resumed(&mut self, result: Result<(), MachineError>) {

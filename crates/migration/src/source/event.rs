@@ -7,7 +7,7 @@ use godwit_types::ownership::Verdict;
 use godwit_types::{ApiError, PAGE_SIZE_BYTES};
 
 use crate::failure::Link;
-use crate::machine::MachineError;
+use crate::machine::{MachineError, Reclaimed};
 use crate::wire::Control;
 
 /// Something that happened.
@@ -31,6 +31,8 @@ pub enum Input {
     Paused(Result<(), MachineError>),
     /// The answer to [`Action::Save`].
     Saved(Result<(), MachineError>),
+    /// The answer to [`Action::Reclaim`].
+    Reclaimed(Result<Reclaimed, MachineError>),
     /// The answer to [`Action::Resume`].
     Resumed(Result<(), MachineError>),
     /// The answer to [`Action::AskCommit`].
@@ -106,9 +108,13 @@ pub enum Action {
     SendState {
         last_round: u32,
     },
+    /// Make sure that the VM is still this side's, and record that it runs on here.
+    Reclaim,
     Resume,
     StopLog,
     AskCommit,
+    /// Drop the disk locks; the VM stays paused and may be reclaimed.
+    LetGo,
     HandOver,
     Progress(MigrationProgress),
     /// The last action.

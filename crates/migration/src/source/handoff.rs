@@ -75,12 +75,27 @@ impl Engine {
     }
 
     pub(super) fn ask_commit(&mut self) {
-        self.state = State::Committing { ask_at: None };
+        self.state = State::Committing { since: self.now, ask_at: None, let_go: false };
         self.actions.push(Action::AskCommit);
     }
 
+    /// An undecided arbiter is asked again. When its word does not come, the disks' locks are let go: this host may be
+    /// cut off, and the destination, which has everything, then needs nothing more of it.
+    pub(super) fn await_verdict(&mut self, since: Duration, ask_at: Option<Duration>, let_go: bool) {
+        let overdue = self.now >= since + self.setup.tuning.let_go;
+        let ask = ask_at.is_some_and(|at| self.now >= at);
+        let ask_at = ask_at.filter(|_| !ask);
+        self.state = State::Committing { since, ask_at, let_go: let_go || overdue };
+        if overdue && !let_go {
+            self.actions.push(Action::LetGo);
+        }
+        if ask {
+            self.actions.push(Action::AskCommit);
+        }
+    }
+
     pub(super) fn verdict(&mut self, verdict: Verdict) {
-        let State::Committing { ask_at: None } = self.state else {
+        let State::Committing { since, ask_at: None, let_go } = self.state else {
             return;
         };
         match verdict {
@@ -90,7 +105,8 @@ impl Engine {
                 self.actions.push(Action::HandOver);
             }
             Verdict::Undecided => {
-                self.state = State::Committing { ask_at: Some(self.now + self.setup.tuning.ask_again) };
+                let ask_at = Some(self.now + self.setup.tuning.ask_again);
+                self.state = State::Committing { since, ask_at, let_go };
             }
             Verdict::Refused { reason } => {
                 let error =

@@ -7,8 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, PageRange, Section, Source};
-use godwit_types::{Epoch, Gfn, PAGE_SIZE_BYTES, VmId};
+use godwit_migration::{
+    Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+};
+use godwit_types::ownership::Witness;
+use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES, VmId};
 
 const WORDS_PER_PAGE: usize = PAGE_SIZE_BYTES as usize / 8;
 /// The page that saving dirties, to see that it is sent afterwards.
@@ -293,6 +296,14 @@ impl Source for ModelVm {
         Ok(vec![Section { device: "cpu0".into(), kind: "model".into(), version: 1, payload }])
     }
 
+    fn let_go(&self) {
+        let _ = self.step("let_go");
+    }
+
+    fn reclaim(&self, _: MigrationId) -> Result<Reclaimed, MachineError> {
+        self.step("reclaim").map(|()| Reclaimed::Ours)
+    }
+
     fn hand_over(&self) {
         let _ = self.step("hand_over");
         self.state.lock().unwrap().may_run = false;
@@ -315,6 +326,11 @@ impl Destination for ModelVm {
         assert_eq!(sections.len(), 1);
         self.stamp.store(u64::from_le_bytes(sections[0].payload[..].try_into().unwrap()), Relaxed);
         Ok(())
+    }
+
+    fn take_over(&self, _: MigrationId) -> Witness {
+        let _ = self.step("take_over");
+        Witness::None
     }
 
     fn run(&self, epoch: Epoch) -> Result<(), MachineError> {

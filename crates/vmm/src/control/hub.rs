@@ -195,6 +195,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel, sync_channel};
 
     use godwit_types::VmId;
+    use godwit_types::ownership::Witness;
 
     use super::*;
 
@@ -205,7 +206,7 @@ mod tests {
     fn question() -> Question {
         let migration = id("6f2c0000-0000-0000-0000-000000000001");
         let vm: VmId = "6f2c0000-0000-0000-0000-000000000002".parse().unwrap();
-        Question::Claim { migration, vm, epoch: Epoch(2) }
+        Question::Claim { migration, vm, epoch: Epoch(2), witness: Witness::None }
     }
 
     fn subscriber(hub: &Hub, client: u64) -> Receiver<String> {

@@ -11,9 +11,9 @@ pub mod virtio;
 
 use std::sync::Arc;
 
-use godwit_types::Epoch;
 use godwit_types::control::VmmConfig;
 use godwit_types::units::Bytes;
+use godwit_types::{Epoch, MigrationId};
 
 use self::disk::{Disk, DiskError};
 use self::pci::{ConfigAddress, ConfigData, Ecam, PciFunction, Root, layout};
@@ -133,6 +133,32 @@ impl Pci {
             }
         }
         Ok(())
+    }
+
+    /// Takes the locks that a dead source of `migration` has left on all writable disks; all of them or none, and without
+    /// waiting. See [`Pci::sees_locks`] for when they are worth anything.
+    pub fn take_over(&self, source: Epoch, migration: MigrationId) -> Result<bool, DiskError> {
+        for block in &self.disks {
+            let taken = block.device().disk().take_over(source, migration);
+            if !matches!(taken, Ok(None | Some(true))) {
+                self.release_locks();
+                return taken.map(|_| false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the locks of a source that is known to run can be seen from here: only then does one that is free say that
+    /// the source is dead.
+    pub fn sees_locks(&self) -> bool {
+        let seen: Vec<bool> =
+            self.disks.iter().filter_map(|block| block.device().disk().sees_lock()).collect();
+        !seen.is_empty() && seen.iter().all(|seen| *seen)
+    }
+
+    /// Takes the locks again if they were let go, and records that the guest runs on here after `migration`.
+    pub fn reclaim(&self, epoch: Epoch, migration: MigrationId) -> Result<(), DiskError> {
+        self.disks.iter().try_for_each(|block| block.device().disk().reclaim(epoch, migration))
     }
 
     /// Flushes and closes all disks and lets go of their locks. The guest's disk requests fail from then on.

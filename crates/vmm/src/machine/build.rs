@@ -115,6 +115,7 @@ impl Machine {
             tsc: cpu.tsc(),
             cpu: Mutex::new(cpu),
             condition,
+            origin: Mutex::default(),
             doorbell,
             observer,
             kvm,

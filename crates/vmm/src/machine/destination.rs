@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, Section};
-use godwit_types::Epoch;
+use godwit_types::ownership::Witness;
 use godwit_types::vm::VmSpec;
+use godwit_types::{Epoch, MigrationId};
 use kvm_ioctls::VcpuFd;
 
 use super::life::Step;
 use super::sections::{Arrived, CLOCK, IRQCHIP, PIT, vcpu_name};
-use super::{Machine, illegal, step, unless_failing};
+use super::{Machine, Origin, illegal, step, unless_failing};
 use crate::cpu::CpuModel;
+use crate::devices::disk::{DiskError, LockError};
 use crate::kvm::clock::ClockState;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::VcpuState;
@@ -45,7 +47,13 @@ impl Destination for Machine {
             Ok(_) => {}
             Err(more) => reasons.extend(more),
         }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        // The source runs the guest now, and so holds its locks.
+        let origin = Origin { epoch: manifest.epoch, locks_seen: self.pci.sees_locks() };
+        *self.origin.lock().expect("nobody panics with it") = Some(origin);
+        Ok(())
     }
 
     fn memory(&self) -> &dyn GuestMemory {
@@ -59,6 +67,21 @@ impl Destination for Machine {
         self.load_arrived(arrived)?;
         self.enter(&mut condition, next);
         Ok(())
+    }
+
+    fn take_over(&self, migration: MigrationId) -> Witness {
+        let blind = |reason: String| Witness::Blind { reason };
+        let origin = self.origin.lock().expect("nobody panics with it");
+        let epoch = match &*origin {
+            Some(Origin { epoch, locks_seen: true }) => *epoch,
+            _ => return blind("the VM has no disk whose lock is seen from host to host".into()),
+        };
+        match self.pci.take_over(epoch, migration) {
+            Ok(true) => Witness::SourceDead,
+            // A disk that cannot be reached just now says nothing.
+            Ok(false) | Err(DiskError::Lock(LockError::Io { .. })) => Witness::None,
+            Err(error) => blind(chain(&error)),
+        }
     }
 
     fn run(&self, epoch: Epoch) -> Result<(), MachineError> {

@@ -50,11 +50,20 @@ pub struct Machine {
     /// This host's TSC.
     tsc: Option<Tsc>,
     condition: Mutex<Condition>,
+    /// Once a source was admitted.
+    origin: Mutex<Option<Origin>>,
     doorbell: Arc<Doorbell>,
     observer: Arc<dyn Observer>,
     kvm: Kvm,
     vm: Arc<VmFd>,
     config: VmmConfig,
+}
+
+/// The source that a destination has admitted.
+struct Origin {
+    epoch: Epoch,
+    /// Its disk locks can be seen from here, so that their fall says that it is dead.
+    locks_seen: bool,
 }
 
 /// Changes only with the lock held, so that one step at a time is under way.

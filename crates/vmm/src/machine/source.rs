@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{GuestMemory, MachineError, Manifest, Section, Source};
+use godwit_migration::{GuestMemory, MachineError, Manifest, Reclaimed, Section, Source};
+use godwit_types::MigrationId;
 
 use super::life::Life;
 use super::sections::{CLOCK, IRQCHIP, PIT, vcpu_name};
 use super::{Machine, step, unless_failing};
 use crate::device::{Device, State};
+use crate::devices::disk::{DiskError, LockError};
 use crate::kvm::KvmError;
 use crate::kvm::clock::ClockState;
 use crate::kvm::irqchip::{IrqchipState, PitState};
@@ -94,6 +96,27 @@ impl Source for Machine {
             sections.push(state.to_section(&vcpu_name(index)));
         }
         Ok(sections)
+    }
+
+    fn let_go(&self) {
+        // With the condition held, so that the VM does not run meanwhile.
+        let condition = self.condition();
+        if condition.life == Life::Paused {
+            tracing::warn!(
+                "the arbiter does not answer: letting go of the disks, so that the destination can take over"
+            );
+            self.pci.release_locks();
+        }
+    }
+
+    fn reclaim(&self, migration: MigrationId) -> Result<Reclaimed, MachineError> {
+        let condition = self.condition();
+        match self.pci.reclaim(condition.epoch, migration) {
+            Ok(()) => Ok(Reclaimed::Ours),
+            // The record of a newer epoch: the disks belong to whoever wrote it, for good.
+            Err(DiskError::Lock(error @ LockError::Refused { .. })) => Ok(Reclaimed::Lost(error.to_string())),
+            Err(error) => Err(step("reclaiming the disks", &error)),
+        }
     }
 
     fn hand_over(&self) {

@@ -20,6 +20,7 @@ impl Attempt<'_> {
     pub(super) async fn follow(mut self) -> Result<Ending, ApiError> {
         let (mut source_silence, mut destination_silence) = (Silence::default(), Silence::default());
         let mut committed = None;
+        let mut heir_polls = 0;
         let mut too_late = false;
         loop {
             if !too_late && self.is_cancelling().await? {
@@ -44,6 +45,11 @@ impl Attempt<'_> {
                 step = settle::after_commit(&self.m, &source, &destination, waited);
                 *polls += 1;
             }
+            if let Step::AskHeir(gone) = &step {
+                let destination = self.ask_destination(&mut destination_silence).await;
+                step = settle::heir(&self.m, gone, &destination, heir_polls);
+                heir_polls += 1;
+            }
             match step {
                 Step::Wait { message, progress } => self.wait(message, progress).await?,
                 Step::Abort(error) => {
@@ -51,7 +57,7 @@ impl Attempt<'_> {
                         return Ok(ending);
                     }
                 }
-                Step::AskDestination => {}
+                Step::AskDestination | Step::AskHeir(_) => {}
                 Step::Moved { report, runs } => {
                     reached(At::ManagerSettled).await;
                     return Ok(self.moved(report, runs));

@@ -74,6 +74,7 @@ fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm) -> Result<Task, ApiError> {
         destination: to.clone(),
         epoch: owned.epoch,
         state: MigrationState::Preparing,
+        taken_over: false,
     })?;
     for warning in warnings {
         tx.add_event(NewEvent::new("vm.migration_warning", warning).vm(&vm.name).task(task.id))?;
@@ -197,6 +198,13 @@ impl Attempt<'_> {
 
     fn moved(&self, report: Option<MigrationReport>, runs: bool) -> Ending {
         let (name, from, to) = (&self.driver.task.vm_name, &self.m.source, &self.m.destination);
+        let power = if runs { Power::Running } else { Power::Stopped };
+        if self.m.taken_over {
+            let message = format!(
+                "{to} took {name} over: {from} died in the switchover, when {to} had everything and {name} stood still"
+            );
+            return Ending::succeeded("vm.taken_over", power, message);
+        }
         let numbers = match &report {
             Some(r) => format!(
                 "blackout {:.1} ms, {:.0} ms in all, {} rounds",
@@ -204,7 +212,6 @@ impl Attempt<'_> {
             ),
             None => format!("{from} could not say what it measured"),
         };
-        let power = if runs { Power::Running } else { Power::Stopped };
         let ending =
             Ending::succeeded("vm.migrated", power, format!("{name} moved from {from} to {to}: {numbers}"));
         Ending { report, ..ending }

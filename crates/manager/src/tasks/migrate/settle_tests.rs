@@ -12,7 +12,7 @@ const OPEN: [MigrationState; 3] =
 fn migration(state: MigrationState) -> Migration {
     let (source, destination) = ("a".parse().unwrap(), "b".parse().unwrap());
     let (id, task, vm) = (MigrationId(Uuid::nil()), TaskId(Uuid::nil()), VmId(Uuid::nil()));
-    Migration { id, task, vm, source, destination, epoch: Epoch(1), state }
+    Migration { id, task, vm, source, destination, epoch: Epoch(1), state, taken_over: false }
 }
 
 fn report() -> MigrationReport {
@@ -45,9 +45,13 @@ fn endings() -> Vec<SourceView> {
         }),
         SourceView::Ended(MigrationOutcome::Completed { report: report() }),
         SourceView::Ended(MigrationOutcome::HandedOver { error: error(ErrorCode::Unreachable) }),
-        SourceView::Unknown,
-        silent(true),
     ]
+}
+
+/// A source that is gone as far as can be seen.
+fn gone() -> [SourceView; 3] {
+    let died = SourceView::Ended(MigrationOutcome::Died { error: error(ErrorCode::Failed) });
+    [died, SourceView::Unknown, silent(true)]
 }
 
 #[test]
@@ -63,6 +67,28 @@ fn before_the_commit_every_end_of_the_source_aborts_and_its_silence_waits_first(
 }
 
 #[test]
+fn a_source_that_is_gone_leaves_the_vm_to_a_destination_that_has_everything_and_otherwise_aborts() {
+    let running = migration(MigrationState::Running);
+    let state = DestinationView::State;
+    let silent =
+        |out_of_patience| DestinationView::Silent { error: error(ErrorCode::Unreachable), out_of_patience };
+    for view in gone() {
+        let Step::AskHeir(why) = by_source(&running, &view) else { panic!("{view:?}") };
+        let step = |heir_is: &DestinationView, polls| heir(&running, &why, heir_is, polls);
+        for waits in [step(&state(LocalState::Prepared), u32::MAX), step(&silent(false), u32::MAX)] {
+            assert!(matches!(waits, Step::Wait { .. }), "{view:?}: {waits:?}");
+        }
+        assert!(matches!(step(&state(LocalState::Incoming), 0), Step::Wait { .. }));
+        for other in [state(LocalState::Incoming), DestinationView::Absent, silent(true)] {
+            assert_eq!(step(&other, HEIR_POLLS), Step::Abort(why.clone()), "{other:?}");
+        }
+        for state in [MigrationState::Preparing, MigrationState::Aborted] {
+            assert_eq!(by_source(&migration(state), &view), Step::Abort(why.clone()));
+        }
+    }
+}
+
+#[test]
 fn the_sources_own_error_is_the_one_that_is_told() {
     let step = by_source(&migration(MigrationState::Running), &endings()[0]);
     assert_eq!(step, Step::Abort(error(ErrorCode::Failed)));
@@ -71,7 +97,7 @@ fn the_sources_own_error_is_the_one_that_is_told() {
 #[test]
 fn after_the_commit_nothing_that_the_source_says_aborts() {
     for state in [MigrationState::Committed, MigrationState::Claimed] {
-        for view in endings().into_iter().chain([SourceView::Working(None), silent(false)]) {
+        for view in endings().into_iter().chain(gone()).chain([SourceView::Working(None), silent(false)]) {
             let step = by_source(&migration(state), &view);
             assert!(
                 matches!(step, Step::AskDestination | Step::Moved { .. }),
@@ -105,8 +131,10 @@ fn after_the_commit_the_destination_decides() {
         for gone in [DestinationView::Absent, state(LocalState::Crashed)] {
             assert!(matches!(step(&gone, JUST_NOW), Step::Lost(_)), "{gone:?}");
         }
-        assert!(matches!(step(&state(LocalState::Incoming), JUST_NOW), Step::Wait { .. }));
-        assert!(matches!(step(&state(LocalState::Incoming), LONG_AGO), Step::Uncertain(_)));
+        for arriving in [LocalState::Incoming, LocalState::Prepared] {
+            assert!(matches!(step(&state(arriving), JUST_NOW), Step::Wait { .. }));
+            assert!(matches!(step(&state(arriving), LONG_AGO), Step::Uncertain(_)));
+        }
         assert!(matches!(step(&silence(false), LONG_AGO), Step::Wait { .. }));
         assert!(matches!(step(&silence(true), JUST_NOW), Step::Uncertain(_)));
     }

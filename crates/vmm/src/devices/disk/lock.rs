@@ -6,6 +6,8 @@
 //!      taken: the record there      +--newer epoch, rival, other VM--> refused
 //!        |    is not refused
 //!        +--> sleep, try again, until the old holder has had its time
+//!
+//!   take over: try once --free, and the guest stands as its source left it--> held, record unchanged
 //! ```
 //!
 //! Where a file system does not carry locks from host to host, the record alone orders the epochs.
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use godwit_types::lock::{LockRecord, LockRefused};
+use godwit_types::{Epoch, MigrationId, VmId};
 
 /// How long the last owner has to let go of its lock.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,8 +31,9 @@ const RECORD_BYTES: usize = 512;
 /// A held lock. Dropping it lets go.
 #[derive(Debug)]
 pub struct DiskLock {
+    path: PathBuf,
     /// The lock belongs to this open file description.
-    _file: File,
+    file: File,
 }
 
 /// Why a lock was not taken.
@@ -41,6 +45,8 @@ pub enum LockError {
     Damaged { path: PathBuf },
     #[error("the lock file {path} does not let this host have the disk: {reason}")]
     Refused { path: PathBuf, reason: LockRefused },
+    #[error("the lock file {path} says that the guest has run on, or runs elsewhere: {record:?}")]
+    RanOn { path: PathBuf, record: Option<LockRecord> },
     #[error("the lock {path} is still held by {holder}; end the VM's process there, or wait for it to end")]
     Held { path: PathBuf, holder: String },
 }
@@ -49,6 +55,56 @@ impl DiskLock {
     /// Takes the lock at `path` and writes `record` into it.
     pub fn take(path: &Path, record: &LockRecord) -> Result<Self, LockError> {
         Self::take_within(path, record, PATIENCE)
+    }
+
+    /// The same without waiting.
+    pub fn take_now(path: &Path, record: &LockRecord) -> Result<Self, LockError> {
+        Self::take_within(path, record, Duration::ZERO)
+    }
+
+    /// Takes the lock that a dead source of `migration` has left, once and without waiting; `None` if it is held. The
+    /// record stays the source's.
+    pub fn take_over(
+        path: &Path,
+        vm: VmId,
+        epoch: Epoch,
+        migration: MigrationId,
+    ) -> Result<Option<Self>, LockError> {
+        let io = |cause| LockError::Io { path: path.to_owned(), cause };
+        let file = open(path).map_err(io)?;
+        let locked = set_lock(&file).map_err(io)?;
+        let record = read_record(&file, path)?;
+        if !record.as_ref().is_some_and(|record| record.stands_since(vm, epoch, migration)) {
+            return Err(LockError::RanOn { path: path.to_owned(), record });
+        }
+        Ok(locked.then(|| Self { path: path.to_owned(), file }))
+    }
+
+    /// Writes `record` over the one of the same or an older epoch.
+    pub fn renew(&self, record: &LockRecord) -> Result<(), LockError> {
+        let current = read_record(&self.file, &self.path)?;
+        if let Some(current) = &current {
+            let refused = |reason| LockError::Refused { path: self.path.clone(), reason };
+            record.may_replace(current).map_err(refused)?;
+        }
+        let written = try_lock(&self.file).and_then(|held| {
+            // A file system may have taken the lock away from a host that it had lost sight of.
+            let lost = || io::Error::other("the lock was lost to another host");
+            held.then_some(()).ok_or_else(lost)?;
+            write_record(&self.file, &self.path, record, current.is_none())
+        });
+        written.map_err(|cause| LockError::Io { path: self.path.clone(), cause })
+    }
+
+    /// Whether somebody else's lock at `path` can be seen from here, which they are known to hold.
+    pub fn is_seen(path: &Path) -> io::Result<bool> {
+        let file = open(path)?;
+        let mut whole = whole_file();
+        // SAFETY: the file descriptor is open and the pointer is to a live `flock`, whose process id is zero as required.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut whole) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(i32::from(whole.l_type) != libc::F_UNLCK)
     }
 
     fn take_within(path: &Path, record: &LockRecord, patience: Duration) -> Result<Self, LockError> {
@@ -64,7 +120,7 @@ impl DiskLock {
             if locked {
                 let io = |cause| LockError::Io { path: path.to_owned(), cause };
                 write_record(&file, path, record, current.is_none()).map_err(io)?;
-                return Ok(Self { _file: file });
+                return Ok(Self { path: path.to_owned(), file });
             }
             if Instant::now() >= deadline {
                 let holder = current.map_or_else(
@@ -84,10 +140,17 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether the lock is ours now. A file system without locks counts as one whose locks are always free.
 fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: all fields of `flock` are plain numbers.
-    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
-    whole.l_type = libc::F_WRLCK as libc::c_short;
-    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    set_lock(file).or_else(|error| match error.raw_os_error() {
+        Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
+            tracing::warn!(%error, "the datastore has no locks; the lock file's record alone orders the owners");
+            Ok(true)
+        }
+        _ => Err(error),
+    })
+}
+
+fn set_lock(file: &File) -> io::Result<bool> {
+    let whole = whole_file();
     // SAFETY: the file descriptor is open and the pointer is to a live `flock`, whose process id is zero as required.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) } == 0 {
         return Ok(true);
@@ -95,12 +158,16 @@ fn try_lock(file: &File) -> io::Result<bool> {
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => Ok(false),
-        Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
-            tracing::warn!(%error, "the datastore has no locks; the lock file's record alone orders the owners");
-            Ok(true)
-        }
         _ => Err(error),
     }
+}
+
+fn whole_file() -> libc::flock {
+    // SAFETY: all fields of `flock` are plain numbers.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    whole
 }
 
 /// The record in the file; `None` if it is new.
@@ -150,14 +217,12 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use godwit_types::Epoch;
-    use godwit_types::ids::VmId;
 
     const SHORT: Duration = Duration::from_millis(60);
 
     fn record(vm: u128, host: &str, epoch: u64) -> LockRecord {
         let vm = VmId(format!("{vm:032x}").parse().unwrap());
-        LockRecord { vm, host: host.parse().unwrap(), epoch: Epoch(epoch) }
+        LockRecord { vm, host: host.parse().unwrap(), epoch: Epoch(epoch), ran_on_after: None }
     }
 
     fn place() -> (tempfile::TempDir, PathBuf) {
@@ -220,6 +285,31 @@ mod tests {
         child.wait().unwrap();
         assert!(matches!(refused, Err(LockError::Held { .. })), "{refused:?}");
         DiskLock::take_within(&path, &record(1, "a", 2), SHORT).unwrap();
+    }
+
+    #[test]
+    fn only_the_lock_of_a_dead_source_whose_guest_has_not_run_on_is_taken_over() {
+        let (_directory, path) = place();
+        let [mine, other] = [1, 2].map(|id| MigrationId(format!("{id:032x}").parse().unwrap()));
+        let source = record(1, "a", 1);
+        let take_over = |migration| DiskLock::take_over(&path, source.vm, source.epoch, migration);
+        let held = DiskLock::take(&path, &source).unwrap();
+        assert!(DiskLock::is_seen(&path).unwrap() && take_over(mine).unwrap().is_none());
+        held.renew(&LockRecord { ran_on_after: Some(mine), ..source.clone() }).unwrap();
+        assert!(
+            matches!(take_over(mine), Err(LockError::RanOn { .. })),
+            "it runs on, whoever holds the lock"
+        );
+        drop(held);
+        assert!(!DiskLock::is_seen(&path).unwrap());
+        assert!(matches!(take_over(mine), Err(LockError::RanOn { .. })));
+        let taken = take_over(other).unwrap().unwrap();
+        assert!(DiskLock::is_seen(&path).unwrap());
+        taken.renew(&record(1, "b", 2)).unwrap();
+        drop(taken);
+        assert!(matches!(take_over(other), Err(LockError::RanOn { .. })), "it runs elsewhere");
+        let refused = DiskLock::take(&path, &source).unwrap_err();
+        assert!(matches!(refused, LockError::Refused { .. }), "{refused}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Disk images: opening them, and the lock that carries the epoch.
 //!
 //! ```text
-//!   built: capacity known      take(epoch): lock, record, open, drop caches
+//!   built: capacity known      take(epoch), reclaim: lock, record, open, drop caches
 //!     closed -----------------------------------------------------------------> open
-//!       ^                                                                         |
-//!       +------------------- release: flush, close, unlock -----------------------+
+//!       ^ |                                                                     ^ |
+//!       | +--- take over: lock ---> locked ------- take(epoch): record, open ---+ |
+//!       |                              |                                          |
+//!       +------------------------------+-- release: flush, close, unlock ---------+
 //! ```
 //!
 //! Before `take`, another host may be writing to the image, so nothing but its size is read. I/O goes through the page
@@ -15,13 +17,12 @@ mod image;
 mod lock;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use godwit_types::Epoch;
 use godwit_types::control::DiskBacking;
-use godwit_types::ids::{HostName, VmId};
 use godwit_types::lock::LockRecord;
+use godwit_types::{Epoch, HostName, MigrationId, VmId};
 
 pub use image::Image;
 pub use lock::{DiskLock, LockError};
@@ -35,13 +36,20 @@ pub struct Disk {
     vm: VmId,
     host: HostName,
     sectors: u64,
-    open: Mutex<Option<Open>>,
+    state: Mutex<State>,
 }
 
-struct Open {
-    image: Image,
-    /// `None` for a read-only disk. Dropped behind the image.
-    _lock: Option<DiskLock>,
+#[derive(Default)]
+enum State {
+    #[default]
+    Closed,
+    /// The lock of a dead source, taken over from it.
+    Locked(DiskLock),
+    Open {
+        image: Image,
+        /// `None` for a read-only disk. Dropped behind the image.
+        lock: Option<DiskLock>,
+    },
 }
 
 /// Why a disk cannot be used.
@@ -65,7 +73,7 @@ impl Disk {
     /// Reads the capacity; opens nothing for I/O.
     pub fn new(backing: DiskBacking, vm: VmId, host: HostName) -> Result<Self, DiskError> {
         let sectors = image::capacity_bytes(&backing)? / SECTOR_BYTES;
-        Ok(Self { backing, vm, host, sectors, open: Mutex::new(None) })
+        Ok(Self { backing, vm, host, sectors, state: Mutex::default() })
     }
 
     /// The capacity that the guest sees, in [`SECTOR_BYTES`].
@@ -78,17 +86,63 @@ impl Disk {
         self.backing.read_only
     }
 
-    /// Takes the lock with `epoch`, then opens the image for I/O.
+    /// Takes the lock with `epoch`, unless it is taken over already, then opens the image for I/O.
     pub fn take(&self, epoch: Epoch) -> Result<(), DiskError> {
-        let mut open = self.open();
-        if open.is_some() {
-            return Ok(());
+        self.open(&self.record(epoch), DiskLock::take)
+    }
+
+    /// Takes the lock that a dead source of `migration` has left; `false` if it is held. `None`: a read-only disk has no
+    /// lock to tell by.
+    pub fn take_over(&self, source: Epoch, migration: MigrationId) -> Result<Option<bool>, DiskError> {
+        let mut state = self.state();
+        if self.backing.read_only {
+            return Ok(None);
         }
-        let lock = if self.backing.read_only {
-            None
-        } else {
-            let record = LockRecord { vm: self.vm, host: self.host.clone(), epoch };
-            Some(DiskLock::take(&self.backing.lock, &record)?)
+        if matches!(*state, State::Closed) {
+            let lock = DiskLock::take_over(&self.backing.lock, self.vm, source, migration)?;
+            let Some(lock) = lock else { return Ok(Some(false)) };
+            *state = State::Locked(lock);
+        }
+        Ok(Some(true))
+    }
+
+    /// Takes the lock again if it was let go, without waiting, and records that the guest runs on after `migration`.
+    pub fn reclaim(&self, epoch: Epoch, migration: MigrationId) -> Result<(), DiskError> {
+        let record = LockRecord { ran_on_after: Some(migration), ..self.record(epoch) };
+        self.open(&record, DiskLock::take_now)
+    }
+
+    /// Whether the lock that a source on another host is known to hold can be seen from here. `None`: a read-only disk
+    /// has none.
+    pub fn sees_lock(&self) -> Option<bool> {
+        // A lock that cannot be asked for is not seen.
+        (!self.backing.read_only).then(|| DiskLock::is_seen(&self.backing.lock).unwrap_or(false))
+    }
+
+    fn record(&self, epoch: Epoch) -> LockRecord {
+        LockRecord { vm: self.vm, host: self.host.clone(), epoch, ran_on_after: None }
+    }
+
+    /// With `record` in the lock file. An image that is open stays so.
+    fn open(
+        &self,
+        record: &LockRecord,
+        take: impl FnOnce(&Path, &LockRecord) -> Result<DiskLock, LockError>,
+    ) -> Result<(), DiskError> {
+        let mut state = self.state();
+        let lock = match &*state {
+            State::Open { lock, .. } => {
+                return match lock {
+                    Some(lock) if record.ran_on_after.is_some() => Ok(lock.renew(record)?),
+                    _ => Ok(()),
+                };
+            }
+            _ if self.backing.read_only => None,
+            State::Locked(lock) => {
+                lock.renew(record)?;
+                None
+            }
+            State::Closed => Some(take(&self.backing.lock, record)?),
         };
         let image = Image::open(&self.backing)?;
         let found = image.bytes();
@@ -96,15 +150,19 @@ impl Disk {
             let (path, expected) = (self.backing.path.clone(), self.sectors * SECTOR_BYTES);
             return Err(DiskError::Resized { path, expected, found });
         }
-        *open = Some(Open { image, _lock: lock });
+        let lock = match std::mem::take(&mut *state) {
+            State::Locked(lock) => Some(lock),
+            _ => lock,
+        };
+        *state = State::Open { image, lock };
         Ok(())
     }
 
     /// Closes the image, then lets go of the lock; its record stays. A flush that fails is logged, since nobody who
     /// lets go can wait for it; [`Disk::flush`] before is where it counts.
     pub fn release(&self) {
-        if let Some(mut open) = self.open().take()
-            && let Err(cause) = open.image.flush()
+        if let State::Open { mut image, .. } = std::mem::take(&mut *self.state())
+            && let Err(cause) = image.flush()
         {
             let error = DiskError::Flush { path: self.backing.path.clone(), cause };
             tracing::error!(%error, "closing a disk");
@@ -114,21 +172,23 @@ impl Disk {
     /// Makes everything written durable. Nothing to do while the disk is closed.
     pub fn flush(&self) -> Result<(), DiskError> {
         let path = || self.backing.path.clone();
-        match self.open().as_mut() {
-            Some(open) => open.image.flush().map_err(|cause| DiskError::Flush { path: path(), cause }),
-            None => Ok(()),
+        match &mut *self.state() {
+            State::Open { image, .. } => {
+                image.flush().map_err(|cause| DiskError::Flush { path: path(), cause })
+            }
+            _ => Ok(()),
         }
     }
 
     /// Does I/O on the open image; an error while it is closed.
     pub fn with_image<T>(&self, access: impl FnOnce(&mut Image) -> io::Result<T>) -> io::Result<T> {
-        match self.open().as_mut() {
-            Some(open) => access(&mut open.image),
-            None => Err(io::Error::other("the disk is not open, since this host does not hold its lock")),
+        match &mut *self.state() {
+            State::Open { image, .. } => access(image),
+            _ => Err(io::Error::other("the disk is not open, since this host does not hold its lock")),
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().expect("no user of the disk panics")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no user of the disk panics")
     }
 }
