@@ -17,68 +17,59 @@ const HEARD_LIMIT: Duration = Duration::from_secs(60);
 const VM: &str = "linux";
 
 #[test]
-fn linux_survives_two_cut_networks_and_two_dead_hosts_at_four_moments_of_the_handoff() {
+fn linux_survives_two_cut_networks_and_two_dead_sources_at_four_moments_of_the_handoff() {
     in_lab(3, |cluster, place| {
         let [a, b] = hosts(cluster);
         let c = cluster.hosts()[2].clone();
         let guest = GuestOptions { rate: "200".into(), ..GuestOptions::named(VM) };
         boot(cluster, place, &guest, &a)?;
         let load = load(cluster, &guest)?;
-        fails_unnoticed(cluster, &load, &guest, &b, Step::SourceSendRound, Blow::Cut)?;
-        fails_unnoticed(cluster, &load, &guest, &b, Step::SourceSendState, Blow::Cut)?;
-        fails_unnoticed(cluster, &load, &guest, &b, Step::DestinationLoad, Blow::Kill)?;
-        // The client's connection bears this, too, but its silence depends on how fast a dead host is noticed.
+        is_cut_off_unnoticed(cluster, &load, &guest, &b, Step::SourceSendRound)?;
+        is_cut_off_unnoticed(cluster, &load, &guest, &b, Step::SourceSendState)?;
+        // The client's connection bears these, too, but its silence depends on how fast a dead host is noticed.
         load.stop();
-        source_dies_after_the_commit(cluster, &guest, &a, &c)
+        let before_the_commit = Step::SourceAskCommit;
+        source_dies(cluster, &guest, &a, &b, before_the_commit)?;
+        let after_the_commit = Step::DestinationAskClaim;
+        source_dies(cluster, &guest, &b, &c, after_the_commit)
     });
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Blow {
-    Cut,
-    Kill,
-}
-
-/// The destination is struck before the commit: nobody notices, and the VM stays.
-fn fails_unnoticed(
+/// The destination is cut off before the commit: nobody notices, and the VM stays.
+fn is_cut_off_unnoticed(
     cluster: &dyn Cluster,
     load: &Load,
     guest: &GuestOptions,
     to: &HostName,
     step: Step,
-    blow: Blow,
 ) -> Result<()> {
     let [here, _] = hosts(cluster);
     let mark = load.mark()?;
-    let task = begin_and_hold(cluster, to, step, |cluster| match blow {
-        Blow::Cut => cluster.cut(to),
-        Blow::Kill => cluster.kill(to),
-    })?;
+    let task = begin_and_hold(cluster, to, step, |cluster| cluster.cut(to))?;
     let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
-    ensure(ended.state == TaskState::Failed, format!("{blow:?} at {step:?}: {ended:?}"))?;
+    ensure(ended.state == TaskState::Failed, format!("cut at {step:?}: {ended:?}"))?;
     cluster.assert_runs_on(VM, &here)?;
-    let noticed = assert_unnoticed(load, &mark, &format!("{blow:?} at {step:?}"))?;
-    eprintln!("{blow:?} at {step:?}: silence {} ms", noticed.network_silence.as_millis());
+    let noticed = assert_unnoticed(load, &mark, &format!("cut at {step:?}"))?;
+    eprintln!("cut at {step:?}: silence {} ms", noticed.network_silence.as_millis());
     assert_alive(cluster, guest.address)?;
-    if matches!(blow, Blow::Cut) {
-        cluster.mend(to)?;
-        cluster.await_hosts(LIMIT)?;
-    }
-    Ok(())
+    cluster.mend(to)?;
+    cluster.await_hosts(LIMIT)
 }
 
-/// The source loses power once the VM is the destination's: it runs there.
-fn source_dies_after_the_commit(
+/// The source loses power once the destination has everything: the VM runs there.
+fn source_dies(
     cluster: &dyn Cluster,
     guest: &GuestOptions,
     from: &HostName,
     to: &HostName,
+    step: Step,
 ) -> Result<()> {
     let before = guests::fetch(cluster.client(), guest.address)?;
-    let task = begin_and_hold(cluster, to, Step::DestinationAskClaim, |cluster| cluster.kill(from))?;
+    let task = begin_and_hold(cluster, to, step, |cluster| cluster.kill(from))?;
     let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
-    ensure(ended.state == TaskState::Succeeded, format!("the source died after the commit: {ended:?}"))?;
+    ensure(ended.state == TaskState::Succeeded, format!("the source died at {step:?}: {ended:?}"))?;
     cluster.assert_runs_on(VM, to)?;
+    eprintln!("the source died at {step:?}: {}", ended.message);
     let heard = exec::poll(HEARD_LIMIT, exec::POLL_COMMAND, || {
         Ok(guests::fetch(cluster.client(), guest.address).ok())
     })?;

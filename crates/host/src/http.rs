@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Token};
-use godwit_types::agent::{Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm};
+use godwit_types::agent::{
+    Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+};
 use godwit_types::api::{Empty, Health};
 use godwit_types::host::HostReport;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
@@ -32,6 +34,7 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}", get(show))
         .route("/v1/vms/{id}/start", post(start))
         .route("/v1/vms/{id}/stop", post(stop))
+        .route("/v1/vms/{id}/fence", post(fence))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard_incoming))
@@ -59,6 +62,10 @@ async fn start(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<Sta
 
 async fn stop(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<StopVm>) -> Answer<Empty> {
     to_the_end(orders::stop(agent, vm, asked)).await.map(empty)
+}
+
+async fn fence(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<Fence>) -> Answer<Empty> {
+    to_the_end(orders::fence(agent, vm, asked)).await.map(empty)
 }
 
 async fn prepare_incoming(

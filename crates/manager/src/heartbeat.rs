@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use godwit_types::agent::{LocalState, LocalVm};
+use godwit_types::agent::{Fence, LocalState, LocalVm};
 use godwit_types::host::HostReport;
 use godwit_types::ownership::Ownership;
 use godwit_types::{ApiError, MigrationId, VmId};
@@ -14,12 +14,23 @@ use crate::clock::now_unix_ms;
 use crate::news::{News, REPORTS_BELIEVED, news};
 use crate::store::{HostRow, NewEvent, Power, StoreError, Tx, VmRow};
 
-/// Records `report`: the host's facts, and what it says about VMs. Returns the machines that wait there for migrations
-/// that were aborted: the host was out of reach then, or had not built them yet.
-pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Vec<(VmId, MigrationId)>, ApiError> {
+/// What the host that has just reported must be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Orders {
+    /// Machines that wait there for migrations that were aborted: the host was out of reach then, or had not built them
+    /// yet.
+    pub(crate) discard: Vec<(VmId, MigrationId)>,
+    /// Copies that were left behind when the VM went to another owner.
+    pub(crate) fence: Vec<(VmId, Fence)>,
+}
+
+/// Records `report`: the host's facts, and what it says about VMs.
+pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError> {
+    let mut orders = Orders::default();
     let known = tx.host(&report.name)?;
     announce(tx, known.as_ref(), &report)?;
-    let strays = strays(tx, &report, known.map(|host| host.strays).unwrap_or_default())?;
+    let before = known.map(|host| host.strays).unwrap_or_default();
+    let strays = strays(tx, &report, before, &mut orders.fence)?;
     let now = now_unix_ms();
     tx.put_host(&HostRow {
         name: report.name.clone(),
@@ -41,14 +52,13 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Vec<(VmId, Migra
             apply(tx, &vm, &owned, news, local.and_then(|local| local.detail.as_deref()))?;
         }
     }
-    let mut forgotten = Vec::new();
     for local in
         report.vms.iter().filter(|local| matches!(local.state, LocalState::Incoming | LocalState::Prepared))
     {
         let aborted = tx.aborted_migrations(local.id, &report.name, local.epoch)?;
-        forgotten.extend(aborted.into_iter().map(|migration| (local.id, migration)));
+        orders.discard.extend(aborted.into_iter().map(|migration| (local.id, migration)));
     }
-    Ok(forgotten)
+    Ok(orders)
 }
 
 /// Tells that a host joined, came back or changed its address.
@@ -106,11 +116,13 @@ fn apply(
     }
 }
 
-/// Counts the reports in which the host runs VMs that it does not own, and tells of each once.
+/// Counts the reports in which the host runs VMs that it does not own, and tells of each once. One that has been left
+/// behind is to be fenced, unless a task of the VM is still under way.
 fn strays(
     tx: &Tx<'_>,
     report: &HostReport,
     before: BTreeMap<VmId, u32>,
+    fence: &mut Vec<(VmId, Fence)>,
 ) -> Result<BTreeMap<VmId, u32>, StoreError> {
     let mut strays = BTreeMap::new();
     for local in report.vms.iter().filter(|l| matches!(l.state, LocalState::Running | LocalState::Outgoing)) {
@@ -119,8 +131,15 @@ fn strays(
             continue;
         }
         let count = before.get(&local.id).map_or(1, |count| count.saturating_add(1));
+        let newer = owned.as_ref().filter(|owned| owned.epoch > local.epoch);
+        if let Some(owned) = newer
+            && count >= REPORTS_BELIEVED
+            && tx.open_task(local.id)?.is_none()
+        {
+            fence.push((local.id, Fence { owner: owned.owner.clone(), epoch: owned.epoch }));
+        }
         if count == REPORTS_BELIEVED {
-            let event = stray_event(report, local, owned.as_ref());
+            let event = stray_event(report, local, owned.as_ref(), newer.is_some());
             tracing::error!("{}", event.message());
             tx.add_event(event)?;
         }
@@ -129,15 +148,17 @@ fn strays(
     Ok(strays)
 }
 
-fn stray_event(report: &HostReport, local: &LocalVm, owned: Option<&Ownership>) -> NewEvent {
+fn stray_event(report: &HostReport, local: &LocalVm, owned: Option<&Ownership>, is_fenced: bool) -> NewEvent {
     let (host, name, epoch) = (&report.name, &local.name, local.epoch);
     let rightful = match owned {
         Some(owned) => format!("{} owns it at epoch {}", owned.owner, owned.epoch),
         None => "the manager knows no such VM".to_owned(),
     };
-    let message = format!(
-        "{host} runs {name} at epoch {epoch}, but {rightful}; find out why, and end the process of VM {} on {host}",
-        local.id
-    );
+    let what = if is_fenced {
+        format!("the copy on {host} was left behind, and is ended")
+    } else {
+        format!("find out why, and end the process of VM {} on {host}", local.id)
+    };
+    let message = format!("{host} runs {name} at epoch {epoch}, but {rightful}; {what}");
     NewEvent::new("vm.stray", message).vm(name).host(host)
 }

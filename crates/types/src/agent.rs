@@ -4,6 +4,7 @@
 //! GET    /v1/host                              HostReport
 //! POST   /v1/vms/{id}/start        StartVm     -> LocalVm
 //! POST   /v1/vms/{id}/stop         StopVm      -> {}           returns once the process is gone
+//! POST   /v1/vms/{id}/fence        Fence       -> {}           ends a copy that was left behind
 //! GET    /v1/vms/{id}                          LocalVm
 //! GET    /v1/vms/{id}/console                  upgrade to a raw byte stream of the serial console
 //! POST   /v1/vms/{id}/incoming     PrepareIncoming -> Incoming  builds the destination's machine
@@ -83,6 +84,14 @@ pub struct StopVm {
     pub force: bool,
     /// How long the guest may take after the power button, in milliseconds.
     pub timeout_ms: u64,
+}
+
+/// Ends whatever of a VM runs on this host at an epoch before `epoch`, at which `owner` has it: first its network, then
+/// its process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    pub owner: HostName,
+    pub epoch: Epoch,
 }
 
 /// Builds the destination's machine for a migration.

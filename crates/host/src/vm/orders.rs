@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
-use godwit_types::agent::{LocalState, Outgoing, StartOutgoing, StopVm};
+use godwit_types::agent::{Fence, LocalState, Outgoing, StartOutgoing, StopVm};
 use godwit_types::control::Request;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
 
 use super::machine::Machine;
 use super::reached;
 use crate::agent::Agent;
+use crate::net;
 
 /// How long a process that did not answer may take to turn out to have ended.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +49,25 @@ pub(crate) async fn stop(agent: Arc<Agent>, vm: VmId, asked: StopVm) -> Result<(
     Err(ApiError::new(ErrorCode::Failed, message).remedy(
         "shut the guest down from inside, give it more time, or end it at once: godwit vm stop --force",
     ))
+}
+
+/// `POST /v1/vms/{id}/fence`. Nothing to do if no copy of an older epoch is here.
+pub(crate) async fn fence(agent: Arc<Agent>, vm: VmId, asked: Fence) -> Result<(), ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    let Some(machine) = agent.vms.live(vm) else { return Ok(()) };
+    let (name, Fence { owner, epoch }) = (&machine.config.name, asked);
+    let here = machine.state(|state| state.epoch);
+    if here >= epoch {
+        let message = format!("{name} is on {} at epoch {here}, not before {epoch}", agent.config.name);
+        return Err(conflict(message));
+    }
+    tracing::error!("{name} belongs to {owner} at epoch {epoch}: the copy here, of epoch {here}, is ended");
+    machine.state(|state| state.stopping = true);
+    if let Err(error) = machine.ports(net::block).await {
+        tracing::warn!("{name}: its network was not blocked: {error}");
+    }
+    machine.kill().await;
+    Ok(())
 }
 
 /// `DELETE /v1/vms/{id}/incoming/{migration}`.

@@ -88,6 +88,19 @@ fn a_crash_is_reported_with_the_last_words_and_the_vm_can_be_started_again() {
     });
 }
 
+#[test]
+fn a_copy_of_an_older_epoch_is_fenced_and_one_of_the_owners_epoch_is_not() {
+    in_a_world(|world| async move {
+        world.start_vm("", 7).await.unwrap();
+        let refused = world.fence(7).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Conflict);
+        assert_eq!(world.vm().await.unwrap().state, LocalState::Running);
+        world.fence(8).await.unwrap();
+        world.assert_nothing_left();
+        world.fence(8).await.unwrap();
+    });
+}
+
 async fn outgoing(world: &World) -> Outgoing {
     world.client.get(&format!("/v1/vms/{VM}/outgoing/{MIGRATION}")).await.unwrap()
 }

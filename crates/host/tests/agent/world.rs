@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
-use godwit_types::agent::{Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm, StopVm};
+use godwit_types::agent::{
+    Fence, Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+};
 use godwit_types::api::Empty;
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Epoch, MigrationId, VmId};
@@ -158,6 +160,11 @@ impl World {
 
     pub(crate) async fn stop_vm(&self, force: bool, timeout_ms: u64) -> Result<Empty, ApiError> {
         self.client.post(&format!("/v1/vms/{VM}/stop"), &StopVm { force, timeout_ms }).await
+    }
+
+    pub(crate) async fn fence(&self, epoch: u64) -> Result<Empty, ApiError> {
+        let fence = Fence { owner: "c".parse().unwrap(), epoch: Epoch(epoch) };
+        self.client.post(&format!("/v1/vms/{VM}/fence"), &fence).await
     }
 
     pub(crate) async fn vm(&self) -> Result<LocalVm, ApiError> {

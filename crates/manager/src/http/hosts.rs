@@ -10,8 +10,8 @@ use godwit_types::{ApiError, ErrorCode, HostName};
 
 use super::{Answer, Shared};
 use crate::clock::now_unix_ms;
-use crate::heartbeat;
-use crate::manager::unknown_host;
+use crate::heartbeat::{self, Orders};
+use crate::manager::{Manager, unknown_host};
 use crate::tasks::{self, Side};
 
 /// All hosts, by name.
@@ -43,14 +43,26 @@ pub(super) async fn heartbeat(
         let message = format!("the report of {} was sent as that of {name}", report.name);
         return Err(ApiError::new(ErrorCode::Invalid, message).into());
     }
-    let forgotten = manager.store.note(move |tx| heartbeat::record(tx, report)).await?;
-    if !forgotten.is_empty() {
+    let orders = manager.store.note(move |tx| heartbeat::record(tx, report)).await?;
+    if orders != Orders::default() {
         let told_by = Arc::clone(&manager);
-        manager.spawn(async move {
-            for (vm, migration) in forgotten {
-                tasks::discard(&told_by, &name, vm, Side::Incoming, migration).await;
-            }
-        });
+        manager.spawn(async move { tell(&told_by, &name, orders).await });
     }
     Ok(Json(Empty {}))
+}
+
+/// Tells a host what its report calls for; what does not reach it is told after its next one.
+async fn tell(manager: &Manager, host: &HostName, orders: Orders) {
+    for (vm, migration) in orders.discard {
+        tasks::discard(manager, host, vm, Side::Incoming, migration).await;
+    }
+    for (vm, fence) in orders.fence {
+        let told = match manager.agent(host).await {
+            Ok(agent) => agent.post::<_, Empty>(&format!("/v1/vms/{vm}/fence"), &fence).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::warn!("{host} was not told to end its copy of VM {vm}: {error}");
+        }
+    }
 }

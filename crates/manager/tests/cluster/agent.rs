@@ -14,7 +14,7 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, serve, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Client, Token};
 use godwit_types::agent::{
-    Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+    Fence, Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::host::{DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, NetworkOffer};
@@ -251,6 +251,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}", get(show))
         .route("/v1/vms/{id}/start", post(start))
         .route("/v1/vms/{id}/stop", post(stop))
+        .route("/v1/vms/{id}/fence", post(fence))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/incoming", post(incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard))
@@ -283,6 +284,13 @@ async fn start(
         std::future::pending::<()>().await;
     }
     show(State(agent), Path(vm)).await
+}
+
+async fn fence(State(agent): State<Agent>, Path(vm): Path<VmId>, Json(asked): Json<Fence>) -> Answer<Empty> {
+    let mut known = agent.known();
+    known.requests.push(format!("POST fence before {} of {}", asked.epoch, asked.owner));
+    known.vms.retain(|id, local| *id != vm || local.epoch >= asked.epoch);
+    Ok(Json(Empty {}))
 }
 
 async fn stop(State(agent): State<Agent>, Path(vm): Path<VmId>, Json(_): Json<StopVm>) -> Answer<Empty> {

@@ -124,6 +124,29 @@ async fn a_second_host_that_runs_the_vm_is_reported_and_does_not_become_the_owne
     let events = cluster.events().await;
     let stray = events.iter().find(|event| event.kind == "vm.stray").unwrap();
     assert_eq!(stray.host.as_ref().unwrap().as_str(), "b");
+    assert!(
+        stray.message.contains("find out why"),
+        "at one epoch nobody can tell which copy is right: {stray:?}"
+    );
+    assert!(!cluster.b.known().requests.iter().any(|request| request.contains("fence")));
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_a_host_brings_back_at_an_old_epoch_is_ended() {
+    let cluster = Cluster::start().await;
+    let vm = cluster.running("web1").await;
+    cluster.a.set_vm(vm.id, &vm.name, 1, LocalState::Stopped);
+    cluster.vm_is("web1", VmState::Stopped).await;
+    let task = cluster.try_start("web1", Some("b")).await.unwrap();
+    assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
+    cluster.a.set_vm(vm.id, &vm.name, 1, LocalState::Running);
+    cluster.until("it is ended", async |c| c.a.vm_state(vm.id).is_none()).await;
+    assert!(cluster.a.was_asked("POST fence before 2 of b"), "{:?}", cluster.a.known().requests);
+    let stray = cluster.events().await.into_iter().find(|event| event.kind == "vm.stray").unwrap();
+    assert!(stray.message.contains("left behind"), "{stray:?}");
+    let after = cluster.vm("web1").await;
+    assert_eq!((after.owner.unwrap().as_str(), after.state), ("b", VmState::Running));
     cluster.end().await;
 }
 
