@@ -1,17 +1,26 @@
 //! A failure before the commit leaves the VM running at the source, and the next attempt succeeds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_lab::cluster::{Cluster, GuestOptions};
+use godwit_lab::fabric::Fabric;
 use godwit_lab::load::Load;
 use godwit_lab::{LabError, Result};
-use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric};
+use godwit_tests::{
+    assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric, on_one_fabric,
+};
+use godwit_types::host::{Host, HostState};
 use godwit_types::migration::Phase;
 use godwit_types::task::{Task, TaskState};
 use godwit_types::{Bytes, HostName};
+use nix::sys::signal::{Signal, kill};
 
 /// How long a migration may take to reach pre-copy, and to notice that its other side is gone.
 const LIMIT: Duration = Duration::from_secs(90);
+/// Longer than either side's patience with a silent peer.
+const HANG: Duration = Duration::from_secs(12);
+/// Between two looks at whether everybody answers.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Slow enough that the move is still in pre-copy when it is disturbed: 192 MiB take 12 s and more.
 const SLOWLY: [&str; 2] = ["--max-bandwidth", "16MiB"];
 
@@ -38,6 +47,44 @@ fn a_move_cancelled_in_pre_copy_leaves_the_vm_running_at_the_source() {
     disturbed(TaskState::Cancelled, |cluster, task, _| {
         cluster.cli().text(&["task", "cancel", &task.id.to_string()], LIMIT).map(drop)
     });
+}
+
+#[test]
+fn a_side_that_hangs_in_pre_copy_ends_the_attempt_and_everybody_else_answers_meanwhile() {
+    on_one_fabric(|fabric, place| {
+        let cluster: &dyn Cluster = fabric;
+        let [here, there] = hosts(cluster);
+        let guest = GuestOptions { content: "random".into(), ..GuestOptions::named("stays") };
+        boot(cluster, place, &guest, &here)?;
+        for hangs in [&there, &here] {
+            let task = cluster.migrate_detached(&guest.name, &there, &["--max-bandwidth", "1MiB"])?;
+            cluster.await_task(&task, "pre-copy under way", LIMIT, in_pre_copy)?;
+            signal(fabric, hangs, Signal::SIGSTOP)?;
+            let began = Instant::now();
+            while began.elapsed() < HANG {
+                let vm = cluster.vm(&guest.name)?;
+                ensure(vm.owner.as_ref() == Some(&here), format!("{hangs} hangs, and {vm:?}"))?;
+                let asked: Vec<Host> = cluster.cli().ask(&["host", "ls"])?;
+                ensure(asked.iter().all(|host| host.state == HostState::Up), format!("{asked:?}"))?;
+                std::thread::sleep(ASK_AGAIN);
+            }
+            signal(fabric, hangs, Signal::SIGCONT)?;
+            let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+            let why = ended.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+            ensure(ended.state == TaskState::Failed && !why.is_empty(), format!("{ended:?}"))?;
+            cluster.assert_runs_on(&guest.name, &here)?;
+            assert_alive(cluster, guest.address)?;
+        }
+        migrate(cluster, &guest.name, &there, &[])?;
+        assert_alive(cluster, guest.address)
+    });
+}
+
+fn signal(fabric: &Fabric, host: &HostName, signal: Signal) -> Result<()> {
+    for vmm in fabric.vmms(host)? {
+        kill(vmm, signal).map_err(|error| LabError::Broken(format!("{signal} for {vmm}: {error}")))?;
+    }
+    Ok(())
 }
 
 /// Begins a move, disturbs it in pre-copy, and checks that nobody noticed and that a second attempt succeeds.

@@ -27,6 +27,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an unused connection is kept. Shorter than a server's patience, so that the server never closes a
 /// connection on which a request is just being sent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle connection asks the server's kernel for a sign of life after this long, and then this often.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// A server whose kernel acknowledges nothing for as long is gone.
+const GONE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Unused connections kept.
 const IDLE_CONNECTIONS_MAX: usize = 4;
 
@@ -50,6 +55,10 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        // A peer that is gone takes its connections along, event streams and consoles included.
+        connector.set_keepalive(Some(KEEPALIVE_IDLE));
+        connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+        connector.set_tcp_user_timeout(Some(GONE_TIMEOUT));
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

@@ -76,6 +76,8 @@ pub struct Engine {
     /// The round that the received device state belongs to.
     state_round: Option<u32>,
     heard: Duration,
+    /// When memory or state last arrived.
+    advanced: Duration,
     /// When COMMITTED arrived.
     committed: Option<Duration>,
     /// What the disks' locks say about the source.
@@ -98,6 +100,7 @@ impl Engine {
             streams: Vec::new(),
             state_round: None,
             heard: Duration::ZERO,
+            advanced: Duration::ZERO,
             committed: None,
             witness: Witness::None,
             broken: None,
@@ -181,6 +184,7 @@ impl Engine {
         match result {
             Ok(()) => {
                 self.state = State::Receiving;
+                self.advanced = self.now;
                 self.actions.push(Action::AcceptStreams { count: self.streams.len() as u32 });
                 self.actions.push(Action::Send(Control::Welcome(Welcome {})));
             }
@@ -194,6 +198,7 @@ impl Engine {
     }
 
     fn stream_opened(&mut self) {
+        self.advanced = self.now;
         self.streams_open += 1;
         if self.state == State::Receiving && self.streams_open == self.streams.len() as u32 {
             self.actions.push(Action::Send(Control::Ready(Ready {})));
@@ -204,6 +209,7 @@ impl Engine {
         if self.state != State::Receiving {
             return;
         }
+        self.advanced = self.now;
         if let Some(known) = self.streams.get_mut(ack.stream as usize) {
             *known = ack;
             self.actions.push(Action::Send(Control::Ack(ack)));
@@ -216,7 +222,7 @@ impl Engine {
         if self.state != State::Receiving || self.state_round.is_some() {
             return self.fail(failure::out_of_turn(&self.source, "device state"), true);
         }
-        self.state_round = Some(last_round);
+        (self.state_round, self.advanced) = (Some(last_round), self.now);
         self.load_if_complete();
     }
 
@@ -380,6 +386,9 @@ impl Engine {
             }
             State::Waiting | State::Claiming(_) | State::Running { .. } | State::Ended => {}
             _ if silent => self.doubt_or_fail(failure::silent(&self.source, silence), true),
+            State::Receiving if now >= self.advanced + self.setup.tuning.idle => {
+                self.fail(failure::idle(&self.source, now - self.advanced), true);
+            }
             _ => {
                 if let Some(error) = broken {
                     self.doubt_or_fail(error, true);

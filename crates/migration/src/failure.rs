@@ -34,6 +34,12 @@ pub(crate) fn stalled(peer: &str, waited: Duration) -> ApiError {
         .remedy("check the bandwidth between the hosts and the load of the other host, then migrate again")
 }
 
+/// The other side lives, but sends nothing.
+pub(crate) fn idle(peer: &str, waited: Duration) -> ApiError {
+    let message = format!("{peer} lives, and has sent no memory for {:.1} s", waited.as_secs_f64());
+    ApiError::new(ErrorCode::Failed, message).remedy("look at the log of the VM there, then migrate again")
+}
+
 /// The guest stood for so long that it is better to let it run on.
 pub(crate) fn slow_switchover(peer: &str, stood: Duration) -> ApiError {
     let message =

@@ -17,6 +17,9 @@ pub struct Tuning {
     pub peer_silent: Duration,
     /// The same while the guest stands: it is better off running here than waiting for a peer that may come back.
     pub peer_silent_stopped: Duration,
+    /// How long a destination waits for memory from a source that is heard of otherwise. A source waits with its guest
+    /// quiet, or its rate capped, for less.
+    pub idle: Duration,
     /// After a page connection broke: how long to wait for the peer's own words on the control connection.
     pub last_words: Duration,
     /// From stopping the guest to PREPARED. Beyond, the migration fails and the guest runs on at the source.
@@ -41,6 +44,7 @@ impl Default for Tuning {
             heartbeat: Duration::from_millis(500),
             peer_silent: Duration::from_secs(10),
             peer_silent_stopped: Duration::from_secs(3),
+            idle: Duration::from_secs(60),
             last_words: Duration::from_millis(500),
             switchover: Duration::from_secs(30),
             resumed: Duration::from_secs(30),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use godwit_migration::destination::{Action, Engine, Input, Setup};
-use godwit_migration::wire::{Ack, Committed, Control, Hello, Role};
+use godwit_migration::wire::{Ack, Committed, Control, Heartbeat, Hello, Role};
 use godwit_migration::{Link, MachineError, Manifest, Tuning};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
@@ -13,17 +13,45 @@ const MIGRATION: MigrationId = MigrationId(Uuid::from_u128(1));
 const EPOCH: Epoch = Epoch(2);
 const GRANTED: Input = Input::Verdict(Verdict::Granted { epoch: EPOCH });
 
-/// A destination that is PREPARED and has lost its source.
-fn in_doubt() -> Engine {
+/// A destination whose source is connected and sends pages.
+fn receiving() -> Engine {
     let mut engine = Engine::new(Setup { migration: MIGRATION, epoch: EPOCH, tuning: Tuning::default() });
     let vm = VmId(Uuid::from_u128(2));
     let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
     let role = Role::Control { manifest, page_streams: 1 };
+    let hello = Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), role };
+    for input in [Input::Hello(hello), Input::Admitted(Ok(())), Input::StreamOpened] {
+        engine.handle(Duration::ZERO, input);
+    }
+    engine
+}
+
+#[test]
+fn a_source_that_lives_and_sends_nothing_is_given_up() {
+    let (mut engine, idle, beat) = (receiving(), Tuning::default().idle, Tuning::default().heartbeat);
+    let mut now = Duration::ZERO;
+    let mut step = |engine: &mut Engine, input| {
+        now += beat;
+        let heartbeat = Control::Heartbeat(Heartbeat { source_us: 1 });
+        engine.handle(now, Input::Control(heartbeat));
+        engine.handle(now, input)
+    };
+    // Memory that keeps coming is never too slow.
+    for round in 1..=4 * idle.as_secs() as u32 {
+        let actions = step(&mut engine, Input::Received(Ack { round, ..Ack::default() }));
+        assert!(matches!(actions[..], [Action::Send(Control::Ack(_))]), "{actions:?}");
+    }
+    let mut ends = (0..2 * idle.as_secs()).map(|_| step(&mut engine, Input::Tick));
+    let end = ends.find(|actions| !actions.is_empty()).expect("an end within twice the limit");
+    let Some(Action::End(Err(error))) = end.last() else { panic!("{end:?}") };
+    assert!(error.message.contains("has sent no memory"), "{error:?}");
+}
+
+/// A destination that is PREPARED and has lost its source.
+fn in_doubt() -> Engine {
+    let mut engine = receiving();
     let error = ApiError::new(ErrorCode::Unreachable, "cut");
     let inputs = [
-        Input::Hello(Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), role }),
-        Input::Admitted(Ok(())),
-        Input::StreamOpened,
         Input::Received(Ack { round: 1, ..Ack::default() }),
         Input::State { last_round: 1 },
         Input::Loaded(Ok(())),

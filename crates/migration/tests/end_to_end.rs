@@ -187,6 +187,17 @@ fn a_network_that_swallows_everything_ends_the_attempt_in_bounded_time_and_names
 }
 
 #[test]
+fn page_connections_that_swallow_everything_end_the_attempt_while_heartbeats_still_pass() {
+    let mut world = World::new(BUSY);
+    let (attempt, _) =
+        world.attempt(|address| proxy::start(address, Break::SilentPages { after: 2_000_000 }).0);
+    let error = failure(attempt.outcome());
+    assert!(error.message.contains("acknowledged no memory"), "{error:?}");
+    world.arbiter.close(world.attempts);
+    world.expect_retry_to_succeed();
+}
+
+#[test]
 fn a_cancelled_migration_leaves_the_vm_at_the_source_at_any_moment() {
     let mut world = World::new(BUSY);
     for wait_ms in [0, 2, 4, 7, 11, 16, 25, 40, 60, 90] {

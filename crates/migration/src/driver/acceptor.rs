@@ -42,7 +42,7 @@ pub(super) fn await_source(
             Ok((reader, hello))
                 if hello.migration == migration && matches!(hello.role, Role::Control { .. }) =>
             {
-                let reader = reader.established(tuning.peer_silent);
+                let reader = reader.established(Link::Control, tuning);
                 return Ok((reader.map_err(|error| error.describe("source", Link::Control))?, hello));
             }
             Ok((reader, hello)) => refuse(&reader, migration, &hello),
@@ -148,7 +148,7 @@ impl Acceptor {
     }
 
     fn open(&self, stream: u32, reader: Reader) -> Result<JoinHandle<()>, LinkError> {
-        let reader = reader.established(self.tuning.peer_silent)?;
+        let reader = reader.established(Link::Pages(stream), &self.tuning)?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(reader.stream().try_clone()?);
         link::send_control(reader.stream(), &Control::Welcome(Welcome {}))?;
         let sink = Sink::new(stream, reader, Arc::clone(&self.machine), Arc::clone(&self.seal));

@@ -119,7 +119,7 @@ impl Run {
         let peer = format!("destination {} at {}", request.destination, request.address);
         let describe = |error: LinkError| error.describe(&peer, Link::Control);
         let reader = link::connect(request.address, tuning.connect, &stop).map_err(describe)?;
-        let reader = reader.established(tuning.peer_silent).map_err(describe)?;
+        let reader = reader.established(Link::Control, &tuning).map_err(describe)?;
         let control = reader.stream().try_clone().map_err(|error| describe(error.into()))?;
         let (sender, events) = sync_channel(EVENTS_MAX);
         let flow = Arc::new(Flow::new(tuning.page_streams));
@@ -317,7 +317,7 @@ impl Run {
             Control::Error(failure) => return Err(failure.into_error(peer)),
             _ => return Err(failure::out_of_turn(peer, "an answer to a page stream's hello")),
         }
-        let reader = reader.established(self.tuning.peer_silent).map_err(describe)?;
+        let reader = reader.established(Link::Pages(index), &self.tuning).map_err(describe)?;
         reader.stream().try_clone().map_err(|error| describe(error.into()))
     }
 

@@ -25,6 +25,10 @@ pub enum Break {
     Silence {
         after: u64,
     },
+    /// The same for the page connections only.
+    SilentPages {
+        after: u64,
+    },
 }
 
 struct Network {
@@ -40,13 +44,14 @@ pub fn start(target: SocketAddr, trouble: Break) -> (SocketAddr, impl Fn() -> u6
     let counter = Arc::clone(&network);
     thread::spawn(move || {
         // The streams of one migration are few; the thread goes when the test's process does.
-        for source in listener.incoming().take(8).map_while(Result::ok) {
+        // The first connection is the one for control.
+        for (index, source) in listener.incoming().take(8).map_while(Result::ok).enumerate() {
             let Ok(destination) = TcpStream::connect(target) else { return };
             for (from, to, counted) in [(&source, &destination, true), (&destination, &source, false)] {
                 from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
                 let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                 let network = Arc::clone(&network);
-                thread::spawn(move || network.forward(from, to, counted));
+                thread::spawn(move || network.forward(from, to, counted, index > 0));
             }
         }
     });
@@ -54,14 +59,16 @@ pub fn start(target: SocketAddr, trouble: Break) -> (SocketAddr, impl Fn() -> u6
 }
 
 impl Network {
-    fn forward(&self, mut from: TcpStream, mut to: TcpStream, counted: bool) {
+    fn forward(&self, mut from: TcpStream, mut to: TcpStream, counted: bool, pages: bool) {
         let mut buffer = vec![0; 64 << 10];
         for _ in 0..2000 {
             let passed = self.passed.load(SeqCst);
             match &self.trouble {
                 Break::Cut { after } if passed >= *after => break,
                 Break::CutWhen(now) if now.load(SeqCst) => break,
-                Break::Silence { after } if passed >= *after => {
+                Break::Silence { after } | Break::SilentPages { after }
+                    if passed >= *after && (pages || matches!(self.trouble, Break::Silence { .. })) =>
+                {
                     thread::sleep(Duration::from_millis(20));
                     continue;
                 }
