@@ -54,6 +54,13 @@ pub(super) fn await_source(
 
 fn accept(listener: &TcpListener, deadline: Instant, stop: &AtomicBool) -> Result<TcpStream, LinkError> {
     loop {
+        if stop.load(Relaxed) {
+            return Err(LinkError::Stopped);
+        }
+        // Before each look, so that strangers who keep coming do not prolong the wait.
+        if Instant::now() >= deadline {
+            return Err(LinkError::Silent);
+        }
         match listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(false)?;
@@ -63,12 +70,6 @@ fn accept(listener: &TcpListener, deadline: Instant, stop: &AtomicBool) -> Resul
             // The connection that was about to be accepted is gone already.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => return Err(error.into()),
-        }
-        if stop.load(Relaxed) {
-            return Err(LinkError::Stopped);
-        }
-        if Instant::now() >= deadline {
-            return Err(LinkError::Silent);
         }
         thread::sleep(ACCEPT_INTERVAL);
     }
@@ -159,5 +160,18 @@ impl Acceptor {
             .map_err(LinkError::Io)?;
         let _ = self.sender.send(Event::Input(Input::StreamOpened));
         Ok(thread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_who_keep_coming_do_not_prolong_the_wait_for_the_source() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let over = accept(&listener, Instant::now(), &AtomicBool::new(false));
+        assert!(matches!(over, Err(LinkError::Silent)), "{over:?}");
     }
 }
