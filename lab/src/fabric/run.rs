@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use godwit_faults::Board;
+
 use super::Process;
 use crate::{LabError, Result, exec, namespace};
 
@@ -25,9 +27,10 @@ impl Run {
         let prefix = format!("gw{}n{index}", std::process::id());
         let dir = std::env::temp_dir().join(format!("godwit-{prefix}"));
         let run = Self { datastore: dir.join("datastore"), prefix, dir };
-        for dir in [&run.datastore, &run.dir.join("faults")] {
-            std::fs::create_dir_all(dir).map_err(LabError::io(format!("create {}", dir.display())))?;
-        }
+        std::fs::create_dir_all(&run.datastore)
+            .map_err(LabError::io(format!("create {}", run.datastore.display())))?;
+        let faults = run.dir.join("faults");
+        Board::create(&faults).map_err(LabError::io(format!("create {}", faults.display())))?;
         Ok(run)
     }
 
