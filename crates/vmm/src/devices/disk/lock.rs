@@ -8,11 +8,12 @@
 //!        +--> sleep, try again, until the old holder has had its time
 //! ```
 //!
+//! The file is given to the process open. A held lock belongs to its open description, which nobody else shares.
 //! Where a file system does not carry locks from host to host, the record alone orders the epochs.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,8 +29,7 @@ const RECORD_BYTES: usize = 512;
 /// A held lock. Dropping it lets go.
 #[derive(Debug)]
 pub struct DiskLock {
-    /// The lock belongs to this open file description.
-    _file: File,
+    file: File,
 }
 
 /// Why a lock was not taken.
@@ -46,25 +46,32 @@ pub enum LockError {
 }
 
 impl DiskLock {
-    /// Takes the lock at `path` and writes `record` into it.
-    pub fn take(path: &Path, record: &LockRecord) -> Result<Self, LockError> {
-        Self::take_within(path, record, PATIENCE)
+    /// Takes the lock of `file`, which lies at `path`, and writes `record` into it.
+    pub fn take(file: &OwnedFd, path: &Path, record: &LockRecord) -> Result<Self, LockError> {
+        Self::take_within(file, path, record, PATIENCE)
     }
 
-    fn take_within(path: &Path, record: &LockRecord, patience: Duration) -> Result<Self, LockError> {
+    fn take_within(
+        file: &OwnedFd,
+        path: &Path,
+        record: &LockRecord,
+        patience: Duration,
+    ) -> Result<Self, LockError> {
         let deadline = Instant::now() + patience;
+        let io = |cause| LockError::Io { path: path.to_owned(), cause };
+        let file = file.try_clone().map(File::from).map_err(io)?;
         loop {
-            let file = open(path).map_err(|cause| LockError::Io { path: path.to_owned(), cause })?;
-            let locked = try_lock(&file).map_err(|cause| LockError::Io { path: path.to_owned(), cause })?;
+            // Let go of again if what follows fails.
+            let lock = try_lock(&file).map_err(io)?.then(|| file.try_clone().map(|file| Self { file }));
+            let lock = lock.transpose().map_err(io)?;
             let current = read_record(&file, path)?;
             if let Some(current) = &current {
                 let refused = |reason| LockError::Refused { path: path.to_owned(), reason };
                 record.may_replace(current).map_err(refused)?;
             }
-            if locked {
-                let io = |cause| LockError::Io { path: path.to_owned(), cause };
-                write_record(&file, path, record, current.is_none()).map_err(io)?;
-                return Ok(Self { _file: file });
+            if let Some(lock) = lock {
+                write_record(&file, record).map_err(io)?;
+                return Ok(lock);
             }
             if Instant::now() >= deadline {
                 let holder = current.map_or_else(
@@ -78,21 +85,16 @@ impl DiskLock {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        // Fails only where there are no locks.
+        let _ = set_lock(&self.file, libc::F_UNLCK);
+    }
 }
 
 /// Whether the lock is ours now. A file system without locks counts as one whose locks are always free.
 fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: all fields of `flock` are plain numbers.
-    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
-    whole.l_type = libc::F_WRLCK as libc::c_short;
-    whole.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: the file descriptor is open and the pointer is to a live `flock`, whose process id is zero as required.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) } == 0 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
+    let Err(error) = set_lock(file, libc::F_WRLCK) else { return Ok(true) };
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => Ok(false),
         Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
@@ -100,6 +102,18 @@ fn try_lock(file: &File) -> io::Result<bool> {
             Ok(true)
         }
         _ => Err(error),
+    }
+}
+
+fn set_lock(file: &File, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: all fields of `flock` are plain numbers.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = kind as libc::c_short;
+    whole.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the file descriptor is open and the pointer is to a live `flock`, whose process id is zero as required.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -126,25 +140,13 @@ fn read_record(file: &File, path: &Path) -> Result<Option<LockRecord>, LockError
         .map_err(|_| LockError::Damaged { path: path.to_owned() })
 }
 
-fn write_record(file: &File, path: &Path, record: &LockRecord, new: bool) -> io::Result<()> {
+fn write_record(file: &File, record: &LockRecord) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(record)?;
     debug_assert!(bytes.len() < RECORD_BYTES, "a record has bounded names and numbers");
     bytes.resize(RECORD_BYTES - 1, b' ');
     bytes.push(b'\n');
     file.write_all_at(&bytes, 0)?;
-    file.sync_all()?;
-    match path.parent().filter(|_| new) {
-        Some(directory) => sync_directory(directory),
-        None => Ok(()),
-    }
-}
-
-/// Makes the new file's name durable, where the file system lets one do that.
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    match File::open(directory)?.sync_all() {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(()),
-        outcome => outcome,
-    }
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -160,6 +162,16 @@ mod tests {
         LockRecord { vm, host: host.parse().unwrap(), epoch: Epoch(epoch) }
     }
 
+    fn take_within(path: &Path, record: &LockRecord, patience: Duration) -> Result<DiskLock, LockError> {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        DiskLock::take_within(&file.into(), path, record, patience)
+    }
+
+    fn take(path: &Path, record: &LockRecord) -> Result<DiskLock, LockError> {
+        take_within(path, record, PATIENCE)
+    }
+
     fn place() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web1.raw.lock");
@@ -169,12 +181,12 @@ mod tests {
     #[test]
     fn a_held_lock_is_not_given_to_the_next_owner_until_it_is_dropped() {
         let (_directory, path) = place();
-        let held = DiskLock::take(&path, &record(1, "a", 1)).unwrap();
-        let refused = DiskLock::take_within(&path, &record(1, "b", 2), SHORT).unwrap_err();
+        let held = take(&path, &record(1, "a", 1)).unwrap();
+        let refused = take_within(&path, &record(1, "b", 2), SHORT).unwrap_err();
         assert!(refused.to_string().contains("held by host a at epoch 1"), "{refused}");
         let waiting = {
             let path = path.clone();
-            std::thread::spawn(move || DiskLock::take(&path, &record(1, "b", 2)).map(drop))
+            std::thread::spawn(move || take(&path, &record(1, "b", 2)).map(drop))
         };
         std::thread::sleep(SHORT);
         drop(held);
@@ -184,21 +196,21 @@ mod tests {
     #[test]
     fn a_host_that_comes_back_with_an_older_epoch_is_refused_at_once_whether_or_not_the_lock_is_held() {
         let (_directory, path) = place();
-        let held = DiskLock::take(&path, &record(1, "b", 2)).unwrap();
-        let refuse = |record| DiskLock::take(&path, &record).unwrap_err();
+        let held = take(&path, &record(1, "b", 2)).unwrap();
+        let refuse = |record| take(&path, &record).unwrap_err();
         assert!(matches!(refuse(record(1, "a", 1)), LockError::Refused { .. }));
         drop(held);
         assert!(matches!(refuse(record(1, "a", 1)), LockError::Refused { .. }));
         assert!(matches!(refuse(record(1, "a", 2)), LockError::Refused { .. }));
         assert!(matches!(refuse(record(9, "a", 3)), LockError::Refused { .. }));
-        DiskLock::take(&path, &record(1, "a", 3)).unwrap();
-        DiskLock::take(&path, &record(1, "a", 3)).unwrap();
+        take(&path, &record(1, "a", 3)).unwrap();
+        take(&path, &record(1, "a", 3)).unwrap();
     }
 
     #[test]
     fn another_process_holds_the_lock_as_well() {
         let (_directory, path) = place();
-        drop(DiskLock::take(&path, &record(1, "a", 1)).unwrap());
+        drop(take(&path, &record(1, "a", 1)).unwrap());
         // Python's standard library is the nearest other process with this lock.
         let program = "import fcntl,struct,sys,time\nf=open(sys.argv[1],'r+')\n\
             fcntl.fcntl(f,37,struct.pack('hhqqi4x',1,0,0,0,0))\nprint('locked',flush=True)\nsys.stdin.read()";
@@ -215,17 +227,17 @@ mod tests {
         let mut line = String::new();
         io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
         assert_eq!(line, "locked\n");
-        let refused = DiskLock::take_within(&path, &record(1, "a", 2), SHORT);
+        let refused = take_within(&path, &record(1, "a", 2), SHORT);
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(matches!(refused, Err(LockError::Held { .. })), "{refused:?}");
-        DiskLock::take_within(&path, &record(1, "a", 2), SHORT).unwrap();
+        take_within(&path, &record(1, "a", 2), SHORT).unwrap();
     }
 
     #[test]
     fn a_damaged_record_is_refused() {
         let (_directory, path) = place();
         std::fs::write(&path, "{\"vm\":").unwrap();
-        assert!(matches!(DiskLock::take(&path, &record(1, "a", 1)), Err(LockError::Damaged { .. })));
+        assert!(matches!(take(&path, &record(1, "a", 1)), Err(LockError::Damaged { .. })));
     }
 }

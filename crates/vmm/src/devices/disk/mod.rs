@@ -1,4 +1,4 @@
-//! Disk images: opening them, and the lock that carries the epoch.
+//! Disk images, which the process is given open, and the lock that carries the epoch.
 //!
 //! ```text
 //!   built: capacity known      take(epoch): lock, record, open, drop caches
@@ -7,7 +7,7 @@
 //!       +------------------- release: flush, close, unlock -----------------------+
 //! ```
 //!
-//! Before `take`, another host may be writing to the image, so nothing but its size is read. I/O goes through the page
+//! `take` builds everything anew from the descriptors, so that nothing that the last owner wrote is missed. Before it, another host may be writing to the image, so nothing but its size is read. I/O goes through the page
 //! cache: a guest's flush is an `fdatasync`, and `take` drops what this host may have cached from an earlier stay, so
 //! that it reads what the last owner has written.
 
@@ -15,11 +15,12 @@ mod image;
 mod lock;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 use godwit_types::Epoch;
-use godwit_types::control::DiskBacking;
+use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::ids::{HostName, VmId};
 use godwit_types::lock::LockRecord;
 
@@ -32,6 +33,7 @@ pub const SECTOR_BYTES: u64 = 512;
 /// One disk of the VM.
 pub struct Disk {
     backing: DiskBacking,
+    files: DiskDescriptors<OwnedFd>,
     vm: VmId,
     host: HostName,
     sectors: u64,
@@ -62,10 +64,15 @@ pub enum DiskError {
 }
 
 impl Disk {
-    /// Reads the capacity; opens nothing for I/O.
-    pub fn new(backing: DiskBacking, vm: VmId, host: HostName) -> Result<Self, DiskError> {
-        let sectors = image::capacity_bytes(&backing)? / SECTOR_BYTES;
-        Ok(Self { backing, vm, host, sectors, open: Mutex::new(None) })
+    /// Reads the capacity; begins no I/O.
+    pub fn new(
+        backing: DiskBacking,
+        files: DiskDescriptors<OwnedFd>,
+        vm: VmId,
+        host: HostName,
+    ) -> Result<Self, DiskError> {
+        let sectors = image::capacity_bytes(&backing, &files.images)? / SECTOR_BYTES;
+        Ok(Self { backing, files, vm, host, sectors, open: Mutex::new(None) })
     }
 
     /// The capacity that the guest sees, in [`SECTOR_BYTES`].
@@ -84,13 +91,10 @@ impl Disk {
         if open.is_some() {
             return Ok(());
         }
-        let lock = if self.backing.read_only {
-            None
-        } else {
-            let record = LockRecord { vm: self.vm, host: self.host.clone(), epoch };
-            Some(DiskLock::take(&self.backing.lock, &record)?)
-        };
-        let image = Image::open(&self.backing)?;
+        let record = LockRecord { vm: self.vm, host: self.host.clone(), epoch };
+        let take = |file| DiskLock::take(file, &self.backing.lock, &record);
+        let lock = self.files.lock.as_ref().map(take).transpose()?;
+        let image = Image::open(&self.backing, &self.files.images)?;
         let found = image.bytes();
         if found / SECTOR_BYTES != self.sectors {
             let (path, expected) = (self.backing.path.clone(), self.sectors * SECTOR_BYTES);
