@@ -6,6 +6,7 @@ use std::time::Duration;
 use godwit_faults::Board;
 
 use super::Process;
+use crate::cgroup::Cgroups;
 use crate::{LabError, Result, exec, namespace};
 
 /// Environment variable: when set, the directory with the logs stays.
@@ -39,6 +40,15 @@ impl Run {
         &self.prefix
     }
 
+    /// What its agents call the directory of their cgroups.
+    pub(super) fn cgroup(&self) -> String {
+        format!("godwit-{}", self.prefix)
+    }
+
+    pub(super) fn cgroups(&self) -> Option<Cgroups> {
+        Cgroups::named(&self.cgroup())
+    }
+
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -61,6 +71,9 @@ impl Run {
             if let Err(error) = namespace.destroy() {
                 eprintln!("warning: {}; remove it with `ip netns del`", error.chain());
             }
+        }
+        if let Some(cgroups) = self.cgroups() {
+            cgroups.remove();
         }
         if std::env::var_os(KEEP).is_some() {
             eprintln!("the logs are kept in {}", self.dir.display());

@@ -8,7 +8,7 @@ use ::landlock::{
 const NEWEST: ABI = ABI::V10;
 
 /// Denies all that Landlock handles, without an exception. What is open already stays usable.
-pub(super) fn restrict() -> Result<(), RulesetError> {
+pub fn restrict() -> Result<(), RulesetError> {
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?

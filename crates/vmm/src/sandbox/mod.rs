@@ -22,6 +22,7 @@ mod user;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
+pub use landlock::restrict as forbid_files_and_network;
 pub use rules::Kind;
 
 /// The allocator's arenas; threads share them.
