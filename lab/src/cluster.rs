@@ -78,7 +78,7 @@ pub trait Cluster: Send + Sync {
     /// The logs of the manager, the hosts and the VMs.
     fn logs(&self) -> &Path;
 
-    /// The directory in which tests and programs meet, as a directory of this machine; see `godwit-faults`.
+    /// The file in which tests and programs meet, as a file of this machine; see `godwit-faults`.
     fn faults(&self) -> PathBuf;
 
     /// Cuts the host off from the manager and from the other hosts; its guests keep their network.

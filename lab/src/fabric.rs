@@ -23,6 +23,7 @@ use godwit_types::{HostName, Name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup::Cgroups;
 use crate::cleanup::Cleanup;
 use crate::cluster::{Access, Cluster, Setting};
 use crate::namespace::Namespace;
@@ -126,6 +127,11 @@ impl Fabric {
     /// The VMMs on a host.
     pub fn vmms(&self, host: &HostName) -> Result<Vec<Pid>> {
         processes::vmms(self.host_namespace(host)?)
+    }
+
+    /// The cgroups of all hosts' VMs; none where this machine has no version 2.
+    pub fn cgroups(&self) -> Option<Cgroups> {
+        self.run.cgroups()
     }
 
     /// The taps on a host.
