@@ -93,6 +93,9 @@ pub trait Cluster: Send + Sync {
     /// Kills every VMM process on the host with SIGKILL; returns how many there were.
     fn kill_vmms(&self, host: &HostName) -> Result<usize>;
 
+    /// Runs a line of shell on the host; what it has printed. Fails if it does.
+    fn shell(&self, host: &HostName, line: &str) -> Result<String>;
+
     /// Fails with [`LabError::Died`](crate::LabError::Died) if something that the cluster is made of, and that is not
     /// Godwit, has ended although nobody wanted it to.
     fn check_foundation(&self) -> Result<()>;

@@ -42,6 +42,8 @@ use run::Run;
 
 /// How long the manager and the hosts may take until they are up.
 const UP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a line of shell in a host may take.
+const SHELL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a fabric is to look like.
 #[derive(Debug, Clone)]
@@ -227,6 +229,10 @@ impl Cluster for Fabric {
             kill(*pid, Signal::SIGKILL).map_err(LabError::system(format!("kill the VMM {pid}")))?;
         }
         Ok(vmms.len())
+    }
+
+    fn shell(&self, host: &HostName, line: &str) -> Result<String> {
+        exec::run(self.host_namespace(host)?.command("/bin/sh").args(["-c", line]), SHELL_LIMIT)
     }
 
     fn check_foundation(&self) -> Result<()> {

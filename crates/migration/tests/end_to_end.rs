@@ -426,9 +426,12 @@ fn another_protocol_version_is_refused_on_both_sides_with_the_remedy() {
         let thread = std::thread::spawn(move || {
             use std::io::{Read, Write};
             let mut streams = [(); 2].map(|()| other.accept().unwrap().0);
-            streams.iter_mut().for_each(|stream| stream.write_all(&greeting).unwrap());
-            // What the source says to it, or that it has gone.
-            streams.iter_mut().for_each(|stream| drop(stream.read(&mut [0; 64])));
+            for stream in &mut streams {
+                stream.write_all(&greeting).unwrap();
+            }
+            for stream in &mut streams {
+                let _ = stream.read(&mut [0; 64]);
+            }
         });
         let (attempt, _) = world.attempt(|_| address);
         let error = failure(attempt.outcome());

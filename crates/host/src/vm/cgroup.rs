@@ -35,10 +35,12 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// Where this agent's cgroups are.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
-    /// The root of the hierarchy; none if there is no version 2.
+    /// The root of the hierarchy; none if no cgroup can be made.
     root: Option<PathBuf>,
     /// Of this host, below the root.
     home: PathBuf,
+    /// Those of [`CONTROLLERS`] that can be had.
+    controllers: Vec<&'static str>,
 }
 
 /// One VM's cgroup.
@@ -46,26 +48,26 @@ pub(crate) struct Cgroups {
 pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroups {
-    /// Looks where cgroups can be made; says once what of the limits this machine cannot enforce.
+    /// Looks where cgroups can be made; says once what of the limits this machine cannot enforce, and why.
     pub(crate) fn find(parent: &Path, host: &HostName) -> Self {
-        let root = mounted(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
-        let home = parent.strip_prefix("/").unwrap_or(parent).join(host.as_str());
-        match &root {
-            None => tracing::warn!(
-                "no cgroup hierarchy of version 2 is mounted: VMs run without limits of memory, threads and CPU"
-            ),
-            Some(root) => {
-                let missing = missing(root);
+        let parent = parent.strip_prefix("/").unwrap_or(parent);
+        let home = parent.join(host.as_str());
+        match usable(parent) {
+            Ok((root, controllers, missing)) => {
                 if !missing.is_empty() {
                     tracing::warn!(
-                        "{} lacks the controllers {}, which version 1 may hold: VMs run without these limits",
+                        "VMs run without some limits in {}: {}",
                         root.display(),
-                        missing.join(", ")
+                        missing.join("; ")
                     );
                 }
+                Self { root: Some(root), home, controllers }
+            }
+            Err(why) => {
+                tracing::warn!("VMs run without limits of memory, threads and CPU: {why}");
+                Self { root: None, home, controllers: Vec::new() }
             }
         }
-        Self { root, home }
     }
 
     /// Makes a VM's cgroup, with all limits that can be had, and opens the file by which its process joins.
@@ -73,11 +75,9 @@ impl Cgroups {
         let Some(root) = &self.root else { return Ok(None) };
         let cgroup = Cgroup(root.join(&self.home).join(vm.to_string()));
         cgroup.remove()?;
-        let missing = missing(root);
-        let controllers: Vec<&str> =
-            CONTROLLERS.into_iter().filter(|controller| !missing.contains(controller)).collect();
-        make(root, &cgroup.0, &controllers)?;
-        let opened = cgroup.limit(spec, &controllers).and_then(|()| {
+        let controllers = &self.controllers;
+        make(root, &cgroup.0, controllers)?;
+        let opened = cgroup.limit(spec, controllers).and_then(|()| {
             OpenOptions::new().write(true).open(cgroup.0.join("cgroup.procs")).map(OwnedFd::from)
         });
         match opened {
@@ -158,11 +158,27 @@ fn make(root: &Path, path: &Path, controllers: &[&str]) -> io::Result<()> {
     }
 }
 
-/// The limits' controllers that the hierarchy does not have.
-fn missing(root: &Path) -> Vec<&'static str> {
+/// The root of the hierarchy, the controllers that it hands down, and what is wrong with the others.
+fn usable(parent: &Path) -> Result<(PathBuf, Vec<&'static str>, Vec<String>), String> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let root = mounted(&mountinfo).ok_or("no cgroup hierarchy of version 2 is mounted")?;
+    let home = root.join(parent);
+    fs::create_dir_all(&home).map_err(|error| format!("{} cannot be made: {error}", home.display()))?;
+    // If it is in use, it stays.
+    let _ = fs::remove_dir(&home);
     let have = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-    let have: Vec<&str> = have.split_whitespace().collect();
-    CONTROLLERS.into_iter().filter(|controller| !have.contains(controller)).collect()
+    let (mut usable, mut missing) = (Vec::new(), Vec::new());
+    for controller in CONTROLLERS {
+        if !have.split_whitespace().any(|had| had == controller) {
+            missing.push(format!("there is no controller {controller}, which version 1 may hold"));
+            continue;
+        }
+        match fs::write(root.join("cgroup.subtree_control"), format!("+{controller}")) {
+            Ok(()) => usable.push(controller),
+            Err(error) => missing.push(format!("the controller {controller} is not handed down: {error}")),
+        }
+    }
+    Ok((root, usable, missing))
 }
 
 /// Where version 2 is mounted, by `/proc/self/mountinfo`.

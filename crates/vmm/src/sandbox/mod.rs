@@ -25,9 +25,6 @@ use std::os::fd::OwnedFd;
 pub use landlock::restrict as forbid_files_and_network;
 pub use rules::Kind;
 
-/// The allocator's arenas; threads share them.
-const ARENAS_MAX: libc::c_int = 8;
-
 /// Why the process cannot be confined. It does not run any guest then.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -56,8 +53,9 @@ pub fn confine(user: Option<u32>, cgroup: Option<OwnedFd>) -> Result<(), Sandbox
     user::leave(user)?;
     landlock::restrict()?;
     trap::install().map_err(|error| SandboxError::Limit("catch SIGSYS", error))?;
-    // SAFETY: the call sets a number. Without it, the allocator looks into /sys for the number of CPUs.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX) };
+    // The allocator opens files in /sys and /proc before it makes another arena, or gives back memory of one.
+    // SAFETY: the call sets a number.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     // A backtrace reads the program's file; the default hook would try.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
