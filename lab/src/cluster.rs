@@ -78,7 +78,7 @@ pub trait Cluster: Send + Sync {
     /// The logs of the manager, the hosts and the VMs.
     fn logs(&self) -> &Path;
 
-    /// The directory in which tests and programs meet, as a directory of this machine; see `godwit-faults`.
+    /// The file in which tests and programs meet, as a file of this machine; see `godwit-faults`.
     fn faults(&self) -> PathBuf;
 
     /// Cuts the host off from the manager and from the other hosts; its guests keep their network.
@@ -92,6 +92,9 @@ pub trait Cluster: Send + Sync {
 
     /// Kills every VMM process on the host with SIGKILL; returns how many there were.
     fn kill_vmms(&self, host: &HostName) -> Result<usize>;
+
+    /// Runs a line of shell on the host; what it has printed. Fails if it does.
+    fn shell(&self, host: &HostName, line: &str) -> Result<String>;
 
     /// Fails with [`LabError::Died`](crate::LabError::Died) if something that the cluster is made of, and that is not
     /// Godwit, has ended although nobody wanted it to.

@@ -23,6 +23,7 @@ use godwit_types::{HostName, Name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup::Cgroups;
 use crate::cleanup::Cleanup;
 use crate::cluster::{Access, Cluster, Setting};
 use crate::namespace::Namespace;
@@ -41,6 +42,8 @@ use run::Run;
 
 /// How long the manager and the hosts may take until they are up.
 const UP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a line of shell in a host may take.
+const SHELL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a fabric is to look like.
 #[derive(Debug, Clone)]
@@ -126,6 +129,11 @@ impl Fabric {
     /// The VMMs on a host.
     pub fn vmms(&self, host: &HostName) -> Result<Vec<Pid>> {
         processes::vmms(self.host_namespace(host)?)
+    }
+
+    /// The cgroups of all hosts' VMs; none where this machine has no version 2.
+    pub fn cgroups(&self) -> Option<Cgroups> {
+        self.run.cgroups()
     }
 
     /// The taps on a host.
@@ -221,6 +229,10 @@ impl Cluster for Fabric {
             kill(*pid, Signal::SIGKILL).map_err(LabError::system(format!("kill the VMM {pid}")))?;
         }
         Ok(vmms.len())
+    }
+
+    fn shell(&self, host: &HostName, line: &str) -> Result<String> {
+        exec::run(self.host_namespace(host)?.command("/bin/sh").args(["-c", line]), SHELL_LIMIT)
     }
 
     fn check_foundation(&self) -> Result<()> {

@@ -9,6 +9,7 @@
 //!   setup                 packages and builds
 //! ```
 
+pub mod cgroup;
 pub mod cleanup;
 pub mod cluster;
 pub mod demo;

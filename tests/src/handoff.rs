@@ -237,7 +237,7 @@ fn unharmed(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<()> {
     ensure(errors == 0 && lost.lost == 0, format!("the guest was harmed: {report:?}, {lost:?}"))
 }
 
-/// Fails if a process, a tap or a file of the VM is left on a host. Logs of a crash may stay.
+/// Fails if a process, a tap, a cgroup or a file of the VM is left on a host. Logs of a crash may stay.
 fn nothing_left(fabric: &Fabric, guest: &GuestOptions) -> Result<()> {
     let gone = exec::poll(LINGER_LIMIT, exec::POLL_COMMAND, || {
         for host in fabric.hosts() {
@@ -245,9 +245,9 @@ fn nothing_left(fabric: &Fabric, guest: &GuestOptions) -> Result<()> {
                 return Ok(None);
             }
         }
-        Ok(Some(()))
+        Ok(fabric.cgroups().is_none_or(|cgroups| cgroups.all().is_empty()).then_some(()))
     })?;
-    gone.ok_or_else(|| LabError::Broken(format!("processes or taps of {} are left", guest.name)))?;
+    gone.ok_or_else(|| LabError::Broken(format!("processes, taps or cgroups of {} are left", guest.name)))?;
     for host in fabric.hosts() {
         let left = files_below(&fabric.host_state(host).join("vms"));
         ensure(left.is_empty(), format!("files are left on {host}: {left:?}"))?;

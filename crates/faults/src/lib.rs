@@ -2,11 +2,12 @@
 //! while the test kills it, or another one, or cuts the network; and calls of the machine can be made to fail.
 //!
 //! ```text
-//!   test                                   program, with GODWIT_FAULTS=DIR
-//!     | makes DIR/STEP                       |
-//!     |                                      | reaches the step: makes DIR/STEP.reached, waits
+//!   test                                   program, with GODWIT_FAULTS=FILE
+//!     | makes FILE                           | opens it
+//!     | holds STEP in it                     |
+//!     |                                      | reaches the step: says so, waits
 //!     | sees it, does its worst              |
-//!     | removes DIR/STEP                     |
+//!     | releases STEP                        |
 //!     |                                      | goes on, if it still can
 //! ```
 //!
@@ -15,44 +16,56 @@
 
 #[cfg(not(feature = "inject"))]
 mod absent;
-#[cfg(any(feature = "inject", test))]
-#[cfg_attr(
-    not(feature = "inject"),
-    allow(dead_code, unreachable_pub, reason = "its tests run in every build")
-)]
+mod board;
+#[cfg(feature = "inject")]
 mod inject;
 mod step;
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 #[cfg(not(feature = "inject"))]
 pub use absent::{fails, is_held, reached};
+pub use board::Board;
 #[cfg(feature = "inject")]
 pub use inject::{fails, is_held, reached};
 pub use step::Step;
 
-/// Environment variable: the directory in which tests and programs meet.
-pub const DIRECTORY: &str = "GODWIT_FAULTS";
+/// Environment variable: the file in which tests and programs meet, a [`Board`].
+pub const FILE: &str = "GODWIT_FAULTS";
 
 /// Why a program does not start.
 #[derive(Debug, thiserror::Error)]
-#[error("{DIRECTORY} is set, but this program was built without fault injection: unset it")]
-pub struct Refused;
+pub enum Refused {
+    #[error("{FILE} is set, but this program was built without fault injection: unset it")]
+    Absent,
+    #[error("{FILE} names {path}, which cannot be opened: {cause}")]
+    Open { path: PathBuf, cause: io::Error },
+}
 
 /// To be asked first by every program.
 pub fn check() -> Result<(), Refused> {
-    may_start(cfg!(feature = "inject"), std::env::var_os(DIRECTORY).is_some())
+    std::env::var_os(FILE).map_or(Ok(()), |path| start(Path::new(&path)))
 }
 
-const fn may_start(injects: bool, asked: bool) -> Result<(), Refused> {
-    if asked && !injects { Err(Refused) } else { Ok(()) }
+#[cfg(not(feature = "inject"))]
+fn start(_path: &Path) -> Result<(), Refused> {
+    Err(Refused::Absent)
+}
+
+#[cfg(feature = "inject")]
+fn start(path: &Path) -> Result<(), Refused> {
+    inject::open(path).map_err(|cause| Refused::Open { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::may_start;
+    use super::*;
 
     #[test]
-    fn a_release_refuses_to_start_when_faults_are_asked_for() {
-        assert!(may_start(false, true).is_err());
-        assert!(may_start(false, false).is_ok() && may_start(true, true).is_ok());
+    fn only_a_program_with_fault_injection_starts_when_faults_are_asked_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(start(file.path()).is_ok(), cfg!(feature = "inject"));
+        assert!(start(Path::new("/nonexistent")).is_err());
     }
 }

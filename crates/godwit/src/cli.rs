@@ -9,7 +9,7 @@ use godwit_types::migration::OnDeadline;
 use godwit_types::vm::{CpuProfile, DatastorePath};
 use godwit_types::{Bytes, HostName, TaskId, VmName};
 
-use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption};
+use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, UserRange};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -127,6 +127,12 @@ pub(crate) struct HostRun {
     /// A datastore and where it is mounted. May be repeated.
     #[arg(long = "datastore", value_name = "NAME=DIR")]
     pub datastores: Vec<DatastoreOption>,
+    /// Users that VMs run as, one each; of nobody else. Without effect if the agent is not root.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "1900000000-1900004095")]
+    pub vm_users: UserRange,
+    /// Where VMs' cgroups are made, below the root of the hierarchy of version 2.
+    #[arg(long, value_name = "PATH", default_value = "godwit")]
+    pub cgroup: PathBuf,
     /// The godwit-vmm binary [default: beside this one].
     #[arg(long, value_name = "FILE")]
     pub vmm: Option<PathBuf>,

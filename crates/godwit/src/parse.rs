@@ -1,6 +1,7 @@
 //! Texts of the command line that stand for more than a name or a number.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -40,6 +41,26 @@ impl fmt::Display for Duration {
         let fits = |(_, factor): &&(&str, u64)| self.ms >= *factor && self.ms.is_multiple_of(*factor);
         let (unit, factor) = DURATION_UNITS.iter().rev().find(fits).unwrap_or(&DURATION_UNITS[0]);
         write!(f, "{}{unit}", self.ms / factor)
+    }
+}
+
+/// `FIRST-LAST`: numbers of users, neither root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserRange(pub RangeInclusive<u32>);
+
+impl FromStr for UserRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let range =
+            text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+        // The highest number means "no user" to the kernel.
+        let range = range.filter(|range| *range.start() > 0 && !range.is_empty() && *range.end() < u32::MAX);
+        range.map(Self).ok_or_else(|| {
+            format!(
+                "'{text}' is not a range of users: write two numbers above 0, such as 1900000000-1900004095"
+            )
+        })
     }
 }
 
@@ -212,6 +233,15 @@ mod tests {
         for bad in ["guests", "guests=", "guests=a-name-that-is-too-long", "guests=b/r", "guests=br0,vlan=5"]
         {
             assert!(bad.parse::<NetworkOption>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_range_of_users_has_neither_root_nor_nobody_in_it() {
+        let UserRange(users) = "1000-1003".parse().unwrap();
+        assert_eq!(users.count(), 4);
+        for bad in ["", "7", "0-9", "9-8", "1-4294967295", "a-b"] {
+            assert!(bad.parse::<UserRange>().is_err(), "{bad:?} was accepted");
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::config::HostConfig;
 use crate::facts;
 use crate::manager::Manager;
-use crate::vm::{Registry, blocking};
+use crate::vm::{Cgroups, Registry, blocking};
 
 /// One host's agent.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Agent {
     pub(crate) vmm: PathBuf,
     pub(crate) manager: Manager,
     pub(crate) vms: Registry,
+    pub(crate) cgroups: Cgroups,
     /// Held while a VM is admitted.
     pub(crate) admission: tokio::sync::Mutex<()>,
     /// Something changed that the manager should hear at once.
@@ -31,11 +32,13 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(config: HostConfig, vmm: PathBuf, manager: Manager) -> Self {
+        let cgroups = Cgroups::find(&config.cgroup, &config.name);
         Self {
             config,
             vmm,
             manager,
             vms: Registry::default(),
+            cgroups,
             admission: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             datastores: Mutex::default(),

@@ -1,6 +1,7 @@
 //! What an agent is started with.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use godwit_api::BaseUrl;
@@ -24,6 +25,10 @@ pub struct HostConfig {
     pub state_dir: PathBuf,
     pub networks: Vec<NetworkConfig>,
     pub datastores: Vec<DatastoreConfig>,
+    /// The users that VMs' processes become, one each. Without effect if the agent is not root.
+    pub vm_users: RangeInclusive<u32>,
+    /// Where the VMs' cgroups are made, below the root of the hierarchy.
+    pub cgroup: PathBuf,
     /// The `godwit-vmm` binary; none is the one beside the agent's own.
     pub vmm: Option<PathBuf>,
 }

@@ -99,6 +99,11 @@ pub async fn run_until(
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| HostError::Listen { address, source })?;
 
+    if !nix::unistd::geteuid().is_root() {
+        tracing::warn!(
+            "the agent is not root: VMs run as its own user, and one that is taken over can reach all that user can"
+        );
+    }
     let manager = Manager::new(config.name.clone(), config.manager.clone(), token.clone());
     let agent = Arc::new(Agent::new(config, vmm, manager));
     let adopted = vm::adopt::adopt_all(&agent).await;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use godwit_types::control::PAGE_STREAMS;
+
 /// Bounds and intervals of a migration. The default suits real hosts; tests shorten it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
-    /// Page connections, 1 to [`PAGE_STREAMS_MAX`](crate::wire::PAGE_STREAMS_MAX).
+    /// Page connections of a source, 1 to [`PAGE_STREAMS_MAX`](crate::wire::PAGE_STREAMS_MAX).
     pub page_streams: u32,
     /// For one connection and its handshake.
     pub connect: Duration,
@@ -38,7 +40,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            page_streams: 1,
+            page_streams: PAGE_STREAMS,
             connect: Duration::from_secs(5),
             accept: Duration::from_secs(60),
             heartbeat: Duration::from_millis(500),

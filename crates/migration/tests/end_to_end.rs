@@ -386,6 +386,10 @@ fn strangers_at_the_listener_do_not_disturb_a_migration() {
         use std::io::Write;
         let mut stranger = std::net::TcpStream::connect(address).unwrap();
         stranger.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        // These say nothing, and are there before the source is.
+        for _ in 0..20 {
+            std::mem::forget(std::net::TcpStream::connect(address).unwrap());
+        }
         address
     });
     let (outcome, arrival) = attempt.end();
@@ -403,8 +407,11 @@ fn another_protocol_version_is_refused_on_both_sides_with_the_remedy() {
     let (attempt, _) = world.attempt(|address| {
         use std::io::Write;
         std::net::TcpStream::connect(address).unwrap().write_all(&preamble).unwrap();
-        // Our own source then finds nobody.
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        // Our own source then finds somebody who hangs up.
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = nobody.local_addr().unwrap();
+        std::thread::spawn(move || nobody.incoming().take(2).for_each(drop));
+        address
     });
     let (outcome, arrival) = attempt.end();
     let error = arrival.unwrap_err();
@@ -418,9 +425,13 @@ fn another_protocol_version_is_refused_on_both_sides_with_the_remedy() {
         let address = other.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
             use std::io::{Read, Write};
-            let (mut stream, _) = other.accept().unwrap();
-            stream.write_all(&greeting).unwrap();
-            let _ = stream.read(&mut [0; 64]);
+            let mut streams = [(); 2].map(|()| other.accept().unwrap().0);
+            for stream in &mut streams {
+                stream.write_all(&greeting).unwrap();
+            }
+            for stream in &mut streams {
+                let _ = stream.read(&mut [0; 64]);
+            }
         });
         let (attempt, _) = world.attempt(|_| address);
         let error = failure(attempt.outcome());

@@ -32,6 +32,15 @@ use crate::vm::{DiskFormat, MacAddress, VmSpec};
 /// Longest line on the control socket, in bytes.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of the virtio header (`virtio_net_hdr_v1`) in front of every frame of a tap.
+pub const TAP_HEADER_BYTES: i32 = 12;
+/// Page streams of a migration, unless it is told otherwise.
+pub const PAGE_STREAMS: u32 = 1;
+/// Connections that one [`Request::MigrateOut`] may bring.
+pub const MIGRATION_CONNECTIONS_MAX: usize = 33;
+/// The exit code of a process that its sandbox has stopped, as shells have it for SIGSYS.
+pub const SANDBOX_EXIT_CODE: i32 = 128 + 31;
+
 /// What `godwit-vmm --config FILE` is given: the VM's specification and what this host provides for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmmConfig {
@@ -53,6 +62,68 @@ pub struct VmmConfig {
     /// One for each network card of the specification, in order.
     pub nics: Vec<NicBacking>,
     pub role: Role,
+    /// The user and group that the process becomes; of no other VM on this host. None: it stays its agent's.
+    #[serde(default)]
+    pub user: Option<u32>,
+    /// The cgroup that it joins, made and removed by the agent.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// The descriptors that it inherits, by their numbers. Paths are for messages, and for the agent's own use.
+    #[serde(default)]
+    pub descriptors: Option<Descriptors<i32>>,
+}
+
+/// Everything that the process is given open, since it opens nothing itself: `D` is a descriptor or its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors<D> {
+    pub kvm: D,
+    pub kernel: D,
+    pub initrd: Option<D>,
+    /// One for each disk of the specification, in order.
+    pub disks: Vec<DiskDescriptors<D>>,
+    /// One for each network card of the specification, in order.
+    pub taps: Vec<D>,
+    /// Bound, for the process to listen on.
+    pub control: D,
+    pub console: D,
+    pub console_log: D,
+    /// Of an incoming VM: the TCP socket that listens for its source.
+    pub migration: Option<D>,
+    /// The file that takes the process into its cgroup.
+    pub cgroup: Option<D>,
+}
+
+/// What belongs to one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskDescriptors<D> {
+    /// The guest's image, then its backing files, each under the name by which the one before asks for it.
+    pub images: Vec<(PathBuf, D)>,
+    /// None if the guest may only read.
+    pub lock: Option<D>,
+}
+
+impl<D> Descriptors<D> {
+    /// Turns each descriptor into something else.
+    pub fn map<E, X>(self, mut change: impl FnMut(D) -> Result<E, X>) -> Result<Descriptors<E>, X> {
+        let mut disks = Vec::new();
+        for disk in self.disks {
+            let images = disk.images.into_iter().map(|(path, image)| Ok((path, change(image)?)));
+            let images = images.collect::<Result<_, X>>()?;
+            disks.push(DiskDescriptors { images, lock: disk.lock.map(&mut change).transpose()? });
+        }
+        Ok(Descriptors {
+            kvm: change(self.kvm)?,
+            kernel: change(self.kernel)?,
+            initrd: self.initrd.map(&mut change).transpose()?,
+            disks,
+            taps: self.taps.into_iter().map(&mut change).collect::<Result<_, X>>()?,
+            control: change(self.control)?,
+            console: change(self.console)?,
+            console_log: change(self.console_log)?,
+            migration: self.migration.map(&mut change).transpose()?,
+            cgroup: self.cgroup.map(&mut change).transpose()?,
+        })
+    }
 }
 
 /// Whether the VM boots here or arrives here.
@@ -99,7 +170,8 @@ pub enum Request {
     Quit,
     /// Asks the balloon to hold this much of the guest's memory.
     Balloon { target: Bytes },
-    /// Starts a migration away. Answered by [`Reply::Done`] once it has begun, or by [`Reply::Error`] with the reason
+    /// Starts a migration away, over the connections to `address` that come with this line as descriptors
+    /// (`SCM_RIGHTS`): the control connection first, then one for each page stream. Answered by [`Reply::Done`] once it has begun, or by [`Reply::Error`] with the reason
     /// why it cannot; its end arrives as [`Notice::MigrationEnded`].
     MigrateOut { migration: MigrationId, destination: HostName, address: SocketAddr, budget: Budget },
     /// Cancels the migration away. Refused once the commit has been asked for.

@@ -11,4 +11,5 @@ pub mod interrupt;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod sandbox;
 pub mod supervisor;

@@ -49,16 +49,21 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
 }
 
 fn start(file: &Path) -> Result<(), String> {
+    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let mut config: VmmConfig = serde_json::from_slice(&text)
+        .map_err(|error| format!("{} is not a VM configuration: {error}", file.display()))?;
+    let numbers = config.descriptors.take().ok_or_else(|| {
+        format!("{} names no descriptors: start VMs through their host's agent", file.display())
+    })?;
+    // SAFETY: nothing was opened yet that is still open.
+    let descriptors = unsafe { godwit_provision::inherit(numbers) }.map_err(|error| chain(&error))?;
     godwit_faults::check().map_err(|refused| refused.to_string())?;
     // Before any thread starts, so that all inherit it and one waits for them.
     for signal in QUIT_SIGNALS {
         block_signal(signal).map_err(|error| format!("cannot block a signal: {error:?}"))?;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
-    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    let config: VmmConfig = serde_json::from_slice(&text)
-        .map_err(|error| format!("{} is not a VM configuration: {error}", file.display()))?;
-    supervisor::run(config).map_err(|error| chain(&error))
+    supervisor::run(config, descriptors).map_err(|error| chain(&error))
 }
 
 #[allow(clippy::print_stdout)]

@@ -1,22 +1,25 @@
-//! The process: builds the machine, serves the control socket, and sees to what happens until the VM ends here.
+//! The process: confines itself, builds the machine, serves the control socket, and sees to what happens until the VM ends here.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use godwit_migration::MachineError;
 use godwit_migration::driver::{self, Arbiter};
-use godwit_types::control::{Role, VmmConfig, VmmState};
+use godwit_provision::listen;
+use godwit_types::control::{Descriptors, Role, VmmConfig, VmmState};
 use godwit_types::migration::MigrationOutcome;
 use godwit_types::{ApiError, Epoch};
 
 use crate::control::Handler;
-use crate::control::desk::Desk;
+use crate::control::desk::{Desk, Starter};
 use crate::control::hub::Hub;
-use crate::control::server::Socket;
-use crate::machine::{BuildError, Machine, Observer as _};
+use crate::control::server::Server;
+use crate::machine::{BuildError, Machine, Observer as _, Parts};
+use crate::sandbox::{self, Kind, SandboxError};
 
 /// How long a subscriber may take to read the last words.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
@@ -29,10 +32,10 @@ const LINGER_STEP: Duration = Duration::from_millis(50);
 pub enum VmmError {
     #[error(transparent)]
     Build(#[from] BuildError),
-    #[error("cannot listen for the migration on {0}")]
-    Listen(SocketAddr, #[source] io::Error),
-    #[error("cannot serve the control socket {0}")]
-    Control(String, #[source] io::Error),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("cannot serve the {0}")]
+    Serve(&'static str, #[source] io::Error),
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
     #[error(transparent)]
@@ -43,20 +46,18 @@ pub enum VmmError {
     NotArrived(ApiError),
 }
 
-/// Runs a VM until it ends here.
-pub fn run(config: VmmConfig) -> Result<(), VmmError> {
-    let hub = Arc::new(Hub::default());
-    let listener = match &config.role {
-        Role::Boot => None,
-        Role::Incoming { listen, .. } => {
-            Some(TcpListener::bind(listen).map_err(|error| VmmError::Listen(*listen, error))?)
-        }
-    };
-    let control = config.control.clone();
-    let refused = |error| VmmError::Control(control.display().to_string(), error);
+/// Runs a VM until it ends here, with what the process was given.
+pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmError> {
+    let Descriptors { kvm, kernel, initrd, disks, taps, control, console, console_log, migration, cgroup } =
+        given;
     // Served only once the machine stands: who connects before waits, and learns at once if it never will.
-    let socket = Socket::bind(&control).map_err(refused)?;
-    let machine = Machine::build(config, Arc::clone(&hub) as _)?;
+    let control = listen(control).map_err(|error| VmmError::Serve("control socket", error))?;
+    let console = listen(console).map_err(|error| VmmError::Serve("console", error))?;
+    let listener = migration.map(TcpListener::from);
+    sandbox::confine(config.user, cgroup)?;
+    let hub = Arc::new(Hub::default());
+    let parts = Parts { kvm, kernel, initrd, disks, taps, console, console_log };
+    let machine = Machine::build(config, parts, Arc::clone(&hub) as _)?;
     let listening = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (state, epoch) = machine.state();
     match listener {
@@ -66,11 +67,13 @@ pub fn run(config: VmmConfig) -> Result<(), VmmError> {
             receive(listener, &machine, &hub)?;
         }
     }
-    let desk = Arc::new(Desk::new(Arc::clone(&machine), Arc::clone(&hub), listening));
+    let starter = Starter::start().map_err(VmmError::Thread)?;
+    let desk = Arc::new(Desk::new(Arc::clone(&machine), Arc::clone(&hub), starter, listening));
     quit_on_signals(&machine)?;
     let served = Arc::clone(&desk);
-    let handler: Arc<Handler> = Arc::new(move |request| served.serve(request));
-    let server = socket.serve(Arc::clone(&hub), handler).map_err(refused)?;
+    let handler: Arc<Handler> = Arc::new(move |request, descriptors| served.serve(request, descriptors));
+    let server = Server::start(control, Arc::clone(&hub), handler).map_err(VmmError::Thread)?;
+    sandbox::enter(Kind::Supervisor);
     let supervisor = Supervisor { machine, hub, desk };
     let ended = supervisor.supervise();
     supervisor.abandon_outgoing();
@@ -87,6 +90,7 @@ fn receive(listener: TcpListener, machine: &Arc<Machine>, hub: &Arc<Hub>) -> Res
     let epoch = machine.config().epoch;
     let (machine, arbiter) = (Arc::clone(machine), Arc::clone(hub) as Arc<dyn Arbiter>);
     let receiver = move || {
+        sandbox::enter(Kind::Migration);
         let arrived = driver::receive(listener, migration, epoch, Arc::clone(&machine) as _, arbiter);
         machine.doorbell().ring(|pending| pending.incoming = Some(arrived));
     };
@@ -98,6 +102,7 @@ fn receive(listener: TcpListener, machine: &Arc<Machine>, hub: &Arc<Hub>) -> Res
 fn quit_on_signals(machine: &Arc<Machine>) -> Result<(), VmmError> {
     let doorbell = Arc::clone(machine.doorbell());
     let waiter = move || {
+        sandbox::enter(Kind::Supervisor);
         let Ok(signals) = vmm_sys_util::signal::create_sigset(&QUIT_SIGNALS) else { return };
         let mut signal = 0;
         // SAFETY: both pointers are to live values of the right types.

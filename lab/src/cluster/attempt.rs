@@ -95,6 +95,9 @@ mod tests {
         fn kill_vmms(&self, _host: &HostName) -> Result<usize> {
             Ok(0)
         }
+        fn shell(&self, _host: &HostName, _line: &str) -> Result<String> {
+            Ok(String::new())
+        }
         fn check_foundation(&self) -> Result<()> {
             if !self.fell {
                 return Ok(());

@@ -1,9 +1,8 @@
 //! Holding a cluster's programs at a step of the handoff; see `godwit-faults`.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use godwit_faults::Step;
+use godwit_faults::{Board, Step};
 
 use super::Cluster;
 use crate::{LabError, Result, exec};
@@ -15,32 +14,35 @@ const REACH_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Hold {
     step: Step,
-    file: PathBuf,
+    board: Board,
 }
 
 impl dyn Cluster + '_ {
     /// Holds the next program that takes `step`.
     pub fn hold(&self, step: Step) -> Result<Hold> {
-        let file = self.faults().join(step.name());
-        // One that an earlier hold left.
-        let _ = std::fs::remove_file(file.with_extension("reached"));
-        write(&file, "")?;
-        Ok(Hold { step, file })
+        let board = self.board()?;
+        board.hold(step).map_err(LabError::io(format!("hold {}", step.name())))?;
+        Ok(Hold { step, board })
     }
 
     /// Makes the call at `step` fail so many times.
     pub fn fail(&self, step: Step, times: u32) -> Result<()> {
-        write(&self.faults().join(format!("{}.fails", step.name())), &times.to_string())
+        self.board()?.fail(step, times).map_err(LabError::io(format!("fail {}", step.name())))
+    }
+
+    fn board(&self) -> Result<Board> {
+        let path = self.faults();
+        Board::open(&path).map_err(LabError::io(format!("open {}", path.display())))
     }
 }
 
 impl Hold {
     /// Waits until a program has taken the step, and is held.
     pub fn await_reached(&self) -> Result<()> {
-        let reached = self.file.with_extension("reached");
-        let found = exec::poll(REACH_LIMIT, exec::POLL, || Ok(reached.exists().then_some(())))?;
+        let reached = || self.board.reached(self.step).map_err(LabError::io("read who was held"));
+        let found = exec::poll(REACH_LIMIT, exec::POLL, reached)?;
         let limit = REACH_LIMIT.as_secs();
-        found.ok_or_else(|| {
+        found.map(drop).ok_or_else(|| {
             LabError::Broken(format!("nobody took the step {} within {limit} s", self.step.name()))
         })
     }
@@ -48,11 +50,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // The directory may be gone already, with the cluster.
-        let _ = std::fs::remove_file(&self.file);
+        // Programs that are held go on by themselves in the end.
+        let _ = self.board.release(self.step);
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
 }

@@ -223,6 +223,17 @@ impl Cluster for EmulatedCluster {
         Ok(String::from_utf8_lossy(&output.stdout).split_ascii_whitespace().count())
     }
 
+    fn shell(&self, host: &HostName, line: &str) -> Result<String> {
+        let remote::Output { exit_code, stdout, stderr } =
+            self.exec(host, &["/bin/sh", "-c", line], COMMAND_LIMIT)?;
+        if exit_code != 0 {
+            let status = format!("exit code {exit_code}");
+            let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+            return Err(LabError::Command { command: line.to_owned(), status, stderr });
+        }
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    }
+
     fn check_foundation(&self) -> Result<()> {
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);

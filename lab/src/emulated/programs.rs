@@ -32,7 +32,7 @@ impl Manager {
         let (access, dir) = (cluster.access(), cluster.logs());
         let mut command = access.namespace.command(godwit);
         command.args(["manager", "run", "--listen", &format!("{MANAGER_ADDRESS}:{MANAGER_PORT}"), "--state"]);
-        command.env(godwit_faults::DIRECTORY, cluster.faults());
+        command.env(godwit_faults::FILE, cluster.faults());
         command.arg(dir.join("manager")).arg("--token-file").arg(&access.token_file);
         let log = dir.join("manager.log");
         log_to(&mut command, &log)?;
@@ -74,7 +74,7 @@ pub(super) fn start_agent(
          --listen {address}:{AGENT_PORT} --advertise {address}:{AGENT_PORT} --migration-address {address} \
          --network {NETWORK}={BRIDGE},uplink={UPLINK} --datastore {DATASTORE}=/shared/datastore \
          </dev/null >>/shared/{log} 2>&1 &",
-        faults = godwit_faults::DIRECTORY,
+        faults = godwit_faults::FILE,
         log = State::agent_log_in_shared(host),
     );
     let started = cluster.exec(host, &["/bin/sh", "-c", &script], COMMAND_LIMIT)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use godwit_faults::Board;
 use godwit_types::HostName;
 use serde::{Deserialize, Serialize};
 
@@ -65,9 +66,11 @@ impl State {
 
     /// Makes the lab's directories, and says what it is before anything else is made.
     pub(super) fn save(&self) -> Result<Ownership> {
-        for dir in [self.datastore(), self.faults(), self.shared().join("logs"), self.dir().join("manager")] {
+        for dir in [self.datastore(), self.shared().join("logs"), self.dir().join("manager")] {
             fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
         }
+        let faults = self.faults();
+        Board::create(&faults).map_err(LabError::io(format!("create {}", faults.display())))?;
         let path = self.owner_file();
         let failed = || LabError::io(format!("lock {}", path.display()));
         let lock = File::create(&path).map_err(failed())?;

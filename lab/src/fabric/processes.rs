@@ -46,7 +46,7 @@ pub(super) fn spawn(fabric: &Fabric, process: &Process) -> Result<Child> {
     let opening = LabError::io(format!("open {}", path.display()));
     let log = OpenOptions::new().create(true).append(true).open(&path).map_err(opening)?;
     let errors = log.try_clone().map_err(LabError::io("duplicate a log's descriptor"))?;
-    command.env(godwit_faults::DIRECTORY, fabric.faults());
+    command.env(godwit_faults::FILE, fabric.faults());
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     command.spawn().map_err(LabError::io(format!("start the {process}")))
 }
@@ -63,13 +63,15 @@ fn agent(fabric: &Fabric, host: &HostName) -> Result<Command> {
     let namespace = fabric.host_namespace(host)?;
     let address = fabric.network.address(host);
     let address = address.ok_or_else(|| LabError::Broken(format!("{host} has no address")))?;
-    let mut command = namespace.command(setup::godwit()?);
+    // A namespace of `ip` has a /sys of its own, in which no cgroups are mounted.
+    let mut command = namespace.command("/bin/sh");
+    command.args(["-c", "mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec \"$0\" \"$@\""]).arg(setup::godwit()?);
     command.args(["host", "run", "--name", host.as_str(), "--manager", &fabric.access.manager]);
     command.arg("--token-file").arg(&fabric.access.token_file);
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
     command.args(["--advertise", &format!("{address}:{AGENT_PORT}")]);
     command.args(["--migration-address", &address.to_string()]);
-    command.arg("--state").arg(fabric.host_state(host));
+    command.arg("--state").arg(fabric.host_state(host)).args(["--cgroup", &fabric.run.cgroup()]);
     if !fabric.options.bare.contains(host) {
         command.args(["--network", &format!("{NETWORK}={BRIDGE},uplink={UPLINK}"), "--datastore"]);
         command.arg(format!("{DATASTORE}={}", fabric.datastore().display()));

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use godwit_faults::Board;
+
 use super::Process;
+use crate::cgroup::Cgroups;
 use crate::{LabError, Result, exec, namespace};
 
 /// Environment variable: when set, the directory with the logs stays.
@@ -25,15 +28,25 @@ impl Run {
         let prefix = format!("gw{}n{index}", std::process::id());
         let dir = std::env::temp_dir().join(format!("godwit-{prefix}"));
         let run = Self { datastore: dir.join("datastore"), prefix, dir };
-        for dir in [&run.datastore, &run.dir.join("faults")] {
-            std::fs::create_dir_all(dir).map_err(LabError::io(format!("create {}", dir.display())))?;
-        }
+        std::fs::create_dir_all(&run.datastore)
+            .map_err(LabError::io(format!("create {}", run.datastore.display())))?;
+        let faults = run.dir.join("faults");
+        Board::create(&faults).map_err(LabError::io(format!("create {}", faults.display())))?;
         Ok(run)
     }
 
     /// What the names of all namespaces begin with.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// What its agents call the directory of their cgroups.
+    pub(super) fn cgroup(&self) -> String {
+        format!("godwit-{}", self.prefix)
+    }
+
+    pub(super) fn cgroups(&self) -> Option<Cgroups> {
+        Cgroups::named(&self.cgroup())
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -58,6 +71,9 @@ impl Run {
             if let Err(error) = namespace.destroy() {
                 eprintln!("warning: {}; remove it with `ip netns del`", error.chain());
             }
+        }
+        if let Some(cgroups) = self.cgroups() {
+            cgroups.remove();
         }
         if std::env::var_os(KEEP).is_some() {
             eprintln!("the logs are kept in {}", self.dir.display());

@@ -47,6 +47,8 @@ pub(crate) async fn host(options: HostRun, global: Global) -> Result<(), ApiErro
         state_dir: options.state,
         networks,
         datastores,
+        vm_users: options.vm_users.0,
+        cgroup: options.cgroup,
         vmm: options.vmm,
     };
     godwit_host::run(config).await.map_err(|error| failed(ErrorCode::Failed, &error))

@@ -177,6 +177,8 @@ mod tests {
             state_dir: PathBuf::new(),
             networks: vec![NetworkConfig { name: name("guests"), bridge: "br0".to_owned(), uplink: None }],
             datastores: vec![DatastoreConfig { name: name("shared"), path: datastore.to_owned() }],
+            vm_users: 1..=1,
+            cgroup: PathBuf::new(),
             vmm: None,
         }
     }

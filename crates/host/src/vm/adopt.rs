@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::control::Control;
 use super::dir::VmDir;
-use super::machine::{Machine, blocking, unplug_all};
+use super::machine::{Machine, blocking, remove_cgroup, unplug_all};
 use super::process::Process;
 use super::state::{Ended, State};
 use super::supervise::{supervise, tell_network};
@@ -89,10 +89,11 @@ async fn clear_dead(
         let words = dir.last_words();
         let detail = format!("the VM's process ended while no agent watched it: {words}");
         let ended = crash(config.epoch, detail.trim_end_matches([':', ' ']));
-        agent.vms.found_dead(config.vm, config.name, ended);
+        agent.vms.found_dead(config.vm, config.name.clone(), ended);
     }
     blocking(move || {
         unplug_all(&ports);
+        remove_cgroup(config.cgroup);
         let cleared = if ran_here { dir.keep_logs() } else { dir.remove() };
         if let Err(error) = cleared {
             tracing::warn!("a VM's directory was not cleared: {error}");

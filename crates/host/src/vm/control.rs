@@ -1,13 +1,14 @@
 //! The client of a VMM's control socket; the protocol is [`godwit_types::control`].
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_types::control::{LINE_BYTES_MAX, Notice, Reply, Request, Status};
 use godwit_types::{ApiError, ErrorCode};
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
@@ -56,7 +57,7 @@ impl Control {
 
     /// How the VMM is.
     pub(crate) async fn status(&self) -> Result<Status, ControlError> {
-        match self.request(&Request::Status).await? {
+        match self.request(&Request::Status, &[]).await? {
             Reply::Status(status) => Ok(*status),
             other => Err(unexpected(&other)),
         }
@@ -64,7 +65,16 @@ impl Control {
 
     /// Asks for something that is answered with "done".
     pub(crate) async fn order(&self, request: &Request) -> Result<(), ControlError> {
-        done(self.request(request).await?)
+        self.order_with(request, &[]).await
+    }
+
+    /// [`Self::order`] with descriptors for the VMM to have.
+    pub(crate) async fn order_with(
+        &self,
+        request: &Request,
+        descriptors: &[OwnedFd],
+    ) -> Result<(), ControlError> {
+        done(self.request(request, descriptors).await?)
     }
 
     /// A connection that carries the VMM's notices.
@@ -87,10 +97,10 @@ impl Control {
         pid.and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    async fn request(&self, request: &Request) -> Result<Reply, ControlError> {
+    async fn request(&self, request: &Request, descriptors: &[OwnedFd]) -> Result<Reply, ControlError> {
         let in_time = timeout(REPLY_TIMEOUT, async {
             let mut connection = Connection::open(&self.0).await?;
-            connection.send(request).await?;
+            connection.send_with(request, descriptors).await?;
             match connection.lines.next().await? {
                 Line::Reply(reply) => Ok(reply),
                 Line::Notice(notice) => Err(ControlError::Malformed(format!("{notice:?}"))),
@@ -152,9 +162,16 @@ impl Connection {
     }
 
     async fn send(&mut self, request: &Request) -> Result<(), ControlError> {
+        self.send_with(request, &[]).await
+    }
+
+    async fn send_with(&mut self, request: &Request, descriptors: &[OwnedFd]) -> Result<(), ControlError> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
-        Ok(self.writer.write_all(&line).await?)
+        let socket: &UnixStream = self.writer.as_ref();
+        let send = || godwit_provision::send(socket, &line, descriptors);
+        let sent = socket.async_io(Interest::WRITABLE, send).await?;
+        Ok(self.writer.write_all(&line[sent..]).await?)
     }
 }
 

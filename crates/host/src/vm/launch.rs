@@ -1,19 +1,20 @@
 //! Starting a VM's process: to boot, or to receive a migration.
 //!
 //! ```text
-//!  admit --> directory, configuration --> taps --> process --> control socket --> ready --> supervised
-//!    |            '-------------'-----------'---------'--------------'-- fails: everything is undone
+//!  admit --> directory --> taps --> descriptors, cgroup --> process --> control socket --> ready --> supervised
+//!    |           '-----------'---------------'----------------'---------------'-- fails: everything is undone
 //!    '-- refused, with all reasons
 //! ```
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_types::agent::{GuestAddress, Incoming, LocalState, LocalVm, PrepareIncoming, StartVm};
-use godwit_types::control::{Role, Status, VmmConfig, VmmState};
+use godwit_types::control::{Descriptors, Role, Status, VmmConfig, VmmState};
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Epoch, ErrorCode, VmId, VmName};
 use tokio::time::{sleep, timeout};
@@ -21,12 +22,13 @@ use tokio::time::{sleep, timeout};
 use super::admission::{Backing, Candidate};
 use super::control::Control;
 use super::dir::VmDir;
-use super::machine::{Machine, blocking, unplug_all};
+use super::machine::{Machine, blocking, remove_cgroup, unplug_all};
 use super::process::{Process, describe};
 use super::question::open_taps;
 use super::reached;
 use super::state::State;
 use super::supervise::{supervise, tell_network};
+use super::user;
 use crate::agent::Agent;
 use crate::facts;
 use crate::net::{self, Port};
@@ -117,20 +119,21 @@ fn here_already(local: &LocalVm) -> ApiError {
 
 impl Agent {
     async fn launch(self: &Arc<Self>, launch: Launch) -> Result<(Arc<Machine>, Status), ApiError> {
-        let (backing, reservation) = {
-            // Two VMs at once must not be promised the same memory.
+        let (backing, user, reservation) = {
+            // Two VMs at once must not be promised the same memory, or the same user.
             let _admission = self.admission.lock().await;
             let backing = self.admit(&launch).await?;
-            (backing, self.vms.reserve(launch.vm, launch.spec.memory))
+            let user = self.user(launch.vm)?;
+            (backing, user, self.vms.reserve(launch.vm, launch.spec.memory, user))
         };
         let dir = VmDir::new(&self.config.state_dir, launch.vm);
-        let config = vmm_config(self, &launch, &backing, &dir);
+        let config = vmm_config(self, &launch, &backing, &dir, user);
         let boots = launch.role == Role::Boot;
-        prepare(dir.clone(), config.clone(), backing.ports.clone(), boots).await?;
-        let (process, status) = match spawn(&self.vmm, &dir, boots).await {
+        let (mut config, descriptors) = prepare(self, dir.clone(), config, backing.ports.clone()).await?;
+        let (process, status) = match spawn(&self.vmm, &dir, &mut config, descriptors, boots).await {
             Ok(ready) => ready,
             Err(error) => {
-                blocking(move || undo(&dir, &backing.ports)).await;
+                blocking(move || undo(&dir, &backing.ports, config.cgroup)).await;
                 return Err(error);
             }
         };
@@ -145,6 +148,12 @@ impl Agent {
         self.spawn(supervise(Arc::clone(self), Arc::clone(&machine)));
         self.changed.notify_one();
         Ok((machine, status))
+    }
+
+    /// A user for the VM's process, if this one can become another.
+    fn user(&self, vm: VmId) -> Result<Option<u32>, ApiError> {
+        let root = nix::unistd::geteuid().is_root();
+        root.then(|| user::choose(&self.config.vm_users, vm, self.vms.users())).transpose()
     }
 
     async fn admit(self: &Arc<Self>, launch: &Launch) -> Result<Backing, ApiError> {
@@ -164,7 +173,13 @@ impl Agent {
     }
 }
 
-fn vmm_config(agent: &Agent, launch: &Launch, backing: &Backing, dir: &VmDir) -> VmmConfig {
+fn vmm_config(
+    agent: &Agent,
+    launch: &Launch,
+    backing: &Backing,
+    dir: &VmDir,
+    user: Option<u32>,
+) -> VmmConfig {
     VmmConfig {
         vm: launch.vm,
         name: launch.name.clone(),
@@ -179,44 +194,79 @@ fn vmm_config(agent: &Agent, launch: &Launch, backing: &Backing, dir: &VmDir) ->
         disks: backing.disks.clone(),
         nics: backing.nics.clone(),
         role: launch.role.clone(),
+        user,
+        cgroup: None,
+        descriptors: None,
     }
 }
 
-/// Makes the directory and the taps. Those of a VM that boots are open at once.
-async fn prepare(dir: VmDir, config: VmmConfig, ports: Vec<Port>, open: bool) -> Result<(), ApiError> {
+/// Makes the directory, the taps and the cgroup, and opens everything that the process works with. The taps of a VM that
+/// boots are open at once.
+async fn prepare(
+    agent: &Arc<Agent>,
+    dir: VmDir,
+    mut config: VmmConfig,
+    ports: Vec<Port>,
+) -> Result<(VmmConfig, Descriptors<OwnedFd>), ApiError> {
+    let agent = Arc::clone(agent);
     blocking(move || {
-        let made = dir.create().and_then(|()| dir.write_config(&config));
-        if let Err(error) = made {
+        dir.create().map_err(|error| {
             let message =
                 format!("the VM's directory beside {} cannot be made: {error}", dir.log().display());
-            return Err(
-                failed(message).remedy("check the agent's state directory, and that its disk is not full")
-            );
-        }
-        for (index, port) in ports.iter().enumerate() {
-            let plugged = net::plug(port).map_err(|error| (index, error));
-            let opened = plugged
-                .and_then(|()| if open { net::open(port) } else { Ok(()) }.map_err(|e| (index + 1, e)));
-            if let Err((made, error)) = opened {
-                undo(&dir, &ports[..made]);
-                return Err(failed(chain(&error)));
+            failed(message).remedy("check the agent's state directory, and that its disk is not full")
+        })?;
+        let prepared = plug(&ports, config.role == Role::Boot).and_then(|()| provide(&agent, &mut config));
+        match prepared {
+            Ok(descriptors) => Ok((config, descriptors)),
+            Err(error) => {
+                undo(&dir, &ports, config.cgroup);
+                Err(error)
             }
         }
-        Ok(())
     })
     .await
 }
 
-fn undo(dir: &VmDir, ports: &[Port]) {
+fn plug(ports: &[Port], open: bool) -> Result<(), ApiError> {
+    for port in ports {
+        let plugged = net::plug(port).and_then(|()| if open { net::open(port) } else { Ok(()) });
+        plugged.map_err(|error| failed(chain(&error)))?;
+    }
+    Ok(())
+}
+
+/// Everything that the process is given.
+fn provide(agent: &Agent, config: &mut VmmConfig) -> Result<Descriptors<OwnedFd>, ApiError> {
+    let mut descriptors = godwit_provision::open(config).map_err(|error| failed(chain(&error)))?;
+    let made = agent.cgroups.create(config.vm, &config.spec).map_err(|error| {
+        let message =
+            format!("the VM's cgroup below {} cannot be made: {error}", agent.config.cgroup.display());
+        failed(message).remedy("name another place with --cgroup")
+    })?;
+    if let Some((cgroup, members)) = made {
+        config.cgroup = Some(cgroup.path().to_owned());
+        descriptors.cgroup = Some(members);
+    }
+    Ok(descriptors)
+}
+
+fn undo(dir: &VmDir, ports: &[Port], cgroup: Option<PathBuf>) {
     unplug_all(ports);
+    remove_cgroup(cgroup);
     if let Err(error) = dir.remove() {
         tracing::warn!("a VM's directory was not removed: {error}");
     }
 }
 
 /// Starts the process and waits until it is ready. If it does not get so far, it is gone when this returns.
-async fn spawn(vmm: &Path, dir: &VmDir, boots: bool) -> Result<(Process, Status), ApiError> {
-    let process = Process::spawn(vmm, dir).map_err(|error| {
+async fn spawn(
+    vmm: &Path,
+    dir: &VmDir,
+    config: &mut VmmConfig,
+    descriptors: Descriptors<OwnedFd>,
+    boots: bool,
+) -> Result<(Process, Status), ApiError> {
+    let process = Process::spawn(vmm, dir, config, descriptors).map_err(|error| {
         failed(format!("{} cannot be started: {error}", vmm.display())).remedy("name the binary with --vmm")
     })?;
     let control = Control::new(dir.control());

@@ -1,5 +1,6 @@
 //! A VM whose process runs on this host.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use godwit_types::{Bytes, VmId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::cgroup::Cgroup;
 use super::control::Control;
 use super::dir::VmDir;
 use super::process::Process;
@@ -112,6 +114,9 @@ impl Machine {
     /// Ends the process at once. Returns when nothing of it is left.
     pub(crate) async fn kill(&self) {
         self.process.kill();
+        if let Some(Err(error)) = self.config.cgroup.clone().map(|path| Cgroup::at(path).kill()) {
+            tracing::debug!("{}: its cgroup was not killed: {error}", self.config.name);
+        }
         if !self.gone_within(GONE_TIMEOUT).await {
             tracing::error!(
                 "{}: the process {} was killed and does not end",
@@ -147,12 +152,13 @@ impl Machine {
         blocking(move || machine.ports.iter().try_for_each(change)).await
     }
 
-    /// Removes what the ended process leaves: taps, sockets, files; the logs only if they are not worth keeping.
+    /// Removes what the ended process leaves: taps, cgroup, sockets, files; the logs only if they are not worth keeping.
     pub(crate) async fn clean_up(self: &Arc<Self>, keep_logs: bool) {
         let machine = Arc::clone(self);
         blocking(move || {
             let name = &machine.config.name;
             unplug_all(&machine.ports);
+            remove_cgroup(machine.config.cgroup.clone());
             let cleaned = if keep_logs { machine.dir.keep_logs() } else { machine.dir.remove() };
             if let Err(error) = cleaned {
                 tracing::warn!("{name}: the VM's directory was not removed: {error}");
@@ -168,6 +174,14 @@ pub(crate) fn unplug_all(ports: &[Port]) {
         if let Err(error) = net::unplug(&port.tap) {
             tracing::warn!("the tap {} was not removed: {error}", port.tap);
         }
+    }
+}
+
+/// Removes a VM's cgroup, and ends what is still in it.
+pub(crate) fn remove_cgroup(cgroup: Option<PathBuf>) {
+    let Some(path) = cgroup else { return };
+    if let Err(error) = Cgroup::at(path.clone()).remove() {
+        tracing::warn!("the cgroup {} was not removed: {error}", path.display());
     }
 }
 

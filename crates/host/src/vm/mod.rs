@@ -5,6 +5,7 @@
 
 mod admission;
 pub(crate) mod adopt;
+mod cgroup;
 pub(crate) mod control;
 mod dir;
 pub(crate) mod launch;
@@ -15,7 +16,9 @@ mod question;
 mod registry;
 mod state;
 mod supervise;
+mod user;
 
+pub(crate) use cgroup::Cgroups;
 pub(crate) use machine::blocking;
 pub(crate) use registry::Registry;
 

@@ -1,12 +1,16 @@
 //! What can be asked of a VM that is here: to stop, to be migrated away, not to arrive after all.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_types::agent::{Fence, LocalState, Outgoing, StartOutgoing, StopVm};
-use godwit_types::control::Request;
-use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
+use godwit_types::control::{PAGE_STREAMS, Request};
+use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::machine::Machine;
 use super::reached;
@@ -15,6 +19,8 @@ use crate::net;
 
 /// How long a process that did not answer may take to turn out to have ended.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the destination's host may take to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `POST /v1/vms/{id}/stop`. Returns when the process is gone and nothing of it is left.
 pub(crate) async fn stop(agent: Arc<Agent>, vm: VmId, asked: StopVm) -> Result<(), ApiError> {
@@ -116,16 +122,37 @@ pub(crate) async fn start_outgoing(
             format!("{} cannot be migrated: it is {state:?} on {}", machine.config.name, agent.config.name);
         return Err(conflict(message).remedy("wait for its task to end: godwit task ls"));
     }
+    let connections = connect(&destination, address).await?;
     // Known before its first notice can come.
     machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
     agent.changed.notify_one();
     reached(Step::SourceAgentBegin).await;
     let order = Request::MigrateOut { migration, destination, address, budget };
-    let begun = machine.control.order(&order).await;
+    let begun = machine.control.order_with(&order, &connections).await;
     if begun.is_err() {
         machine.state(|state| state.outgoing = before);
     }
     Ok(begun?)
+}
+
+/// The connections of a migration, since the VM's process can open none: for control, then for each page stream.
+async fn connect(destination: &HostName, address: SocketAddr) -> Result<Vec<OwnedFd>, ApiError> {
+    let failed = |error: String| {
+        // Not "unreachable": that would speak of this agent.
+        let message = format!("cannot connect to {destination} at {address} for the migration: {error}");
+        ApiError::new(ErrorCode::Failed, message).remedy(
+            "check the network between the hosts and whether the other host still runs, then migrate again",
+        )
+    };
+    let mut connections = Vec::new();
+    for _ in 0..=PAGE_STREAMS {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+        let stream = stream.map_err(|_| failed(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())))?;
+        let stream = stream.and_then(TcpStream::into_std).map_err(|error| failed(error.to_string()))?;
+        stream.set_nonblocking(false).map_err(|error| failed(error.to_string()))?;
+        connections.push(stream.into());
+    }
+    Ok(connections)
 }
 
 /// `DELETE /v1/vms/{id}/outgoing/{migration}`. Returns when the VMM has taken note.

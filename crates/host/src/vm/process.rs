@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use godwit_types::control::{Descriptors, SANDBOX_EXIT_CODE, VmmConfig};
 use tokio::io::unix::AsyncFd;
 
 use super::dir::VmDir;
@@ -23,10 +24,21 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `vmm --config FILE` in a process group of its own, so that signals to the agent's do not reach it.
-    pub(crate) fn spawn(vmm: &Path, dir: &VmDir) -> io::Result<Self> {
+    /// Starts `vmm --config FILE` in a process group of its own, so that signals to the agent's do not reach it, with
+    /// nothing of the agent's but the descriptors, whose numbers go into the configuration.
+    pub(crate) fn spawn(
+        vmm: &Path,
+        dir: &VmDir,
+        config: &mut VmmConfig,
+        descriptors: Descriptors<OwnedFd>,
+    ) -> io::Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(dir.log())?;
-        let mut child = Command::new(vmm)
+        let mut command = Command::new(vmm);
+        config.descriptors = Some(godwit_provision::hand_to(&mut command, descriptors));
+        dir.write_config(config)?;
+        command.env_clear();
+        command.envs(std::env::var_os(godwit_faults::FILE).map(|file| (godwit_faults::FILE, file)));
+        let mut child = command
             .arg("--config")
             .arg(dir.config())
             .stdin(Stdio::null())
@@ -99,6 +111,7 @@ pub(crate) fn describe(status: Option<ExitStatus>) -> String {
     match status {
         None => "ended".to_owned(),
         Some(status) => match (status.code(), status.signal()) {
+            (Some(SANDBOX_EXIT_CODE), _) => "was stopped by its sandbox".to_owned(),
             (Some(code), _) => format!("ended with exit code {code}"),
             (None, Some(signal)) => format!("was ended by signal {signal}"),
             (None, None) => "ended".to_owned(),

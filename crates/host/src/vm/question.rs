@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!  commit --> ask --granted--> answer --> block the taps: frames for the guest leave this host
-//!  claim  --> ask --granted--> open the taps --> answer: the VM runs
+//!  claim  --> ask --granted--> open the taps, look at the images --> answer: the VM runs
 //! ```
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_types::control::Question;
 use godwit_types::ownership::{Verdict, Witness};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::machine::Machine;
+use super::machine::{Machine, blocking};
 use super::reached;
 use crate::agent::Agent;
 use crate::net;
@@ -21,6 +22,9 @@ use crate::net;
 /// Attempts to open the taps of a VM that is this host's, and the pause between them.
 const OPEN_ATTEMPTS: u32 = 5;
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the datastore may take to open the images, while the guest stands.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Asks the arbiter, for as long as it takes, and does what must be done before its verdict is passed on.
 pub(crate) async fn ask(agent: Arc<Agent>, machine: Arc<Machine>, question: Question) -> (Question, Verdict) {
@@ -56,9 +60,24 @@ pub(crate) async fn ask(agent: Arc<Agent>, machine: Arc<Machine>, question: Ques
         }
     });
     if claim && matches!(verdict, Verdict::Granted { .. }) {
-        open_taps(&machine).await;
+        tokio::join!(open_taps(&machine), look_at_images(&machine));
     }
     (question, verdict)
+}
+
+/// Opens and closes the VM's images and locks. Its process holds them open from before, and some file systems of a network
+/// look for what another host has written only when a file is opened.
+async fn look_at_images(machine: &Arc<Machine>) {
+    let disks = machine.config.disks.clone();
+    let looked = blocking(move || {
+        for path in disks.iter().flat_map(|disk| [&disk.path, &disk.lock]) {
+            // What cannot be opened any more is found out by the process, which says so.
+            drop(File::open(path));
+        }
+    });
+    if timeout(LOOK_TIMEOUT, looked).await.is_err() {
+        tracing::warn!("{}: its datastore is slow to open the disks' images", machine.config.name);
+    }
 }
 
 /// Opens the taps of a VM that is this host's: without its network it is still better off running.

@@ -1,6 +1,6 @@
 //! Which VMs are on this host, and who may act on one now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ pub(crate) struct Registry {
 struct Inner {
     live: HashMap<VmId, Arc<Machine>>,
     ended: HashMap<VmId, Past>,
-    /// Memory promised to VMs that are being started.
-    reserved: HashMap<VmId, Bytes>,
+    /// Memory promised to VMs that are being started, and their users.
+    reserved: HashMap<VmId, (Bytes, Option<u32>)>,
     locks: HashMap<VmId, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -38,7 +38,7 @@ struct Past {
     acknowledged: bool,
 }
 
-/// Memory promised to a VM until it is dropped.
+/// Memory and a user promised to a VM until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation<'a> {
     registry: &'a Registry,
@@ -66,13 +66,20 @@ impl Registry {
     pub(crate) fn memory_promised(&self) -> Bytes {
         let (live, reserved): (Vec<_>, u64) = {
             let inner = self.inner();
-            (inner.live.values().cloned().collect(), inner.reserved.values().map(|bytes| bytes.0).sum())
+            (inner.live.values().cloned().collect(), inner.reserved.values().map(|(bytes, _)| bytes.0).sum())
         };
         Bytes(live.iter().map(|machine| machine.memory_to_come().0).sum::<u64>().saturating_add(reserved))
     }
 
-    pub(crate) fn reserve(&self, vm: VmId, memory: Bytes) -> Reservation<'_> {
-        self.inner().reserved.insert(vm, memory);
+    /// The users of VMs here.
+    pub(crate) fn users(&self) -> HashSet<u32> {
+        let inner = self.inner();
+        let live = inner.live.values().filter_map(|machine| machine.config.user);
+        live.chain(inner.reserved.values().filter_map(|(_, user)| *user)).collect()
+    }
+
+    pub(crate) fn reserve(&self, vm: VmId, memory: Bytes, user: Option<u32>) -> Reservation<'_> {
+        self.inner().reserved.insert(vm, (memory, user));
         Reservation { registry: self, vm }
     }
 

@@ -12,9 +12,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -27,8 +27,6 @@ use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
 
 const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
 pub(crate) const CRASH_WORDS: &str = "fake-vmm: the sky is falling";
-
-nix::ioctl_write_ptr_bad!(tun_attach, libc::TUNSETIFF, libc::ifreq);
 
 /// Writes a program into `directory` that takes `--config FILE` as `godwit-vmm` does.
 pub(crate) fn install(directory: &Path) -> PathBuf {
@@ -71,13 +69,14 @@ fn run(config: &Path) -> ! {
     if config.spec.boot.cmdline.contains("crash-at-start") {
         crash();
     }
-    let taps = config.nics.iter().map(|nic| attach(&nic.tap)).collect();
-    let (state, listener) = match config.role {
-        Role::Boot => (VmmState::Running, None),
-        Role::Incoming { listen, .. } => (VmmState::Incoming, Some(TcpListener::bind(listen).unwrap())),
-    };
+    // SAFETY: the process was given these descriptors, each for itself.
+    let take = |number| Ok::<_, ()>(unsafe { OwnedFd::from_raw_fd(number) });
+    let given = config.descriptors.clone().unwrap().map(take).unwrap();
+    let taps = given.taps.into_iter().map(File::from).collect();
+    let listener = given.migration.map(TcpListener::from);
+    let state = if listener.is_some() { VmmState::Incoming } else { VmmState::Running };
     let listening = listener.as_ref().map(|listener| listener.local_addr().unwrap());
-    let control = UnixListener::bind(&config.control).unwrap();
+    let control = godwit_provision::listen(given.control).unwrap();
     let epoch = config.epoch;
     let inner = Mutex::new(Inner { state, epoch, open: None, migration: None, subscribers: Vec::new() });
     let vmm = Arc::new(Vmm { config, taps, listening, inner });
@@ -98,22 +97,6 @@ fn run(config: &Path) -> ! {
 fn crash() -> ! {
     eprintln!("{CRASH_WORDS}");
     std::process::exit(3)
-}
-
-fn attach(tap: &str) -> File {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .unwrap();
-    let mut ifr_name = [0; libc::IFNAMSIZ];
-    ifr_name.iter_mut().zip(tap.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
-    let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
-    let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
-    // SAFETY: `request` is a complete ifreq that outlives the call.
-    unsafe { tun_attach(device.as_raw_fd(), &request) }.unwrap();
-    device
 }
 
 impl Vmm {
@@ -222,7 +205,7 @@ impl Vmm {
 
     /// The kernel takes a frame only if the tap is up.
     fn taps_open(&self) -> bool {
-        let frame = [0; 10 + 60];
+        let frame = [0; 12 + 60];
         self.taps.iter().all(|mut tap| tap.write_all(&frame).is_ok())
     }
 

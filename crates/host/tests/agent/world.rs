@@ -114,6 +114,8 @@ impl World {
                 uplink: None,
             }],
             datastores: vec![DatastoreConfig { name: "shared".parse().unwrap(), path: path("shared") }],
+            vm_users: 1_900_200_000..=1_900_200_099,
+            cgroup: format!("godwit-test-{}", std::process::id()).into(),
             vmm: Some(fake_vmm::install(self.directory.path())),
         }
     }
@@ -188,10 +190,11 @@ impl World {
     }
 
     pub(crate) async fn migrate_away(&self) -> Result<Empty, ApiError> {
+        let destination = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let asked = StartOutgoing {
             migration: MIGRATION,
             destination: "c".parse().unwrap(),
-            address: "127.0.0.1:9".parse().unwrap(),
+            address: destination.local_addr().unwrap(),
             budget: Default::default(),
         };
         self.client.post(&format!("/v1/vms/{VM}/outgoing"), &asked).await

@@ -1,5 +1,10 @@
 //! Takes in the connections of one migration at its destination.
+//!
+//! The source opens them all before it speaks, so which is which is told by what each says, and not by the order in which
+//! they come: a page stream says nothing before the control connection was welcomed.
 
+use std::collections::VecDeque;
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -16,21 +21,23 @@ use crate::destination::Input;
 use crate::failure::Link;
 use crate::machine::Destination;
 use crate::tuning::Tuning;
-use crate::wire::{Control, Hello, Role, Tag, Welcome, WireError};
+use crate::wire::{Control, Hello, PAGE_STREAMS_MAX, Role, Tag, Welcome, WireError};
 
 /// Between two looks for a new connection.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(2);
+/// Connections that have said nothing yet; of more, the oldest is closed.
+const SILENT_MAX: usize = 2 * PAGE_STREAMS_MAX as usize;
 
 /// Waits for the control connection. Whoever else connects is sent away.
 pub(super) fn await_source(
-    listener: &TcpListener,
+    arrivals: &mut Arrivals,
     migration: MigrationId,
     tuning: &Tuning,
     stop: &Arc<AtomicBool>,
 ) -> Result<(Reader, Hello), ApiError> {
     let deadline = Instant::now() + tuning.accept;
     loop {
-        let stream = accept(listener, deadline, stop).map_err(|error| match error {
+        let stream = arrivals.next(deadline, stop).map_err(|error| match error {
             LinkError::Silent => ApiError::new(
                 ErrorCode::Unreachable,
                 format!("the source has not connected within {} s", tuning.accept.as_secs_f64()),
@@ -52,27 +59,62 @@ pub(super) fn await_source(
     }
 }
 
-fn accept(listener: &TcpListener, deadline: Instant, stop: &AtomicBool) -> Result<TcpStream, LinkError> {
-    loop {
-        if stop.load(Relaxed) {
-            return Err(LinkError::Stopped);
-        }
-        // Before each look, so that strangers who keep coming do not prolong the wait.
-        if Instant::now() >= deadline {
-            return Err(LinkError::Silent);
-        }
-        match listener.accept() {
-            Ok((stream, _)) => {
+/// Connections in the order in which they begin to speak.
+pub(super) struct Arrivals {
+    listener: TcpListener,
+    silent: VecDeque<TcpStream>,
+}
+
+impl Arrivals {
+    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, silent: VecDeque::new() })
+    }
+
+    /// The next connection that says something, or has ended.
+    fn next(&mut self, deadline: Instant, stop: &AtomicBool) -> Result<TcpStream, LinkError> {
+        loop {
+            if stop.load(Relaxed) {
+                return Err(LinkError::Stopped);
+            }
+            // Before each look, so that strangers who keep coming do not prolong the wait.
+            if Instant::now() >= deadline {
+                return Err(LinkError::Silent);
+            }
+            self.accept()?;
+            if let Some(index) = self.silent.iter().position(speaks)
+                && let Some(stream) = self.silent.remove(index)
+            {
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            // The connection that was about to be accepted is gone already.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error.into()),
+            thread::sleep(ACCEPT_INTERVAL);
         }
-        thread::sleep(ACCEPT_INTERVAL);
     }
+
+    /// Takes in those who wait.
+    fn accept(&mut self) -> io::Result<()> {
+        for _ in 0..SILENT_MAX {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true)?;
+                    self.silent.push_back(stream);
+                    if self.silent.len() > SILENT_MAX {
+                        self.silent.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // The connection that was about to be accepted is gone already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn speaks(stream: &TcpStream) -> bool {
+    !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn shake_hands(
@@ -99,7 +141,7 @@ fn refuse(reader: &Reader, migration: MigrationId, hello: &Hello) {
 
 /// Takes in the page streams.
 pub(super) struct Acceptor {
-    pub(super) listener: TcpListener,
+    pub(super) arrivals: Arrivals,
     pub(super) migration: MigrationId,
     pub(super) epoch: Epoch,
     pub(super) tuning: Tuning,
@@ -114,7 +156,7 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     /// Starts a sink for each stream until all are open; returns their threads.
-    pub(super) fn run(self, count: u32) -> Vec<JoinHandle<()>> {
+    pub(super) fn run(mut self, count: u32) -> Vec<JoinHandle<()>> {
         let mut sinks: Vec<Option<JoinHandle<()>>> = (0..count).map(|_| None).collect();
         let deadline = Instant::now() + self.tuning.connect * count;
         while sinks.iter().any(Option::is_none) {
@@ -128,9 +170,13 @@ impl Acceptor {
         sinks.into_iter().flatten().collect()
     }
 
-    fn next(&self, sinks: &mut [Option<JoinHandle<()>>], deadline: Instant) -> Result<(), (u32, LinkError)> {
+    fn next(
+        &mut self,
+        sinks: &mut [Option<JoinHandle<()>>],
+        deadline: Instant,
+    ) -> Result<(), (u32, LinkError)> {
         let missing = sinks.iter().position(Option::is_none).unwrap_or(0) as u32;
-        let stream = accept(&self.listener, deadline, &self.stop).map_err(|error| (missing, error))?;
+        let stream = self.arrivals.next(deadline, &self.stop).map_err(|error| (missing, error))?;
         let (reader, hello) = match shake_hands(stream, &self.tuning, &self.stop) {
             Ok(greeted) => greeted,
             Err(error) => {
@@ -165,13 +211,17 @@ impl Acceptor {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn strangers_who_keep_coming_do_not_prolong_the_wait_for_the_source() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let over = accept(&listener, Instant::now(), &AtomicBool::new(false));
+        let mut stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stranger.write_all(b"x").unwrap();
+        let mut arrivals = Arrivals::new(listener).unwrap();
+        let over = arrivals.next(Instant::now(), &AtomicBool::new(false));
         assert!(matches!(over, Err(LinkError::Silent)), "{over:?}");
     }
 }

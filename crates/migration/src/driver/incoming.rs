@@ -12,7 +12,7 @@ use godwit_types::control::Question;
 use godwit_types::ownership::Witness;
 use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 
-use super::acceptor::{Acceptor, await_source};
+use super::acceptor::{Acceptor, Arrivals, await_source};
 use super::answer::{self, AnswerSlot};
 use super::link::{self, LinkError, Reader};
 use super::sink::Seal;
@@ -35,22 +35,21 @@ pub(super) enum Event {
 
 /// Waits for the source, then drives the engine until the VM runs here or never will.
 pub(super) fn receive(
-    listener: &TcpListener,
+    listener: TcpListener,
     migration: MigrationId,
     epoch: Epoch,
     machine: Arc<dyn Destination>,
     arbiter: Arc<dyn Arbiter>,
     tuning: Tuning,
 ) -> Result<Epoch, ApiError> {
-    let listener = listener.try_clone().map_err(|error| listening(&error))?;
-    listener.set_nonblocking(true).map_err(|error| listening(&error))?;
+    let mut arrivals = Arrivals::new(listener).map_err(|error| listening(&error))?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (reader, hello) = await_source(&listener, migration, &tuning, &stop)?;
+    let (reader, hello) = await_source(&mut arrivals, migration, &tuning, &stop)?;
     let control = reader.stream().try_clone().map_err(|error| listening(&error))?;
     let (sender, events) = sync_channel(EVENTS_MAX);
     let peer = format!("source {}", hello.source);
     let acceptor = Acceptor {
-        listener,
+        arrivals,
         migration,
         epoch,
         tuning: tuning.clone(),

@@ -1,7 +1,7 @@
 //! Connections: handshake, framed reading and writing, with bounded waiting.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -148,17 +148,6 @@ impl Reader {
     pub(super) fn stream(&self) -> &TcpStream {
         &self.stream
     }
-}
-
-/// Opens a connection to a listener and agrees on a version, all within `within`.
-pub(super) fn connect(
-    address: SocketAddr,
-    within: Duration,
-    stop: &Arc<AtomicBool>,
-) -> Result<Reader, LinkError> {
-    let deadline = Instant::now() + within;
-    let stream = TcpStream::connect_timeout(&address, within)?;
-    greet(stream, deadline, within, stop)
 }
 
 /// Agrees on a version on a connection that is new, before the deadline; writing may block for `within`.

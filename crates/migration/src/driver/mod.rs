@@ -25,7 +25,7 @@ mod sink;
 mod steps;
 mod threads;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,12 +52,17 @@ pub trait Arbiter: Send + Sync {
 }
 
 /// What a source is asked to do.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Outgoing {
     pub migration: MigrationId,
     pub source: HostName,
     pub destination: HostName,
+    /// Where the connections lead.
     pub address: SocketAddr,
+    /// New connections: nothing was sent on them yet.
+    pub control: TcpStream,
+    /// One for each page stream, 1 to [`PAGE_STREAMS_MAX`](crate::wire::PAGE_STREAMS_MAX).
+    pub pages: Vec<TcpStream>,
     pub budget: Budget,
 }
 
@@ -79,15 +84,16 @@ impl SourceRun {
         Self::start_tuned(request, machine, arbiter, progress, ended, Tuning::default())
     }
 
-    /// [`SourceRun::start`] with other than the default bounds.
+    /// [`SourceRun::start`] with other than the default bounds. There are as many page streams as connections for them.
     pub fn start_tuned(
         request: Outgoing,
         machine: Arc<dyn Source>,
         arbiter: Arc<dyn Arbiter>,
         progress: Box<dyn Fn(MigrationProgress) + Send>,
         ended: Box<dyn FnOnce(MigrationOutcome) + Send>,
-        tuning: Tuning,
+        mut tuning: Tuning,
     ) -> Self {
+        tuning.page_streams = request.pages.len() as u32;
         let gate = Arc::new(gate::Gate::default());
         outgoing::start(request, machine, arbiter, progress, ended, tuning, Arc::clone(&gate));
         Self { gate }
@@ -123,5 +129,5 @@ pub fn receive_tuned(
     arbiter: Arc<dyn Arbiter>,
     tuning: Tuning,
 ) -> Result<Epoch, ApiError> {
-    incoming::receive(&listener, migration, epoch, machine, arbiter, tuning)
+    incoming::receive(listener, migration, epoch, machine, arbiter, tuning)
 }

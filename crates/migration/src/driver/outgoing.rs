@@ -25,7 +25,7 @@ use crate::failure::{self, Link};
 use crate::machine::{MachineError, Manifest, Reclaimed, Section, Source};
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
-use crate::wire::{Control, DeviceState, Hello, PREAMBLE_BYTES, Role, Tag, WireError};
+use crate::wire::{Control, DeviceState, Hello, PAGE_STREAMS_MAX, PREAMBLE_BYTES, Role, Tag, WireError};
 
 /// Rounds that may wait for a page stream: one of pre-copy, two while the guest stands.
 const JOBS_MAX: usize = 4;
@@ -104,7 +104,7 @@ struct Run {
 }
 
 impl Run {
-    /// Opens the control connection.
+    /// Greets the destination on the control connection.
     fn begin(
         request: Outgoing,
         machine: Arc<dyn Source>,
@@ -118,7 +118,9 @@ impl Run {
         let stop = Arc::new(AtomicBool::new(false));
         let peer = format!("destination {} at {}", request.destination, request.address);
         let describe = |error: LinkError| error.describe(&peer, Link::Control);
-        let reader = link::connect(request.address, tuning.connect, &stop).map_err(describe)?;
+        let control = request.control.try_clone().map_err(|error| describe(error.into()))?;
+        let deadline = began + tuning.connect;
+        let reader = link::greet(control, deadline, tuning.connect, &stop).map_err(describe)?;
         let reader = reader.established(Link::Control, &tuning).map_err(describe)?;
         let control = reader.stream().try_clone().map_err(|error| describe(error.into()))?;
         let (sender, events) = sync_channel(EVENTS_MAX);
@@ -289,8 +291,8 @@ impl Run {
         let cap = self.request.budget.bandwidth_bytes_per_s_max;
         let share = cap.map(|cap| cap as f64 / f64::from(count));
         let peer = format!("destination {}", self.request.destination);
-        for index in 0..count {
-            let stream = self.open_stream(index, &peer)?;
+        for (index, stream) in (0..).zip(std::mem::take(&mut self.request.pages)) {
+            let stream = self.open_stream(index, stream, &peer)?;
             let own = stream
                 .try_clone()
                 .map_err(|error| failure::lost(&peer, Link::Pages(index), &error.to_string()))?;
@@ -306,10 +308,11 @@ impl Run {
         Ok(())
     }
 
-    fn open_stream(&self, index: u32, peer: &str) -> Result<TcpStream, ApiError> {
+    fn open_stream(&self, index: u32, stream: TcpStream, peer: &str) -> Result<TcpStream, ApiError> {
         let describe = |error: LinkError| error.describe(peer, Link::Pages(index));
+        let within = self.tuning.connect;
         let mut reader =
-            link::connect(self.request.address, self.tuning.connect, &self.stop).map_err(describe)?;
+            link::greet(stream, Instant::now() + within, within, &self.stop).map_err(describe)?;
         let hello = self.hello(Role::Pages { stream: index });
         link::send(reader.stream(), Tag::Hello, [&hello, &[]]).map_err(describe)?;
         match reader.control().map_err(describe)? {
@@ -397,7 +400,7 @@ fn listen(mut reader: Reader, events: &SyncSender<Event>, flow: &Flow, peer: &st
     }
 }
 
-/// What can be refused before anything is connected.
+/// What can be refused before anything is said.
 fn check(request: &Outgoing, machine: &dyn Source) -> Result<(), ApiError> {
     let blockers = machine.blockers();
     if !blockers.is_empty() {
@@ -405,6 +408,11 @@ fn check(request: &Outgoing, machine: &dyn Source) -> Result<(), ApiError> {
         return Err(
             ApiError::new(ErrorCode::Refused, message).remedy("remove what blocks it, then migrate again")
         );
+    }
+    if !(1..=PAGE_STREAMS_MAX).contains(&(request.pages.len() as u32)) {
+        let message =
+            format!("a migration has 1 to {PAGE_STREAMS_MAX} page streams, not {}", request.pages.len());
+        return Err(ApiError::new(ErrorCode::Invalid, message));
     }
     if request.budget.bandwidth_bytes_per_s_max == Some(0) {
         return Err(ApiError::new(ErrorCode::Invalid, "a bandwidth cap of 0 lets nothing through")

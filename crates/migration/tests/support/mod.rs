@@ -6,7 +6,7 @@ pub mod arbiter;
 pub mod model;
 pub mod proxy;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -72,7 +72,11 @@ impl Attempt {
                 let _ = arrived.send(receive_tuned(listener, migration, epoch, target, arbiter, tuning));
             });
         }
+        let connect = || TcpStream::connect(address).unwrap();
         let request = Outgoing {
+            // In the order that is the harder one for the destination.
+            pages: (0..tuning.page_streams).map(|_| connect()).collect(),
+            control: connect(),
             migration,
             source: "host-a".parse().unwrap(),
             destination: "host-b".parse().unwrap(),

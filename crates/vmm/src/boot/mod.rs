@@ -8,7 +8,7 @@ mod registers;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use godwit_types::{Bytes, PAGE_SIZE_BYTES};
 use linux_loader::loader;
@@ -26,7 +26,7 @@ const BOOT_STACK: u64 = 0x8ff0;
 const PAGE_TABLES: u64 = 0x9000;
 const CMDLINE: u64 = 0x2_0000;
 
-/// A kernel and what goes with it, opened once so that a reset finds the same.
+/// A kernel and what goes with it, given open so that a reset finds the same.
 pub struct Kernel {
     path: PathBuf,
     kernel: File,
@@ -83,16 +83,14 @@ pub enum BootError {
 }
 
 impl Kernel {
-    /// Opens the files and looks what the kernel is.
-    pub fn open(kernel: &Path, initrd: Option<&Path>, cmdline: &str) -> Result<Self, BootError> {
-        let open = |what, path: &Path| {
-            File::open(path).map_err(|source| BootError::Open { what, path: path.to_owned(), source })
-        };
-        let file = open("kernel", kernel)?;
-        let kind = detect(&file).ok_or_else(|| BootError::NeitherKind(kernel.to_owned()))?;
-        let initrd =
-            initrd.map(|path| Ok::<_, BootError>((path.to_owned(), open("initrd", path)?))).transpose()?;
-        Ok(Self { path: kernel.to_owned(), kernel: file, kind, initrd, cmdline: cmdline.to_owned() })
+    /// Looks what the kernel is. Files come with their paths, which are for messages.
+    pub fn new(
+        (path, kernel): (PathBuf, File),
+        initrd: Option<(PathBuf, File)>,
+        cmdline: &str,
+    ) -> Result<Self, BootError> {
+        let kind = detect(&kernel).ok_or_else(|| BootError::NeitherKind(path.clone()))?;
+        Ok(Self { path, kernel, kind, initrd, cmdline: cmdline.to_owned() })
     }
 
     /// Loads everything that the kernel needs into zeroed memory; `rsdp` is where the ACPI tables begin.
@@ -169,8 +167,8 @@ mod tests {
     fn a_file_that_is_no_kernel_is_refused_by_name() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[0x90; 2048]).unwrap();
-        let error = Kernel::open(file.path(), None, "").err().unwrap().to_string();
+        let given = (file.path().to_owned(), file.reopen().unwrap());
+        let error = Kernel::new(given, None, "").err().unwrap().to_string();
         assert!(error.contains("neither") && error.contains(file.path().to_str().unwrap()), "{error}");
-        assert!(matches!(Kernel::open(Path::new("/nonexistent"), None, ""), Err(BootError::Open { .. })));
     }
 }

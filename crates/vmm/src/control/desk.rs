@@ -1,7 +1,11 @@
 //! Serves the requests of the control socket.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 
 use godwit_migration::driver::{Outgoing, SourceRun};
 use godwit_types::control::{Reply, Request, Status, VmmState};
@@ -9,11 +13,13 @@ use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId};
 
 use super::hub::Hub;
 use crate::machine::Machine;
+use crate::sandbox::{self, Kind};
 
 /// The machine, and the migration away if one is under way.
 pub struct Desk {
     machine: Arc<Machine>,
     hub: Arc<Hub>,
+    starter: Starter,
     listening: Option<SocketAddr>,
     /// Locked while a migration starts, so that its end is seen after its beginning.
     outgoing: Mutex<Option<(MigrationId, Arc<SourceRun>)>>,
@@ -21,8 +27,13 @@ pub struct Desk {
 
 impl Desk {
     /// Serves `machine`; `listening` is where an incoming machine waits for its source.
-    pub fn new(machine: Arc<Machine>, hub: Arc<Hub>, listening: Option<SocketAddr>) -> Self {
-        Self { machine, hub, listening, outgoing: Mutex::default() }
+    pub fn new(
+        machine: Arc<Machine>,
+        hub: Arc<Hub>,
+        starter: Starter,
+        listening: Option<SocketAddr>,
+    ) -> Self {
+        Self { machine, hub, starter, listening, outgoing: Mutex::default() }
     }
 
     /// The migration away that is under way.
@@ -35,8 +46,8 @@ impl Desk {
         *self.current() = None;
     }
 
-    /// Serves a request. Subscriptions are the server's own business.
-    pub fn serve(&self, request: Request) -> Reply {
+    /// Serves a request and what came with it. Subscriptions are the server's own business.
+    pub fn serve(&self, request: Request, descriptors: Vec<OwnedFd>) -> Reply {
         let done = match request {
             Request::Status => return Reply::Status(Box::new(self.status())),
             Request::Subscribe => Ok(()),
@@ -53,7 +64,9 @@ impl Desk {
             Request::Balloon { target } => self.set_balloon(target),
             Request::MigrateOut { migration, destination, address, budget } => {
                 let source = self.machine.config().host.clone();
-                self.migrate(Outgoing { migration, source, destination, address, budget })
+                connections(descriptors).and_then(|(control, pages)| {
+                    self.migrate(Outgoing { migration, source, destination, address, control, pages, budget })
+                })
             }
             Request::CancelMigration { migration } => self.cancel(migration),
             Request::Answer { migration, verdict } => self.hub.answer(migration, verdict),
@@ -88,13 +101,16 @@ impl Desk {
         let migration = request.migration;
         self.hub.migration_begins(migration);
         let (hub, doorbell) = (Arc::clone(&self.hub), Arc::clone(self.machine.doorbell()));
-        let run = SourceRun::start(
-            request,
-            Arc::clone(&self.machine) as _,
-            Arc::clone(&self.hub) as _,
-            Box::new(move |progress| hub.progress(migration, progress)),
-            Box::new(move |outcome| doorbell.ring(|pending| pending.outgoing = Some(outcome))),
-        );
+        let (machine, arbiter) = (Arc::clone(&self.machine), Arc::clone(&self.hub));
+        let run = self.starter.run(move || {
+            SourceRun::start(
+                request,
+                machine as _,
+                arbiter as _,
+                Box::new(move |progress| hub.progress(migration, progress)),
+                Box::new(move |outcome| doorbell.ring(|pending| pending.outgoing = Some(outcome))),
+            )
+        })?;
         *outgoing = Some((migration, Arc::new(run)));
         Ok(())
     }
@@ -121,6 +137,37 @@ impl Desk {
             Some((state, _)) => Err(conflict(format!("the VM is {state:?} here, not running"))),
             None => Err(conflict("the VM is not running yet".into())),
         }
+    }
+}
+
+/// The control connection, then those of the page streams.
+fn connections(descriptors: Vec<OwnedFd>) -> Result<(TcpStream, Vec<TcpStream>), ApiError> {
+    let mut streams = descriptors.into_iter().map(TcpStream::from);
+    let missing = || ApiError::new(ErrorCode::Invalid, "the request has not brought its connections");
+    let control = streams.next().ok_or_else(missing)?;
+    Ok((control, streams.collect()))
+}
+
+/// A thread that starts the engine of a migration away, whose threads inherit what it may do: those of the control socket
+/// may do less.
+pub struct Starter(SyncSender<Box<dyn FnOnce() + Send>>);
+
+impl Starter {
+    pub fn start() -> io::Result<Self> {
+        let (work, orders) = sync_channel::<Box<dyn FnOnce() + Send>>(1);
+        thread::Builder::new().name("mig-start".into()).spawn(move || {
+            sandbox::enter(Kind::Migration);
+            orders.iter().for_each(|order| order());
+        })?;
+        Ok(Self(work))
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+        let (done, answer) = sync_channel(1);
+        // What it does is quick, and nobody waits who is gone.
+        let order = Box::new(move || drop(done.send(work())));
+        let sent = self.0.send(order).ok().and_then(|()| answer.recv().ok());
+        sent.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the thread that starts migrations has ended"))
     }
 }
 

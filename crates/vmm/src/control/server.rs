@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use godwit_types::control::{LINE_BYTES_MAX, Reply, Request};
+use godwit_types::control::{LINE_BYTES_MAX, MIGRATION_CONNECTIONS_MAX, Reply, Request};
 use godwit_types::{ApiError, ErrorCode};
 
 use super::Handler;
 use super::hub::{Hub, Lines, line};
+use crate::sandbox::{self, Kind};
 
 /// Clients at a time; more are turned away.
 const CLIENTS_MAX: usize = 32;
@@ -23,15 +24,8 @@ const LINES_MAX: usize = 256;
 /// How long a client may take to accept a line before it is given up.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// A control socket that clients can connect to, but that nobody serves yet: they wait.
-pub struct Socket {
-    path: RemovedPath,
-    listener: UnixListener,
-}
-
-/// A control socket that is served. Dropping it removes the socket.
+/// A control socket that is served.
 pub struct Server {
-    _path: RemovedPath,
     hub: Arc<Hub>,
     clients: Arc<Clients>,
 }
@@ -43,23 +37,13 @@ struct Clients {
     changed: Condvar,
 }
 
-impl Socket {
-    /// Creates the socket. One that a dead process has left is replaced, one in use is not.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
-        }
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path)?;
-        Ok(Self { listener, path: RemovedPath(path.to_owned()) })
-    }
-
-    /// Serves those who are connected and those who will.
-    pub fn serve(self, hub: Arc<Hub>, handler: Arc<Handler>) -> io::Result<Server> {
-        let Self { listener, path } = self;
+impl Server {
+    /// Serves those who have connected already and those who will.
+    pub fn start(listener: UnixListener, hub: Arc<Hub>, handler: Arc<Handler>) -> io::Result<Self> {
         let clients = Arc::new(Clients::default());
-        let server = Server { _path: path, hub: Arc::clone(&hub), clients: Arc::clone(&clients) };
+        let server = Self { hub: Arc::clone(&hub), clients: Arc::clone(&clients) };
         thread::Builder::new().name("control".into()).spawn(move || {
+            sandbox::enter(Kind::Control);
             for (id, stream) in (0..).zip(listener.incoming()) {
                 let served = stream.and_then(|stream| Client::start(id, stream, &hub, &handler, &clients));
                 if let Err(error) = served {
@@ -69,9 +53,7 @@ impl Socket {
         })?;
         Ok(server)
     }
-}
 
-impl Server {
     /// Ends all connections, once everything that clients were sent is written, but not later than after `limit`.
     pub fn close(&self, limit: Duration) {
         self.hub.close();
@@ -80,15 +62,6 @@ impl Server {
             let _ = stream.shutdown(Shutdown::Read);
         }
         drop(self.clients.changed.wait_timeout_while(streams, limit, |streams| !streams.is_empty()));
-    }
-}
-
-/// A file that goes with its owner.
-struct RemovedPath(PathBuf);
-
-impl Drop for RemovedPath {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -120,7 +93,7 @@ impl Client {
         thread::Builder::new().name("control-write".into()).spawn(move || client.write(output, &to_write))?;
         let (hub, handler) = (Arc::clone(hub), Arc::clone(handler));
         thread::Builder::new().name("control-read".into()).spawn(move || {
-            read(id, &input, &lines, &hub, &*handler);
+            read(id, input, &lines, &hub, &*handler);
             hub.unsubscribe(id);
         })?;
         Ok(())
@@ -153,15 +126,17 @@ impl Drop for Client {
 }
 
 /// Serves a client's requests until it is gone.
-fn read(client: u64, input: &UnixStream, lines: &Lines, hub: &Hub, handler: &Handler) {
-    let mut input = BufReader::new(input);
+fn read(client: u64, input: UnixStream, lines: &Lines, hub: &Hub, handler: &Handler) {
+    let mut input = BufReader::new(Input { stream: input, descriptors: Vec::new() });
     while let Ok(Some(text)) = read_line(&mut input) {
+        // Those that a request does not want are closed with it.
+        let descriptors = std::mem::take(&mut input.get_mut().descriptors);
         let reply = match serde_json::from_slice(&text) {
             Ok(Request::Subscribe) => {
                 hub.subscribe(client, lines.clone(), &Reply::Done);
                 continue;
             }
-            Ok(request) => handler(request),
+            Ok(request) => handler(request, descriptors),
             Err(error) => {
                 Reply::Error { error: ApiError::new(ErrorCode::Invalid, format!("not a request: {error}")) }
             }
@@ -169,6 +144,26 @@ fn read(client: u64, input: &UnixStream, lines: &Lines, hub: &Hub, handler: &Han
         if lines.send(line(&reply)).is_err() {
             return;
         }
+    }
+}
+
+/// A client's bytes, and the descriptors that have come with them since the last request.
+struct Input {
+    stream: UnixStream,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Read for Input {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let (length, received) = godwit_provision::receive(&self.stream, bytes)?;
+        self.descriptors.extend(received);
+        if self.descriptors.len() > MIGRATION_CONNECTIONS_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more descriptors than any request may bring",
+            ));
+        }
+        Ok(length)
     }
 }
 
@@ -185,6 +180,8 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use godwit_types::Epoch;
     use godwit_types::control::VmmState;
 
@@ -202,8 +199,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("control");
         let hub = Arc::new(Hub::default());
-        let handler: Arc<Handler> = Arc::new(|_| Reply::Done);
-        let server = Socket::bind(&socket).unwrap().serve(Arc::clone(&hub), handler).unwrap();
+        let handler: Arc<Handler> = Arc::new(|_, _| Reply::Done);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = Server::start(listener, Arc::clone(&hub), handler).unwrap();
         Fixture { hub, server, socket, _folder: folder }
     }
 
@@ -252,11 +250,17 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_in_use_is_not_taken_over_and_a_dead_one_is() {
+    fn descriptors_that_no_request_wants_are_closed_and_a_flood_of_them_ends_the_client() {
         let fixture = fixture();
-        assert!(Socket::bind(&fixture.socket).is_err());
-        let dead = fixture.socket.with_extension("dead");
-        drop(UnixListener::bind(&dead).unwrap());
-        assert!(Socket::bind(&dead).is_ok());
+        let mut client = connect(&fixture);
+        let (mut kept, passed) = UnixStream::pair().unwrap();
+        godwit_provision::send(client.get_ref(), b"{\"request\":\"reset\"}\n", &[passed]).unwrap();
+        client.read_line(&mut String::new()).unwrap();
+        assert_eq!(kept.read(&mut [0]).unwrap(), 0, "nobody holds the other end any more");
+        let many = vec![&kept; MIGRATION_CONNECTIONS_MAX];
+        for _ in 0..2 {
+            let _ = godwit_provision::send(client.get_ref(), b" ", &many);
+        }
+        assert_eq!(client.read_line(&mut String::new()).unwrap_or(0), 0);
     }
 }

@@ -11,11 +11,10 @@
 //! buffer is full, a slow client loses the oldest output that it has not read, and neither stops the guest.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -24,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::legacy::serial::Serial;
 use super::virtio::console::ConsolePort;
+use crate::sandbox::{self, Kind};
 
 /// Output that waits for the thread; more is dropped.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
@@ -100,21 +100,19 @@ impl Console {
     }
 }
 
-/// Starts the console's thread. The socket is created anew, the log appended to.
+/// Starts the console's thread.
 pub fn serve(
     console: Arc<Console>,
     serial: Arc<Serial>,
     virtio: Arc<ConsolePort>,
-    socket: &Path,
-    log: &Path,
+    listener: UnixListener,
+    log: File,
 ) -> io::Result<Running> {
-    let _ = std::fs::remove_file(socket);
-    let listener = UnixListener::bind(socket)?;
     listener.set_nonblocking(true)?;
-    let log = OpenOptions::new().append(true).create(true).open(log)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (shared, stopping) = (Arc::clone(&console), Arc::clone(&stop));
     let thread = thread::Builder::new().name("console".into()).spawn(move || {
+        sandbox::enter(Kind::Console);
         let mut server = Server {
             console: shared,
             serial,
@@ -130,15 +128,14 @@ pub fn serve(
         }
         server.turn();
     })?;
-    Ok(Running { console, stop, thread: Some(thread), socket: socket.to_owned() })
+    Ok(Running { console, stop, thread: Some(thread) })
 }
 
-/// The console's thread. Dropping it writes out what the guest has printed, then ends it and removes the socket.
+/// The console's thread. Dropping it writes out what the guest has printed, then ends it.
 pub struct Running {
     console: Arc<Console>,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
-    socket: PathBuf,
 }
 
 impl Drop for Running {
@@ -148,7 +145,6 @@ impl Drop for Running {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -262,6 +258,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::bus::BusDevice;
 
@@ -283,7 +281,9 @@ mod tests {
         let serial = Arc::new(Serial::new(interrupt, Arc::clone(&console)).unwrap());
         let virtio = ConsolePort::new(Arc::clone(&console)).unwrap();
         let ports = (Arc::clone(&serial), Arc::clone(&virtio));
-        let running = serve(Arc::clone(&console), ports.0, ports.1, &socket, &log).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let file = File::create(&log).unwrap();
+        let running = serve(Arc::clone(&console), ports.0, ports.1, listener, file).unwrap();
         Fixture { console, serial, virtio, running: Some(running), socket, log, _folder: folder }
     }
 
@@ -297,7 +297,6 @@ mod tests {
         guest_prints(&fixture.serial, b"hello from the guest\n");
         drop(fixture.running.take());
         assert_eq!(std::fs::read(&fixture.log).unwrap(), b"hello from the guest\n");
-        assert!(!fixture.socket.exists());
     }
 
     #[test]

@@ -9,9 +9,10 @@ pub mod report;
 mod tests;
 pub mod virtio;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use godwit_types::control::VmmConfig;
+use godwit_types::control::{DiskDescriptors, VmmConfig};
 use godwit_types::units::Bytes;
 use godwit_types::{Epoch, MigrationId};
 
@@ -51,11 +52,19 @@ impl<D: VirtioDevice> Card for Function<D> {
     }
 }
 
-/// Builds the devices and puts them on the buses. Taps are attached; of disks only the size is read, until
-/// [`Pci::take_locks`].
+/// What the devices work with.
+pub struct Given {
+    pub terminal: Arc<ConsolePort>,
+    /// One for each disk of the configuration.
+    pub disks: Vec<DiskDescriptors<OwnedFd>>,
+    /// One for each network card of the configuration, attached.
+    pub taps: Vec<OwnedFd>,
+}
+
+/// Builds the devices and puts them on the buses. Of disks only the size is read, until [`Pci::take_locks`].
 pub fn build(
     config: &VmmConfig,
-    terminal: Arc<ConsolePort>,
+    given: Given,
     ram: Arc<GuestRam>,
     msi: Arc<dyn MsiSink>,
     io_events: Arc<dyn IoEvents>,
@@ -70,24 +79,19 @@ pub fn build(
     let inflatable = |interrupts: &_| Balloon::new(&ram, interrupts);
     let balloon = Function::new(layout::BALLOON_SLOT, &environment, inflatable, balloon::QUEUES)?;
     functions.push((layout::BALLOON_SLOT, Arc::clone(&balloon) as _));
-    let console = |_: &_| virtio_console::Console::new(terminal);
+    let console = |_: &_| virtio_console::Console::new(given.terminal);
     let terminal = Function::new(layout::CONSOLE_SLOT, &environment, console, virtio_console::QUEUES)?;
     functions.push((layout::CONSOLE_SLOT, terminal));
 
     let mut disks = Vec::new();
-    for (index, slot) in (0..config.disks.len()).zip(layout::DISK_SLOT_FIRST..layout::NIC_SLOT_FIRST) {
-        let block = build_disk(config, index, slot, &environment, &reports)?;
+    let slots = layout::DISK_SLOT_FIRST..layout::NIC_SLOT_FIRST;
+    for ((index, files), slot) in given.disks.into_iter().enumerate().zip(slots) {
+        let block = build_disk(config, index, files, slot, &environment, &reports)?;
         functions.push((slot, Arc::clone(&block) as _));
         disks.push(block);
     }
-    for (nic, slot) in config.nics.iter().zip(layout::NIC_SLOT_FIRST..) {
-        let failed = |error: std::io::Error| {
-            let reason =
-                format!("cannot attach to the tap {}: {error}; the host's agent has to create it", nic.tap);
-            DeviceError { device: Net::NAME.to_owned(), reason }
-        };
-        let tap = net::Tap::open(&nic.tap).map_err(failed)?;
-        let card = |interrupts: &_| Net::new(tap, nic.mac, interrupts);
+    for ((nic, tap), slot) in config.nics.iter().zip(given.taps).zip(layout::NIC_SLOT_FIRST..) {
+        let card = |interrupts: &_| Net::new(net::Tap::new(tap), nic.mac, interrupts);
         functions.push((slot, Function::new(slot, &environment, card, net::QUEUES)?));
     }
 
@@ -104,12 +108,13 @@ pub fn build(
 fn build_disk(
     config: &VmmConfig,
     index: usize,
+    files: DiskDescriptors<OwnedFd>,
     slot: u8,
     environment: &Environment,
     reports: &Reports,
 ) -> Result<BlockFunction, DeviceError> {
     let name = format!("pci-00.{slot:x}/{}", Block::NAME);
-    let disk = Disk::new(config.disks[index].clone(), config.vm, config.host.clone())
+    let disk = Disk::new(config.disks[index].clone(), files, config.vm, config.host.clone())
         .map_err(|error| DeviceError { device: name.clone(), reason: error.to_string() })?;
     // Known to the guest, and so the same on every host.
     let serial = format!("{}-{index}", &config.vm.0.simple().to_string()[..16]);

@@ -7,7 +7,9 @@ pub mod events;
 pub mod irqchip;
 pub mod vcpu;
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
@@ -57,13 +59,21 @@ const REQUIRED: [(Cap, &str); 14] = [
     (Cap::AdjustClock, "saving the clock"),
 ];
 
-/// Opens `/dev/kvm` and checks that it can carry the machine.
+/// Opens `/dev/kvm` and checks that it can carry the machine. For tests: a VM's process is given it open.
 pub fn open() -> Result<Kvm, KvmError> {
-    let kvm = Kvm::new().map_err(|error| match error.errno() {
-        libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing,
-        libc::EACCES | libc::EPERM => KvmError::Forbidden,
-        _ => call("opening /dev/kvm")(error),
+    let device = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    let device = device.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => KvmError::Missing,
+        Some(libc::EACCES | libc::EPERM) => KvmError::Forbidden,
+        _ => KvmError::Call { step: "opening /dev/kvm".into(), source: error },
     })?;
+    take(device.into())
+}
+
+/// Checks that the open `/dev/kvm` can carry the machine.
+pub fn take(device: OwnedFd) -> Result<Kvm, KvmError> {
+    // SAFETY: the descriptor is open, and given away here.
+    let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
     let version = kvm.get_api_version();
     if version != KVM_API_VERSION as i32 {
         return Err(KvmError::Version(version));

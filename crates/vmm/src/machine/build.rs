@@ -1,10 +1,13 @@
 //! Building a machine from its configuration.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
 use godwit_types::Epoch;
-use godwit_types::control::{Role, VmmConfig, VmmState};
+use godwit_types::control::{DiskDescriptors, Role, VmmConfig, VmmState};
 use godwit_types::vm::InvalidVmSpec;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -64,11 +67,16 @@ pub enum BuildError {
 
 impl Machine {
     /// Builds the machine: nothing of the guest runs or is loaded yet, and no disk is locked.
-    pub fn build(config: VmmConfig, observer: Arc<dyn Observer>) -> Result<Arc<Self>, BuildError> {
-        check(&config)?;
+    pub fn build(
+        config: VmmConfig,
+        parts: Parts,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Self>, BuildError> {
+        check(&config, &parts)?;
         let spec = &config.spec;
-        let kernel = Kernel::open(&config.kernel, config.initrd.as_deref(), &spec.boot.cmdline)?;
-        let kvm = kvm::open()?;
+        let initrd = config.initrd.clone().zip(parts.initrd.map(File::from));
+        let kernel = Kernel::new((config.kernel.clone(), parts.kernel.into()), initrd, &spec.boot.cmdline)?;
+        let kvm = kvm::take(parts.kvm)?;
         let max = kvm.get_max_vcpus();
         if usize::from(spec.vcpus) > max {
             return Err(BuildError::Vcpus { max, wanted: spec.vcpus });
@@ -80,11 +88,11 @@ impl Machine {
             kvm::set_slot(&vm, &slot, 0)?;
         }
         let (buses, doorbell) = (Buses::default(), Arc::new(Doorbell::default()));
-        let legacy = Legacy::build(&config, &vm, &buses, &doorbell)?;
+        let legacy = Legacy::build((parts.console, parts.console_log.into()), &vm, &buses, &doorbell)?;
         let events = Arc::new(KvmEvents(Arc::clone(&vm)));
         let pci = devices::build(
             &config,
-            legacy.terminal,
+            devices::Given { terminal: legacy.terminal, disks: parts.disks, taps: parts.taps },
             Arc::clone(ram.guest()),
             Arc::clone(&events) as _,
             events,
@@ -125,11 +133,24 @@ impl Machine {
     }
 }
 
-fn check(config: &VmmConfig) -> Result<(), BuildError> {
+/// What the machine is built with, opened by others. `OwnedFd`s are files.
+pub struct Parts {
+    pub kvm: OwnedFd,
+    pub kernel: OwnedFd,
+    pub initrd: Option<OwnedFd>,
+    pub disks: Vec<DiskDescriptors<OwnedFd>>,
+    pub taps: Vec<OwnedFd>,
+    pub console: UnixListener,
+    pub console_log: OwnedFd,
+}
+
+fn check(config: &VmmConfig, parts: &Parts) -> Result<(), BuildError> {
     config.spec.validate()?;
     let counts = [
         ("disks", config.disks.len(), config.spec.disks.len()),
         ("network cards", config.nics.len(), config.spec.nics.len()),
+        ("open disks", parts.disks.len(), config.disks.len()),
+        ("open taps", parts.taps.len(), config.nics.len()),
     ];
     match counts.into_iter().find(|(_, provided, wanted)| provided != wanted) {
         Some((kind, provided, wanted)) => Err(BuildError::Backings { kind, provided, wanted }),
@@ -148,7 +169,7 @@ struct Legacy {
 
 impl Legacy {
     fn build(
-        config: &VmmConfig,
+        (listener, log): (UnixListener, File),
         vm: &Arc<VmFd>,
         buses: &Buses,
         doorbell: &Arc<Doorbell>,
@@ -163,12 +184,10 @@ impl Legacy {
         let console = Arc::new(Console::new().map_err(host("create the console"))?);
         let serial = Serial::new(interrupt, Arc::clone(&console)).map_err(host("create the serial port"))?;
         let serial = Arc::new(serial);
-        let (socket, log) = (&config.console_socket, &config.console_log);
-        let what = format!("open the console's socket {} and log {}", socket.display(), log.display());
         let terminal =
             ConsolePort::new(Arc::clone(&console)).map_err(host("create the virtio console's port"))?;
-        let console = console::serve(console, Arc::clone(&serial), Arc::clone(&terminal), socket, log)
-            .map_err(host(&what))?;
+        let console = console::serve(console, Arc::clone(&serial), Arc::clone(&terminal), listener, log)
+            .map_err(host("serve the console"))?;
         let line = Arc::clone(vm);
         let sci = move |high| {
             if let Err(error) = line.set_irq_line(pm::SCI, high) {

@@ -27,7 +27,7 @@ use crate::kvm::dirty_log::DirtyLog;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
 use crate::memory::Ram;
-pub use build::{BuildError, Observer};
+pub use build::{BuildError, Observer, Parts};
 use doorbell::Doorbell;
 pub use life::{Illegal, Life, Step};
 use vcpu::Vcpu;

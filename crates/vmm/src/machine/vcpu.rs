@@ -29,6 +29,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::doorbell::Doorbell;
 use crate::bus::Bus;
 use crate::devices::legacy::Platform;
+use crate::sandbox::{self, Kind};
 
 /// Commands that may wait; the machine gives one at a time and waits for it.
 const COMMANDS_MAX: usize = 8;
@@ -176,6 +177,7 @@ enum Next {
 
 impl Core {
     fn main(mut self) {
+        sandbox::enter(Kind::Vcpu);
         RUN.set(self.fd.get_kvm_run());
         let mut running = false;
         while let Some(command) = if running { self.enter() } else { self.orders.recv().ok().map(Some) } {

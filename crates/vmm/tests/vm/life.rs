@@ -60,7 +60,6 @@ fn a_guest_that_powers_off_ends_the_process_and_subscribers_are_told() {
         |notice: &Notice| matches!(notice, Notice::State { state: VmmState::Stopped, .. }).then_some(());
     vmm.notices.until(stopped);
     assert!(vmm.wait().success());
-    assert!(!vmm.config.control.exists() && !vmm.config.console_socket.exists(), "sockets are left behind");
     assert_eq!(vmm.log(), "up\n");
 }
 

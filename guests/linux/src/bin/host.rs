@@ -25,6 +25,7 @@ fn main() {
 fn serve() -> io::Result<()> {
     let command_line = fs::read_to_string("/proc/cmdline")?;
     boot::load_modules()?;
+    boot::mount_at("cgroup2", "cgroup2", "/sys/fs/cgroup")?;
     boot::run(&["--install", "-s", "/bin"])?;
     let name = required(&command_line, "lab.name")?;
     nix::unistd::sethostname(name)?;

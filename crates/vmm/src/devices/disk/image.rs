@@ -1,8 +1,9 @@
 //! Raw and qcow2 images.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use godwit_types::control::DiskBacking;
@@ -23,16 +24,16 @@ const QCOW2_SIZE_AT: usize = 24;
 
 /// The size of the disk in the image, read without opening it for I/O. Drops what this host has cached of the image
 /// already, so that little is left to drop when it is opened, while the guest stands still.
-pub(super) fn capacity_bytes(backing: &DiskBacking) -> Result<u64, DiskError> {
+pub(super) fn capacity_bytes(backing: &DiskBacking, images: &Images) -> Result<u64, DiskError> {
     let path = &backing.path;
     let failed = |cause| DiskError::Open { path: path.clone(), cause };
-    let mut file = File::open(path).map_err(failed)?;
+    let file = own(images).map_err(failed)?;
     drop_cache(&file).map_err(failed)?;
     match backing.format {
-        DiskFormat::Raw => file.seek(SeekFrom::End(0)).map_err(failed),
+        DiskFormat::Raw => Ok(file.metadata().map_err(failed)?.len()),
         DiskFormat::Qcow2 => {
             let mut header = [0; QCOW2_SIZE_AT + 8];
-            let read = file.read_exact(&mut header);
+            let read = file.read_exact_at(&mut header, 0);
             if read.is_err() || !header.starts_with(QCOW2_MAGIC) {
                 return Err(DiskError::NotQcow2 { path: path.clone() });
             }
@@ -42,6 +43,9 @@ pub(super) fn capacity_bytes(backing: &DiskBacking) -> Result<u64, DiskError> {
     }
 }
 
+/// A disk's images as the process was given them: the guest's own, then its backing files, each under its name.
+pub(super) type Images = [(PathBuf, OwnedFd)];
+
 /// An image that is open for I/O.
 pub struct Image {
     access: FormatAccess<ImageFile>,
@@ -50,21 +54,22 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the image after dropping what this host has cached of it.
-    pub fn open(backing: &DiskBacking) -> Result<Self, DiskError> {
+    /// Begins I/O on the image after dropping what this host has cached of it.
+    pub fn open(backing: &DiskBacking, images: &[(PathBuf, OwnedFd)]) -> Result<Self, DiskError> {
         let path = &backing.path;
-        Self::open_parts(backing).map_err(|cause| DiskError::Open { path: path.clone(), cause })
+        Self::open_parts(backing, images).map_err(|cause| DiskError::Open { path: path.clone(), cause })
     }
 
-    fn open_parts(backing: &DiskBacking) -> io::Result<Self> {
-        let (path, write) = (&backing.path, !backing.read_only);
-        let file = OpenOptions::new().read(true).write(write).open(path)?;
+    fn open_parts(backing: &DiskBacking, images: &Images) -> io::Result<Self> {
+        let (file, write) = (own(images)?, !backing.read_only);
         drop_cache(&file)?;
-        let gate = SameDirectory::of(path)?;
+        let options = StorageOpenOptions::new().filename(&backing.path).write(write);
+        let image = ImageFile::from_open_file(file.try_clone()?, options)?;
         let access = match backing.format {
-            DiskFormat::Raw => FormatAccess::new(Raw::builder_path(path).write(write).open(gate)?),
+            DiskFormat::Raw => FormatAccess::new(Raw::builder(image).write(write).open(Given(images))?),
             DiskFormat::Qcow2 => {
-                FormatAccess::new(Qcow2::<ImageFile>::builder_path(path).write(write).open(gate)?)
+                let qcow2 = Qcow2::<ImageFile>::builder(image).write(write);
+                FormatAccess::new(qcow2.open(Given(images))?)
             }
         };
         Ok(Self { access, file })
@@ -121,40 +126,33 @@ fn drop_cache(file: &File) -> io::Result<()> {
     }
 }
 
-/// Lets an image have a backing file in its own directory, which is the same on all hosts, and nothing else.
-#[derive(Clone)]
-struct SameDirectory(PathBuf);
+/// Lets an image have the backing files that the process was given, and nothing else.
+#[derive(Clone, Copy)]
+struct Given<'a>(&'a Images);
 
-impl SameDirectory {
-    fn of(image: &Path) -> io::Result<Self> {
-        let image = image.canonicalize()?;
-        image
-            .parent()
-            .map(|directory| Self(directory.to_owned()))
-            .ok_or_else(|| io::Error::other("the image has no directory"))
-    }
-}
-
-impl ImplicitOpenGate<ImageFile> for SameDirectory {
+impl ImplicitOpenGate<ImageFile> for Given<'_> {
     fn open_format<F: FormatDriverBuilder<ImageFile>>(
         &mut self,
         builder: F,
     ) -> io::Result<FormatAccess<ImageFile>> {
-        let path = builder.get_image_path().unwrap_or_default().canonicalize()?;
-        if path.parent() != Some(&self.0) {
-            let message = format!("its backing file {} lies in another directory", path.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
-        }
-        Ok(FormatAccess::new(builder.open(self.clone())?))
+        Ok(FormatAccess::new(builder.open(*self)?))
     }
 
     fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<ImageFile> {
-        // The builders given to `open_format` open their own file through here.
-        let path = options.get_filename().unwrap_or(Path::new("")).canonicalize()?;
-        if path.parent() != Some(&self.0) {
-            let message = format!("its data file {} lies in another directory", path.display());
+        let path = options.get_filename().unwrap_or(Path::new(""));
+        let Some((_, file)) = self.0.iter().skip(1).find(|(name, _)| name == path) else {
+            let message =
+                format!("it has changed, and now needs {}, which this process was not given", path.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
-        }
-        imago::Storage::open(options)
+        };
+        let file = File::from(file.try_clone()?);
+        drop_cache(&file)?;
+        ImageFile::from_open_file(file, options.clone().write(false))
     }
+}
+
+/// The guest's own image.
+fn own(images: &Images) -> io::Result<File> {
+    let (_, own) = images.first().ok_or(io::ErrorKind::NotFound)?;
+    own.try_clone().map(File::from)
 }

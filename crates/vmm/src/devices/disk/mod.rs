@@ -1,4 +1,4 @@
-//! Disk images: opening them, and the lock that carries the epoch.
+//! Disk images, which the process is given open, and the lock that carries the epoch.
 //!
 //! ```text
 //!   built: capacity known      take(epoch), reclaim: lock, record, open, drop caches
@@ -9,7 +9,7 @@
 //!       +------------------------------+-- release: flush, close, unlock ---------+
 //! ```
 //!
-//! Before `take`, another host may be writing to the image, so nothing but its size is read. I/O goes through the page
+//! `take` builds everything anew from the descriptors, so that nothing that the last owner wrote is missed. Before it, another host may be writing to the image, so nothing but its size is read. I/O goes through the page
 //! cache: a guest's flush is an `fdatasync`, and `take` drops what this host may have cached from an earlier stay, so
 //! that it reads what the last owner has written.
 
@@ -17,10 +17,11 @@ mod image;
 mod lock;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use godwit_types::control::DiskBacking;
+use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::lock::LockRecord;
 use godwit_types::{Epoch, HostName, MigrationId, VmId};
 
@@ -33,6 +34,7 @@ pub const SECTOR_BYTES: u64 = 512;
 /// One disk of the VM.
 pub struct Disk {
     backing: DiskBacking,
+    files: DiskDescriptors<OwnedFd>,
     vm: VmId,
     host: HostName,
     sectors: u64,
@@ -70,10 +72,15 @@ pub enum DiskError {
 }
 
 impl Disk {
-    /// Reads the capacity; opens nothing for I/O.
-    pub fn new(backing: DiskBacking, vm: VmId, host: HostName) -> Result<Self, DiskError> {
-        let sectors = image::capacity_bytes(&backing)? / SECTOR_BYTES;
-        Ok(Self { backing, vm, host, sectors, state: Mutex::default() })
+    /// Reads the capacity; begins no I/O.
+    pub fn new(
+        backing: DiskBacking,
+        files: DiskDescriptors<OwnedFd>,
+        vm: VmId,
+        host: HostName,
+    ) -> Result<Self, DiskError> {
+        let sectors = image::capacity_bytes(&backing, &files.images)? / SECTOR_BYTES;
+        Ok(Self { backing, files, vm, host, sectors, state: Mutex::default() })
     }
 
     /// The capacity that the guest sees, in [`SECTOR_BYTES`].
@@ -95,11 +102,9 @@ impl Disk {
     /// lock to tell by.
     pub fn take_over(&self, source: Epoch, migration: MigrationId) -> Result<Option<bool>, DiskError> {
         let mut state = self.state();
-        if self.backing.read_only {
-            return Ok(None);
-        }
+        let Some(file) = &self.files.lock else { return Ok(None) };
         if matches!(*state, State::Closed) {
-            let lock = DiskLock::take_over(&self.backing.lock, self.vm, source, migration)?;
+            let lock = DiskLock::take_over(file, &self.backing.lock, self.vm, source, migration)?;
             let Some(lock) = lock else { return Ok(Some(false)) };
             *state = State::Locked(lock);
         }
@@ -116,7 +121,7 @@ impl Disk {
     /// has none.
     pub fn sees_lock(&self) -> Option<bool> {
         // A lock that cannot be asked for is not seen.
-        (!self.backing.read_only).then(|| DiskLock::is_seen(&self.backing.lock).unwrap_or(false))
+        self.files.lock.as_ref().map(|file| DiskLock::is_seen(file).unwrap_or(false))
     }
 
     fn record(&self, epoch: Epoch) -> LockRecord {
@@ -127,24 +132,25 @@ impl Disk {
     fn open(
         &self,
         record: &LockRecord,
-        take: impl FnOnce(&Path, &LockRecord) -> Result<DiskLock, LockError>,
+        take: impl FnOnce(&OwnedFd, &Path, &LockRecord) -> Result<DiskLock, LockError>,
     ) -> Result<(), DiskError> {
         let mut state = self.state();
-        let lock = match &*state {
-            State::Open { lock, .. } => {
+        let lock = match (&*state, &self.files.lock) {
+            (State::Open { lock, .. }, _) => {
                 return match lock {
                     Some(lock) if record.ran_on_after.is_some() => Ok(lock.renew(record)?),
                     _ => Ok(()),
                 };
             }
-            _ if self.backing.read_only => None,
-            State::Locked(lock) => {
+            (State::Locked(lock), _) => {
                 lock.renew(record)?;
                 None
             }
-            State::Closed => Some(take(&self.backing.lock, record)?),
+            (State::Closed, file) => {
+                file.as_ref().map(|file| take(file, &self.backing.lock, record)).transpose()?
+            }
         };
-        let image = Image::open(&self.backing)?;
+        let image = Image::open(&self.backing, &self.files.images)?;
         let found = image.bytes();
         if found / SECTOR_BYTES != self.sectors {
             let (path, expected) = (self.backing.path.clone(), self.sectors * SECTOR_BYTES);

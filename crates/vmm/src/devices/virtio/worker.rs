@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{DriverFault, Interrupts, Io, Progress, Source, VirtQueue, VirtioDevice};
 use crate::memory::GuestRam;
+use crate::sandbox::{self, Kind};
 
 /// Most queues and watched file descriptors of one device together: the ready set is one word.
 pub(super) const SOURCES_MAX: usize = 31;
@@ -101,7 +102,10 @@ impl<D: VirtioDevice> Worker<D> {
         let epoll = shared.epoll(&watched)?;
         let (body, sources) = (Arc::clone(&shared), shared.kicks.len() + watched.len());
         let builder = std::thread::Builder::new().name(D::NAME.to_owned());
-        let thread = builder.spawn(move || body.run(&epoll, sources))?;
+        let thread = builder.spawn(move || {
+            sandbox::enter(Kind::Device);
+            body.run(&epoll, sources);
+        })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 

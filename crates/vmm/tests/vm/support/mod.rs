@@ -3,7 +3,7 @@
 pub(crate) mod guest;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +17,9 @@ use godwit_types::{Bytes, Epoch, MigrationId};
 
 /// How long anything may take before the test gives up. Never a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The user of process 0, if the tests are root; nobody else's.
+const FIRST_USER: u32 = 1_900_100_000;
 
 /// A running `godwit-vmm`, killed when dropped.
 pub(crate) struct Vmm {
@@ -76,23 +79,26 @@ impl Vmm {
             disks: vec![],
             nics: vec![],
             role,
+            // SAFETY: the call always succeeds.
+            user: (unsafe { libc::geteuid() } == 0).then_some(FIRST_USER + n as u32),
+            cgroup: None,
+            descriptors: None,
         }
     }
 
-    /// Starts the process without waiting for its socket.
+    /// Starts the process without waiting for its socket, as an agent does that is this user.
     pub(crate) fn spawn(config: &VmmConfig) -> (Child, PathBuf) {
         let at = |extension: &str| config.control.with_extension(extension);
-        std::fs::write(at("json"), serde_json::to_vec_pretty(config).unwrap()).unwrap();
         let errors = std::fs::File::create(at("stderr")).unwrap();
         // Another place serves runs of the test binary on a machine where it was not built.
         let vmm = std::env::var_os("GODWIT_VMM").unwrap_or_else(|| env!("CARGO_BIN_EXE_godwit-vmm").into());
-        let child = Command::new(vmm)
-            .arg("--config")
-            .arg(at("json"))
-            .stdin(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(vmm);
+        let given = godwit_provision::open(config).unwrap();
+        let descriptors = Some(godwit_provision::hand_to(&mut command, given));
+        let config = VmmConfig { descriptors, ..config.clone() };
+        std::fs::write(at("json"), serde_json::to_vec_pretty(&config).unwrap()).unwrap();
+        let child =
+            command.arg("--config").arg(at("json")).stdin(Stdio::null()).stderr(errors).spawn().unwrap();
         (child, at("stderr"))
     }
 
@@ -111,15 +117,21 @@ impl Vmm {
             std::thread::sleep(Duration::from_millis(5));
         };
         let folder = config.control.parent().unwrap().to_owned();
-        let notices = Notices::subscribe(stream);
+        let notices = Notices::subscribe(stream).unwrap_or_else(|error| {
+            panic!("{error}; godwit-vmm wrote: {}", std::fs::read_to_string(&errors).unwrap())
+        });
         Self { child, config, notices, errors, folder }
     }
 
     /// Sends one request on a connection of its own.
     pub(crate) fn ask(&self, request: &Request) -> Reply {
+        self.ask_with(request, &[])
+    }
+
+    fn ask_with(&self, request: &Request, connections: &[TcpStream]) -> Reply {
         let stream = UnixStream::connect(&self.config.control).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        send(&stream, request);
+        send(&stream, request, connections);
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}; {}", self.errors()))
@@ -193,7 +205,10 @@ impl Vmm {
     pub(crate) fn migrate_to(&self, destination: &Self, migration: MigrationId, budget: Budget) {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
         let host = destination.config.host.clone();
-        self.must(&Request::MigrateOut { migration, destination: host, address, budget });
+        let connections = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        let request = Request::MigrateOut { migration, destination: host, address, budget };
+        let reply = self.ask_with(&request, &connections);
+        assert_eq!(reply, Reply::Done, "{}", self.errors());
     }
 }
 
@@ -220,14 +235,14 @@ pub(crate) fn wait(child: &mut Child) -> ExitStatus {
 }
 
 impl Notices {
-    fn subscribe(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        send(&stream, &Request::Subscribe);
+    fn subscribe(stream: UnixStream) -> std::io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        send(&stream, &Request::Subscribe, &[]);
         let mut lines = BufReader::new(stream);
         let mut reply = String::new();
-        lines.read_line(&mut reply).unwrap();
-        assert_eq!(serde_json::from_str::<Reply>(&reply).unwrap(), Reply::Done);
-        Self { lines }
+        lines.read_line(&mut reply)?;
+        assert_eq!(serde_json::from_str::<Reply>(&reply)?, Reply::Done);
+        Ok(Self { lines })
     }
 
     /// The next notice; `None` once the process has ended.
@@ -253,10 +268,11 @@ impl Notices {
     }
 }
 
-fn send(mut stream: &UnixStream, request: &Request) {
+fn send(stream: &UnixStream, request: &Request, connections: &[TcpStream]) {
     let mut line = serde_json::to_string(request).unwrap();
     line.push('\n');
-    stream.write_all(line.as_bytes()).unwrap();
+    let sent = godwit_provision::send(stream, line.as_bytes(), connections).unwrap();
+    assert_eq!(sent, line.len(), "a short line fits into the socket's buffer");
 }
 
 /// A client of the serial console.

@@ -94,7 +94,9 @@ fn check_qcow2(path: &Path) {
 
 /// What an image holds, read by opening it anew.
 fn contents(backing: &DiskBacking) -> Vec<u8> {
-    let mut image = Image::open(&DiskBacking { read_only: true, ..backing.clone() }).unwrap();
+    let backing = DiskBacking { read_only: true, ..backing.clone() };
+    let files = godwit_provision::open_disk(&backing).unwrap();
+    let mut image = Image::open(&backing, &files.images).unwrap();
     let mut bytes = vec![0; image.bytes() as usize];
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), bytes.len())]).unwrap();
     let whole = GuestMemoryBackend::get_slice(&ram, GuestAddress(0), bytes.len()).unwrap();
@@ -105,7 +107,8 @@ fn contents(backing: &DiskBacking) -> Vec<u8> {
 
 fn block(backing: &DiskBacking, host: &str, reports: &Reports) -> Block {
     let vm = VmId("00000000-0000-0000-0000-000000000001".parse().unwrap());
-    let disk = Disk::new(backing.clone(), vm, host.parse().unwrap()).unwrap();
+    let files = godwit_provision::open_disk(backing).unwrap();
+    let disk = Disk::new(backing.clone(), files, vm, host.parse().unwrap()).unwrap();
     Block::new(disk, "serial-0", "disk".to_owned(), reports.clone())
 }
 
@@ -342,26 +345,29 @@ fn what_is_flushed_to_a_qcow2_image_outlives_the_process() {
 }
 
 #[test]
-fn a_qcow2_backing_file_beside_the_image_is_read_and_one_elsewhere_is_refused() {
-    let (images, elsewhere) = (Images::new(), Images::new());
-    for place in [&images, &elsewhere] {
-        fs::write(place.path("base.raw"), pattern(9, IMAGE_BYTES as usize)).unwrap();
-    }
-    let open = |name: &str, base: &Path| {
-        let machine = Machine::empty();
-        let plugged = machine.plug(block(&images.qcow2_on(name, Some(base)), "a", &Reports::default()));
-        plugged.function.device().disk().take(Epoch(1)).map(|()| (machine, plugged))
-    };
-    let (machine, plugged) = open("beside.qcow2", Path::new("base.raw")).unwrap();
+fn a_qcow2_backing_file_beside_the_image_is_read() {
+    let (images, machine) = (Images::new(), Machine::empty());
+    fs::write(images.path("base.raw"), pattern(9, IMAGE_BYTES as usize)).unwrap();
+    let backing = images.qcow2_on("beside.qcow2", Some(Path::new("base.raw")));
+    let plugged = machine.plug(block(&backing, "a", &Reports::default()));
+    plugged.function.device().disk().take(Epoch(1)).unwrap();
     let mut driver = Driver::new(&machine, &plugged);
     driver.start(FLUSH);
     assert_eq!(write(&mut driver, 1, &[1; 512]), OK);
     let mut expected = pattern(9, 2048);
     expected[512..1024].fill(1);
     assert_eq!(read(&mut driver, 0, 2048), expected);
-    let refusal = open("apart.qcow2", &elsewhere.path("base.raw"));
-    let message = refusal.err().expect("a backing file elsewhere is refused").to_string();
-    assert!(message.contains("another directory"), "{message}");
+}
+
+#[test]
+fn an_image_that_has_come_to_need_another_file_is_refused() {
+    let (images, elsewhere) = (Images::new(), Images::new());
+    fs::write(elsewhere.path("base.raw"), pattern(9, IMAGE_BYTES as usize)).unwrap();
+    let after = images.qcow2_on("after.qcow2", Some(&elsewhere.path("base.raw")));
+    let block = block(&images.qcow2(), "a", &Reports::default());
+    fs::write(images.path("disk.qcow2"), fs::read(&after.path).unwrap()).unwrap();
+    let message = block.disk().take(Epoch(1)).unwrap_err().to_string();
+    assert!(message.contains("was not given"), "{message}");
 }
 
 #[test]
@@ -369,13 +375,11 @@ fn images_that_are_not_what_the_configuration_says_are_refused_with_the_reason()
     let images = Images::new();
     let backing = images.raw();
     let vm = VmId("00000000-0000-0000-0000-000000000001".parse().unwrap());
-    let new = |backing: &DiskBacking| Disk::new(backing.clone(), vm, "a".parse().unwrap());
+    let new = |backing: &DiskBacking, files| Disk::new(backing.clone(), files, vm, "a".parse().unwrap());
+    let new = |configured: &DiskBacking| new(configured, godwit_provision::open_disk(&backing).unwrap());
     let wrong = DiskBacking { format: DiskFormat::Qcow2, ..backing.clone() };
-    let missing = DiskBacking { path: images.path("none.raw"), ..backing.clone() };
-    for (bad, says) in [(wrong, "is not a qcow2 image"), (missing, "cannot open")] {
-        let message = new(&bad).err().expect("refused").to_string();
-        assert!(message.contains(says), "{message}");
-    }
+    let message = new(&wrong).err().expect("refused").to_string();
+    assert!(message.contains("is not a qcow2 image"), "{message}");
     let disk = new(&backing).unwrap();
     fs::OpenOptions::new().write(true).open(&backing.path).unwrap().set_len(IMAGE_BYTES * 2).unwrap();
     let message = disk.take(Epoch(1)).unwrap_err().to_string();

@@ -24,6 +24,7 @@ use prost::Message;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::*;
 
+pub(crate) use self::tap::TUNSETOFFLOAD;
 pub use self::tap::Tap;
 
 use self::receive::Receiver;

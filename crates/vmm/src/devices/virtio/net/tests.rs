@@ -54,7 +54,7 @@ fn in_namespace(test: fn()) {
 }
 
 fn plug(machine: &Machine, tap: &str) -> Plugged<Net> {
-    let tap = Tap::open(tap).unwrap();
+    let tap = Tap::new(godwit_provision::attach(tap).unwrap());
     let card = |interrupts: &_| Net::new(tap, MAC, interrupts);
     Plugged { function: Function::new(8, &machine.environment, card, QUEUES).unwrap() }
 }
@@ -250,15 +250,4 @@ fn a_frame_that_waits_for_buffers_does_not_keep_the_worker_busy() {
         assert_eq!(wished, [1, 0], "the driver is asked to kick at its second buffer");
         assert_eq!(io.queues[0].position(), (0, 0), "the first one is not used up");
     });
-}
-
-#[test]
-fn a_tap_that_does_not_exist_is_refused_rather_than_made() {
-    for (name, kind) in [
-        ("", io::ErrorKind::InvalidInput),
-        ("a-name-longer-than-any", io::ErrorKind::InvalidInput),
-        ("gw-no-such-tap", io::ErrorKind::NotFound),
-    ] {
-        assert_eq!(Tap::open(name).err().unwrap().kind(), kind, "{name}");
-    }
 }
