@@ -40,6 +40,12 @@ pub(crate) fn idle(peer: &str, waited: Duration) -> ApiError {
     ApiError::new(ErrorCode::Failed, message).remedy("look at the log of the VM there, then migrate again")
 }
 
+/// The other side lives and takes in memory, but does not confirm that all page connections are open.
+pub(crate) fn unready(peer: &str, waited: Duration) -> ApiError {
+    let message = format!("{peer} has not said within {:.1} s that it is ready", waited.as_secs_f64());
+    ApiError::new(ErrorCode::Failed, message).remedy("look at the log of the VM there, then migrate again")
+}
+
 /// The guest stood for so long that it is better to let it run on.
 pub(crate) fn slow_switchover(peer: &str, stood: Duration) -> ApiError {
     let message =

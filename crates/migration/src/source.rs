@@ -97,6 +97,8 @@ pub struct Engine {
     round_began: Duration,
     spacing: Duration,
     ready: bool,
+    /// When all page streams were open.
+    opened: Duration,
     log_on: bool,
     predicted: Duration,
     heard: Duration,
@@ -124,6 +126,7 @@ impl Engine {
             round_began: Duration::ZERO,
             spacing: Duration::ZERO,
             ready: false,
+            opened: Duration::ZERO,
             log_on: false,
             predicted: Duration::ZERO,
             heard: Duration::ZERO,
@@ -221,6 +224,10 @@ impl Engine {
                 let error = failure.into_error(&self.peer());
                 self.peer_failed(error);
             }
+            // Nothing else answers the greeting: a peer that lives, and says other things, is not waited for.
+            (message, State::Greeting) if !matches!(message, Control::Welcome(_)) => {
+                self.fail(failure::out_of_turn(&self.peer(), message.name()), true);
+            }
             (Control::Heartbeat(echo), _) => {
                 let sent = Duration::from_micros(echo.source_us);
                 self.traffic.echo(self.now.saturating_sub(sent));
@@ -280,6 +287,8 @@ impl Engine {
             self.fail(failure::silent(&self.peer(), now - self.heard), true);
         } else if self.traffic.is_outstanding() && now >= self.traffic.advanced + patience {
             self.fail(failure::stalled(&self.peer(), now - self.traffic.advanced), true);
+        } else if self.log_on && !self.ready && now >= self.opened + patience {
+            self.fail(failure::unready(&self.peer(), now - self.opened), true);
         } else if stopped && now >= self.timeline.stop + tuning.switchover + self.predicted * 2 {
             self.fail(failure::slow_switchover(&self.peer(), now - self.timeline.stop), true);
         }

@@ -4,22 +4,26 @@ use std::time::Duration;
 
 use godwit_migration::Tuning;
 use godwit_migration::source::{Action, Engine, Harvest, Input, Setup};
-use godwit_migration::wire::{Ack, Control, Ready, Welcome};
+use godwit_migration::wire::{Ack, Control, Heartbeat, Ready, Welcome};
 use godwit_types::MigrationId;
 use godwit_types::migration::Budget;
 
 const PAGES: u64 = 8;
 
-/// An engine in pre-copy, and the time by then.
-fn in_pre_copy() -> (Engine, Duration) {
-    let mut engine = Engine::new(Setup {
+fn engine() -> Engine {
+    Engine::new(Setup {
         migration: MigrationId(uuid::Uuid::from_u128(1)),
         source: "a".parse().unwrap(),
         destination: "b".parse().unwrap(),
         budget: Budget::default(),
         ram_pages: PAGES,
         tuning: Tuning::default(),
-    });
+    })
+}
+
+/// An engine in pre-copy, and the time by then.
+fn in_pre_copy() -> (Engine, Duration) {
+    let mut engine = engine();
     let now = Duration::from_millis(100);
     for input in [
         Input::Start,
@@ -59,4 +63,46 @@ fn a_standing_guest_runs_on_at_the_source_after_a_short_silence() {
     assert!(stops.contains(&Action::Pause), "{stops:?}");
     engine.handle(now, Input::Paused(Ok(())));
     assert_eq!(after(&mut engine, now, Tuning::default().peer_silent_stopped), [Action::Resume]);
+}
+
+#[test]
+fn a_destination_that_beats_instead_of_greeting_is_not_waited_for() {
+    let beat = Heartbeat { source_us: 0 };
+    for instead in [Control::Heartbeat(beat), Control::Ready(Ready {}), Control::Ack(Ack::default())] {
+        let mut engine = engine();
+        engine.handle(Duration::ZERO, Input::Start);
+        let actions = engine.handle(Duration::ZERO, Input::Control(instead));
+        assert!(matches!(actions.last(), Some(Action::End(_))), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_destination_that_takes_memory_and_never_gets_ready_is_given_up() {
+    let mut engine = engine();
+    let mut now = Duration::from_millis(100);
+    for input in [
+        Input::Start,
+        Input::Control(Control::Welcome(Welcome {})),
+        Input::StreamsOpened(Ok(())),
+        Input::LogStarted(Ok(())),
+    ] {
+        engine.handle(now, input);
+    }
+    let end = now + 2 * Tuning::default().peer_silent;
+    let mut actions = Vec::new();
+    for round in 1.. {
+        assert!(now < end, "it still waits");
+        now += Duration::from_millis(100);
+        engine.handle(now, Input::RoundSent { stream: 0, round });
+        let pages = u64::from(round) * PAGES;
+        let ack = Ack { stream: 0, wire_bytes: pages * 4096, pages, round };
+        engine.handle(now, Input::Control(Control::Ack(ack)));
+        actions.extend(engine.handle(now, Input::Tick));
+        let dirty = Harvest { pages: PAGES, took: Duration::from_millis(1) };
+        actions.extend(engine.handle(now, Input::Harvested(Ok(dirty))));
+        if actions.iter().any(|action| matches!(action, Action::End(_))) {
+            break;
+        }
+    }
+    assert!(!actions.contains(&Action::Pause), "{actions:?}");
 }

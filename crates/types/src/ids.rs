@@ -112,10 +112,10 @@ impl fmt::Display for Name {
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The epoch of the next owner.
+    /// The epoch of the next owner. There is always one: the last number, which only a hostile peer names, stays.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -128,6 +128,11 @@ impl fmt::Display for Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_epoch_that_a_peer_can_name_is_harmless() {
+        assert_eq!(Epoch(u64::MAX).next(), Epoch(u64::MAX));
+    }
 
     #[test]
     fn names_that_would_need_quoting_are_refused() {

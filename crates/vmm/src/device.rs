@@ -69,7 +69,7 @@ pub trait State: prost::Message + Default {
         if section.kind != Self::KIND {
             return Err(refuse(format!("the saved state is of a {}, not of a {}", section.kind, Self::KIND)));
         }
-        if section.version != Self::VERSION && section.version + 1 != Self::VERSION {
+        if section.version != Self::VERSION && section.version.checked_add(1) != Some(Self::VERSION) {
             return Err(refuse(format!(
                 "the saved state has version {}; this build reads version {} and the one before",
                 section.version,
@@ -78,5 +78,26 @@ pub trait State: prost::Message + Default {
         }
         Self::decode(section.payload.as_slice())
             .map_err(|error| refuse(format!("the saved state is damaged: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Nothing {}
+
+    impl State for Nothing {
+        const KIND: &'static str = "nothing";
+        const VERSION: u16 = 2;
+    }
+
+    #[test]
+    fn a_build_reads_its_own_version_and_the_one_before_and_no_other() {
+        for (version, read) in [(0, false), (1, true), (2, true), (3, false), (u16::MAX, false)] {
+            let section = Section { version, ..Nothing {}.to_section("device") };
+            assert_eq!(Nothing::from_section(&section).is_ok(), read, "version {version}");
+        }
     }
 }

@@ -74,6 +74,13 @@ impl Arrivals {
     /// The next connection that says something, or has ended.
     fn next(&mut self, deadline: Instant, stop: &AtomicBool) -> Result<TcpStream, LinkError> {
         loop {
+            if stop.load(Relaxed) {
+                return Err(LinkError::Stopped);
+            }
+            // Before each look, so that strangers who keep coming do not prolong the wait.
+            if Instant::now() >= deadline {
+                return Err(LinkError::Silent);
+            }
             self.accept()?;
             if let Some(index) = self.silent.iter().position(speaks)
                 && let Some(stream) = self.silent.remove(index)
@@ -81,19 +88,13 @@ impl Arrivals {
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            if stop.load(Relaxed) {
-                return Err(LinkError::Stopped);
-            }
-            if Instant::now() >= deadline {
-                return Err(LinkError::Silent);
-            }
             thread::sleep(ACCEPT_INTERVAL);
         }
     }
 
-    /// Takes in everybody who waits.
+    /// Takes in those who wait.
     fn accept(&mut self) -> io::Result<()> {
-        loop {
+        for _ in 0..SILENT_MAX {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
@@ -108,6 +109,7 @@ impl Arrivals {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 }
 
@@ -204,5 +206,22 @@ impl Acceptor {
             .map_err(LinkError::Io)?;
         let _ = self.sender.send(Event::Input(Input::StreamOpened));
         Ok(thread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn strangers_who_keep_coming_do_not_prolong_the_wait_for_the_source() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stranger = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stranger.write_all(b"x").unwrap();
+        let mut arrivals = Arrivals::new(listener).unwrap();
+        let over = arrivals.next(Instant::now(), &AtomicBool::new(false));
+        assert!(matches!(over, Err(LinkError::Silent)), "{over:?}");
     }
 }

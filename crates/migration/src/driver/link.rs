@@ -54,9 +54,12 @@ impl LinkError {
     }
 }
 
-/// Sends one frame whose payload is made of two parts; returns its length on the wire, in bytes.
+/// Sends one frame whose payload is made of two parts, within the connection's write timeout; returns its length on the
+/// wire, in bytes.
 pub(super) fn send(mut stream: &TcpStream, tag: Tag, parts: [&[u8]; 2]) -> Result<u64, LinkError> {
     let header = Header::encode(tag, parts)?;
+    // The kernel bounds each write, and so not a frame of which a peer takes a few bytes at a time.
+    let deadline = stream.write_timeout()?.map(|within| Instant::now() + within);
     let mut slices = [IoSlice::new(&header), IoSlice::new(parts[0]), IoSlice::new(parts[1])];
     let mut rest = &mut slices[..];
     while !rest.is_empty() {
@@ -69,6 +72,9 @@ pub(super) fn send(mut stream: &TcpStream, tag: Tag, parts: [&[u8]; 2]) -> Resul
         }
         while rest.first().is_some_and(|slice| slice.is_empty()) {
             rest = &mut rest[1..];
+        }
+        if !rest.is_empty() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(LinkError::Stuck);
         }
     }
     Ok((HEADER_BYTES + parts[0].len() + parts[1].len()) as u64)
@@ -84,6 +90,8 @@ pub(super) struct Reader {
     stream: TcpStream,
     stop: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    /// The longest payload that may come on this connection; a longer one is refused before any of it is read.
+    payload_bytes_max: usize,
     buffer: Vec<u8>,
 }
 
@@ -93,6 +101,10 @@ impl Reader {
         let mut header = [0; HEADER_BYTES];
         read_exact(&self.stream, &self.stop, self.deadline, &mut header, true)?;
         let header = Header::decode(&header)?;
+        if header.length > self.payload_bytes_max {
+            let (tag, length, max) = (header.tag, header.length, self.payload_bytes_max);
+            return Err(WireError::TooLong { tag, length, max }.into());
+        }
         let mut filled = 0;
         while filled < header.length {
             let end = header.length.min(filled + PIECE_BYTES);
@@ -125,6 +137,10 @@ impl Reader {
         socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.set_tcp_user_timeout(Some(tuning.peer_silent))?;
         self.deadline = None;
+        self.payload_bytes_max = match link {
+            Link::Control => Tag::State.payload_bytes_max(),
+            Link::Pages(_) => Tag::Pages.payload_bytes_max(),
+        };
         Ok(self)
     }
 
@@ -148,7 +164,9 @@ pub(super) fn greet(
     let mut theirs = [0; PREAMBLE_BYTES];
     read_exact(&stream, stop, Some(deadline), &mut theirs, true)?;
     Preamble::OURS.agree(Preamble::decode(&theirs)?)?;
-    Ok(Reader { stream, stop: Arc::clone(stop), deadline: Some(deadline), buffer: Vec::new() })
+    let payload_bytes_max = Tag::Hello.payload_bytes_max();
+    let (stop, deadline) = (Arc::clone(stop), Some(deadline));
+    Ok(Reader { stream, stop, deadline, payload_bytes_max, buffer: Vec::new() })
 }
 
 /// Fills `into`. The end of the stream before its first byte is a clean close if `may_close`.
@@ -180,4 +198,76 @@ fn read_exact(
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (here, listener.accept().unwrap().0)
+    }
+
+    /// What a reader says of a frame that claims `length` bytes and brings none of them.
+    fn claimed(tag: Tag, length: u32, link: Option<Link>) -> LinkError {
+        let (here, there) = pair();
+        let tuning = Tuning { connect: Duration::from_millis(300), ..Tuning::default() };
+        let mut bytes = Preamble::OURS.encode().to_vec();
+        bytes.extend([tag as u8, 0, 0, 0]);
+        bytes.extend(length.to_le_bytes());
+        bytes.extend([0; 8]);
+        (&there).write_all(&bytes).unwrap();
+        let deadline = Instant::now() + tuning.connect;
+        let mut reader = greet(here, deadline, tuning.connect, &Arc::default()).unwrap();
+        if let Some(link) = link {
+            reader = reader.established(link, &tuning).unwrap();
+        }
+        there.shutdown(std::net::Shutdown::Write).unwrap();
+        let error = reader.frame().unwrap_err();
+        assert!(reader.buffer.len() <= PIECE_BYTES, "{} bytes", reader.buffer.len());
+        error
+    }
+
+    #[test]
+    fn a_frame_longer_than_its_connection_may_carry_is_refused_by_its_header() {
+        let state = Tag::State.payload_bytes_max() as u32;
+        for link in [None, Some(Link::Pages(3))] {
+            let error = claimed(Tag::State, state, link);
+            assert!(matches!(error, LinkError::Wire(WireError::TooLong { .. })), "{link:?}: {error}");
+        }
+        for (tag, link) in
+            [(Tag::State, Some(Link::Control)), (Tag::Pages, Some(Link::Pages(3))), (Tag::Hello, None)]
+        {
+            let error = claimed(tag, tag.payload_bytes_max() as u32, link);
+            assert!(matches!(error, LinkError::Truncated), "{tag:?} on {link:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_a_frame_byte_by_byte_cannot_hold_its_sender_for_ever() {
+        let (here, mut there) = pair();
+        here.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        // Ends with an error once the sender has given up and closed.
+        let trickle = thread::spawn(move || {
+            let mut some = [0; 4096];
+            for _ in 0..2000 {
+                if !matches!(there.read(&mut some), Ok(1..)) {
+                    return true;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            false
+        });
+        let payload = vec![0; Tag::State.payload_bytes_max()];
+        let sent = send(&here, Tag::State, [&payload, &[]]);
+        assert!(matches!(sent, Err(LinkError::Stuck)), "{sent:?}");
+        here.shutdown(std::net::Shutdown::Both).unwrap();
+        drop(here);
+        trickle.join().unwrap();
+    }
 }

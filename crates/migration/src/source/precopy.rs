@@ -12,7 +12,7 @@ impl Engine {
         match (result, &self.state) {
             (Ok(()), State::Opening) => {
                 self.state = State::Starting;
-                self.log_on = true;
+                (self.log_on, self.opened) = (true, self.now);
                 self.actions.push(Action::StartLog);
             }
             (Err(error), State::Opening) => self.lost(Link::Pages(0), error),

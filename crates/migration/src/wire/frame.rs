@@ -11,8 +11,9 @@ pub const HEADER_BYTES: usize = 16;
 const HELLO_BYTES_MAX: usize = 1 << 20;
 /// Longest control message, in bytes.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
-/// Longest device state, in bytes. It is read piece by piece, so that a claimed length alone costs nothing.
-pub(super) const STATE_BYTES_MAX: usize = 256 << 20;
+/// Longest device state, in bytes: ten times what 64 vCPUs with all registers and all devices take. It is read piece by
+/// piece, so that a claimed length alone costs nothing.
+pub(super) const STATE_BYTES_MAX: usize = 16 << 20;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The first frame of every connection: which migration it belongs to, and what it is for.
 
-use godwit_types::{Epoch, Gfn, MigrationId, VmId};
+use godwit_types::{Epoch, Gfn, HostName, MigrationId, VmId};
 use prost::Message;
 use uuid::Uuid;
 
@@ -100,7 +100,7 @@ impl Hello {
         Ok(Self {
             migration: MigrationId(uuid(&message.migration)?),
             epoch: Epoch(message.epoch),
-            source: message.source,
+            source: message.source.parse::<HostName>().map_err(malformed)?.to_string(),
             role,
         })
     }
@@ -180,6 +180,15 @@ mod tests {
         }
         for streams in [0, PAGE_STREAMS_MAX + 1] {
             assert!(Hello::decode(&control(vec![], streams).encode()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_source_cannot_fill_the_log_with_its_name() {
+        for name in ["", "two\nlines", &"x".repeat(64)] {
+            let hello = Hello { source: name.into(), ..hello(Role::Pages { stream: 0 }) };
+            let error = Hello::decode(&hello.encode()).unwrap_err().to_string();
+            assert!(error.len() < 300, "{error}");
         }
     }
 

@@ -36,4 +36,4 @@ pub use message::{
 };
 pub use pages::{PageKind, PageRecord, RAW_BYTES_MAX, RUN_BYTES, RUNS_MAX, RoundEnd, Run, RunTable};
 pub use preamble::{MAGIC, PREAMBLE_BYTES, Preamble, VERSION_MAX, VERSION_MIN};
-pub use state::{DeviceState, SECTIONS_MAX};
+pub use state::{DeviceState, SECTION_BYTES_MAX, SECTION_NAME_BYTES_MAX, SECTIONS_MAX};

@@ -7,6 +7,10 @@ use crate::machine::Section;
 
 /// Most sections of one VM.
 pub const SECTIONS_MAX: usize = 4096;
+/// Longest payload of a section, in bytes. A few bytes of a message may decode to a structure of fifty.
+pub const SECTION_BYTES_MAX: usize = 1 << 20;
+/// Longest name of a section's device or kind, in bytes. They end up in messages for the operator.
+pub const SECTION_NAME_BYTES_MAX: usize = 128;
 
 /// What the STATE frame holds: a header, then the sections, each a length-delimited message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,7 @@ impl DeviceState {
         let mut sections = Vec::with_capacity(header.sections as usize);
         for _ in 0..header.sections {
             let message = SectionMessage::decode_length_delimited(&mut rest).map_err(malformed)?;
+            message.check()?;
             let version = u16::try_from(message.version).map_err(|_| {
                 malformed(format!("version {} of section {}", message.version, message.device))
             })?;
@@ -76,6 +81,22 @@ impl DeviceState {
             return Err(malformed(format!("{} bytes are left over", rest.len())));
         }
         Ok(Self { last_round: header.last_round, sections })
+    }
+}
+
+impl SectionMessage {
+    fn check(&self) -> Result<(), WireError> {
+        let lengths = [
+            ("device's name", self.device.len(), SECTION_NAME_BYTES_MAX),
+            ("kind", self.kind.len(), SECTION_NAME_BYTES_MAX),
+            ("payload", self.payload.len(), SECTION_BYTES_MAX),
+        ];
+        match lengths.iter().find(|(_, length, max)| length > max) {
+            Some((what, length, max)) => {
+                Err(malformed(format!("a section's {what} has {length} bytes; at most {max} are allowed")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -95,6 +116,28 @@ mod tests {
                 .prop_map(|(device, kind, version, payload)| Section { device, kind, version, payload });
         (any::<u32>(), prop::collection::vec(section, 0..6))
             .prop_map(|(last_round, sections)| DeviceState { last_round, sections })
+    }
+
+    #[test]
+    fn a_section_can_neither_grow_many_times_over_nor_fill_the_operators_screen() {
+        let longest = Section {
+            device: "d".repeat(SECTION_NAME_BYTES_MAX),
+            kind: "k".repeat(SECTION_NAME_BYTES_MAX),
+            version: 1,
+            payload: vec![0; SECTION_BYTES_MAX],
+        };
+        let decode =
+            |section| DeviceState::decode(&DeviceState { last_round: 1, sections: vec![section] }.encode());
+        assert!(decode(longest.clone()).is_ok());
+        let more = |text: &str| format!("{text}x");
+        for section in [
+            Section { device: more(&longest.device), ..longest.clone() },
+            Section { kind: more(&longest.kind), ..longest.clone() },
+            Section { payload: vec![0; SECTION_BYTES_MAX + 1], ..longest },
+        ] {
+            let error = decode(section).unwrap_err().to_string();
+            assert!(error.len() < 200, "{error}");
+        }
     }
 
     proptest! {

@@ -44,14 +44,14 @@ pub fn start(target: SocketAddr, trouble: Break) -> (SocketAddr, impl Fn() -> u6
     let counter = Arc::clone(&network);
     thread::spawn(move || {
         // The streams of one migration are few; the thread goes when the test's process does.
-        // The first connection is the one for control.
+        // The one page connection comes before that for control.
         for (index, source) in listener.incoming().take(8).map_while(Result::ok).enumerate() {
             let Ok(destination) = TcpStream::connect(target) else { return };
             for (from, to, counted) in [(&source, &destination, true), (&destination, &source, false)] {
                 from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
                 let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                 let network = Arc::clone(&network);
-                thread::spawn(move || network.forward(from, to, counted, index > 0));
+                thread::spawn(move || network.forward(from, to, counted, index == 0));
             }
         }
     });

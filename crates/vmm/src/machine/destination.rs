@@ -37,7 +37,13 @@ impl Destination for Machine {
             Ok(_) => {
                 reasons.push("the VM's specification differs from the one this machine was built from".into())
             }
-            Err(error) => reasons.push(format!("the VM's specification cannot be read: {error}")),
+            // The error may quote all that the source sent.
+            Err(error) => {
+                let (line, column) = (error.line(), error.column());
+                reasons.push(format!(
+                    "the VM's specification cannot be read beyond line {line}, column {column}"
+                ));
+            }
         }
         if manifest.ranges != self.ram.ranges() {
             reasons.push("the VM's memory lies elsewhere than this machine's".into());

@@ -84,8 +84,13 @@ impl Console {
     fn write_input(&self, io: &mut Io<'_>) -> Result<Progress, DriverFault> {
         let queue = &mut io.queues[INPUT];
         let mut input = self.port.lock();
-        let mut progress = Progress::Idle;
-        while !input.is_empty() {
+        let mut progress = Progress::More;
+        // A driver that keeps offering chains without room must not keep the worker from stopping.
+        for _ in 0..QUEUE_SIZES[INPUT] {
+            if input.is_empty() {
+                progress = Progress::Idle;
+                break;
+            }
             let Some(mut chain) = queue.pop(io.ram)? else {
                 progress = queue.rearm(io.ram)?;
                 break;
