@@ -118,3 +118,16 @@ pub(crate) fn describe(status: Option<ExitStatus>) -> String {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_its_sandbox_has_stopped_is_told_from_one_that_failed() {
+        let exited = |code: i32| describe(Some(ExitStatus::from_raw(code << 8)));
+        assert_eq!(exited(SANDBOX_EXIT_CODE), "was stopped by its sandbox");
+        assert_eq!(exited(1), "ended with exit code 1");
+        assert_eq!(describe(Some(ExitStatus::from_raw(libc::SIGKILL))), "was ended by signal 9");
+    }
+}
