@@ -26,7 +26,7 @@ use godwit_types::control::{Descriptors, DiskBacking, DiskDescriptors, Role, Vmm
 
 pub use inherit::{InheritError, inherit};
 pub use pass::{receive, send};
-pub use sockets::listen;
+pub use sockets::{listen, watch};
 pub use tap::attach;
 
 /// The first number that a process inherits, after its standard streams.
@@ -141,5 +141,7 @@ fn bind(path: &Path) -> Result<OwnedFd, ProvisionError> {
 fn migration_listener(role: &Role) -> Result<Option<OwnedFd>, ProvisionError> {
     let Role::Incoming { listen, .. } = role else { return Ok(None) };
     let failed = |cause| ProvisionError::Listen { place: listen.to_string(), cause };
-    TcpListener::bind(listen).map(|listener| Some(listener.into())).map_err(failed)
+    let listener = TcpListener::bind(listen).map_err(failed)?;
+    sockets::watch(&listener).map_err(failed)?;
+    Ok(Some(listener.into()))
 }

@@ -1,13 +1,20 @@
-//! Unix sockets that another process will listen on.
+//! Unix sockets that another process will listen on, and connections that the kernel is to watch.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, listen as listen_on, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, listen as listen_on, setsockopt,
+    socket, sockopt,
 };
+
+/// As long as a migration waits for a silent peer while the guest runs.
+const GONE_SECONDS: u32 = 10;
+/// An idle connection asks its peer's kernel for a sign of life after this long, and then this often.
+const PROBE_AFTER_SECONDS: u32 = 2;
+const PROBE_EVERY_SECONDS: u32 = 1;
 
 /// Binds a socket at `path`. One that a dead process has left is replaced, one in use is not.
 pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
@@ -26,9 +33,34 @@ pub fn listen(bound: OwnedFd) -> io::Result<UnixListener> {
     Ok(bound.into())
 }
 
+/// Lets the kernel break a migration's connection whose peer acknowledges neither a segment nor a probe for
+/// [`GONE_SECONDS`], idle or not. Those that a listener accepts are as the listener is.
+pub fn watch(socket: &impl AsFd) -> io::Result<()> {
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &PROBE_AFTER_SECONDS)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &PROBE_EVERY_SECONDS)?;
+    Ok(setsockopt(socket, sockopt::TcpUserTimeout, &(GONE_SECONDS * 1000))?)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::sys::socket::getsockopt;
+
     use super::*;
+
+    #[test]
+    fn accepted_connections_are_watched_as_their_listener_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        watch(&listener).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        watch(&client).unwrap();
+        for watched in [client, listener.accept().unwrap().0] {
+            assert!(getsockopt(&watched, sockopt::KeepAlive).unwrap());
+            assert_eq!(getsockopt(&watched, sockopt::TcpUserTimeout).unwrap(), GONE_SECONDS * 1000);
+        }
+    }
 
     #[test]
     fn a_socket_in_use_is_not_taken_over_and_a_dead_one_is() {

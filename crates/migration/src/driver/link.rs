@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use godwit_types::ApiError;
-use socket2::{SockRef, TcpKeepalive};
 
 use crate::failure::{self, Link};
 use crate::tuning::Tuning;
@@ -17,9 +16,6 @@ use crate::wire::{Control, HEADER_BYTES, Header, PREAMBLE_BYTES, Preamble, Tag, 
 const STOP_CHECK: Duration = Duration::from_millis(200);
 /// A long payload is read in pieces of this size, so that memory is used only for what has really arrived.
 const PIECE_BYTES: usize = 1 << 20;
-/// An idle connection asks its peer's kernel for a sign of life after this long, and then this often.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(2)).with_interval(Duration::from_secs(1));
 
 /// Why a connection can no longer be used.
 #[derive(Debug, thiserror::Error)]
@@ -128,14 +124,10 @@ impl Reader {
     }
 
     /// The handshake is over: from now on the engine bounds the waiting for frames. Writing may block for as long as a
-    /// standing guest waits for a silent peer if this is the control connection, and else for as long as a running one. The
-    /// kernel breaks a connection whose peer acknowledges no segment and no probe for the latter, idle or not.
+    /// standing guest waits for a silent peer if this is the control connection, and else for as long as a running one.
     pub(super) fn established(mut self, link: Link, tuning: &Tuning) -> Result<Self, LinkError> {
         let may_block = if link == Link::Control { tuning.peer_silent_stopped } else { tuning.peer_silent };
         self.stream.set_write_timeout(Some(may_block))?;
-        let socket = SockRef::from(&self.stream);
-        socket.set_tcp_keepalive(&KEEPALIVE)?;
-        socket.set_tcp_user_timeout(Some(tuning.peer_silent))?;
         self.deadline = None;
         self.payload_bytes_max = match link {
             Link::Control => Tag::State.payload_bytes_max(),
