@@ -28,7 +28,8 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<Ow
             descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+    // The space is rounded up, so that one more may have come through.
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) || descriptors.len() > MIGRATION_CONNECTIONS_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "more descriptors than any request may bring",
