@@ -2,6 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::exec;
+
+/// How long a cgroup may resist its removal while processes end.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A directory of cgroups, named after its cluster.
 #[derive(Debug, Clone)]
@@ -25,12 +31,14 @@ impl Cgroups {
         below(&self.0)
     }
 
-    /// Removes those that are left behind. Their processes have ended.
+    /// Removes those that are left behind. Their processes were killed, and may still be ending.
     pub fn remove(&self) {
-        for cgroup in self.all().iter().rev() {
-            if let Err(error) = fs::remove_dir(cgroup) {
-                eprintln!("warning: the cgroup {} could not be removed: {error}", cgroup.display());
-            }
+        let gone = exec::poll(REMOVE_LIMIT, exec::POLL, || {
+            let removed = self.all().iter().rev().all(|cgroup| fs::remove_dir(cgroup).is_ok());
+            Ok(removed.then_some(()))
+        });
+        if !matches!(gone, Ok(Some(()))) {
+            eprintln!("warning: the cgroup {} could not be removed", self.0.display());
         }
     }
 }
