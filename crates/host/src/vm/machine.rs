@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use godwit_types::agent::{GuestAddress, LocalState, LocalVm};
-use godwit_types::control::{Request, Role, VmmConfig};
+use godwit_types::agent::{GuestAddress, LocalVm};
+use godwit_types::control::{Request, Role, VmmConfig, VmmState};
 use godwit_types::{Bytes, VmId};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -133,10 +133,11 @@ impl Machine {
         matches!(in_time, Ok(Ok(_)))
     }
 
-    /// Whether the VM, having once run in this process, still does.
+    /// Whether the guest runs in this process, as far as is known. One that stands for its switchover may already run
+    /// elsewhere.
     pub(crate) fn is_here(&self) -> bool {
-        let left = self.state(|state| matches!(state.local(), LocalState::HandedOver | LocalState::Stopped));
-        !left && !*self.gone.borrow()
+        let runs = self.state(|state| state.vmm == VmmState::Running && !state.handed_over);
+        runs && !*self.gone.borrow()
     }
 
     pub(crate) fn set_gone(&self) {
