@@ -69,7 +69,7 @@ pub trait State: prost::Message + Default {
         if section.kind != Self::KIND {
             return Err(refuse(format!("the saved state is of a {}, not of a {}", section.kind, Self::KIND)));
         }
-        if section.version != Self::VERSION && section.version + 1 != Self::VERSION {
+        if section.version != Self::VERSION && section.version.checked_add(1) != Some(Self::VERSION) {
             return Err(refuse(format!(
                 "the saved state has version {}; this build reads version {} and the one before",
                 section.version,
@@ -78,5 +78,27 @@ pub trait State: prost::Message + Default {
         }
         Self::decode(section.payload.as_slice())
             .map_err(|error| refuse(format!("the saved state is damaged: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    struct Nothing {}
+
+    impl State for Nothing {
+        const KIND: &'static str = "nothing";
+        const VERSION: u16 = 2;
+    }
+
+    #[test]
+    fn only_sections_of_this_version_and_the_one_before_are_read() {
+        let read = |version| Nothing::from_section(&Section { version, ..Nothing {}.to_section("a") });
+        assert!(read(2).is_ok() && read(1).is_ok());
+        for version in [0, 3, u16::MAX] {
+            assert!(read(version).is_err(), "version {version} was read");
+        }
     }
 }
