@@ -75,14 +75,22 @@ pub(super) fn send_control(stream: &TcpStream, message: &Control) -> Result<u64,
 }
 
 /// The receiving half of a connection.
-pub(super) struct Reader {
-    stream: TcpStream,
+pub(super) struct Reader<S = TcpStream> {
+    stream: S,
     stop: Arc<AtomicBool>,
     deadline: Option<Instant>,
     buffer: Vec<u8>,
 }
 
-impl Reader {
+impl<S> Reader<S>
+where
+    for<'a> &'a S: Read,
+{
+    /// Reads from a stream whose versions agree.
+    pub(super) fn new(stream: S, stop: Arc<AtomicBool>, deadline: Option<Instant>) -> Self {
+        Self { stream, stop, deadline, buffer: Vec::new() }
+    }
+
     /// Waits for the next frame, until the deadline if there is one.
     pub(super) fn frame(&mut self) -> Result<(Tag, &[u8]), LinkError> {
         let mut header = [0; HEADER_BYTES];
@@ -109,7 +117,9 @@ impl Reader {
             (tag, _) => Err(WireError::OutOfPlace { tag, expected: "a control message" }.into()),
         }
     }
+}
 
+impl Reader {
     /// The handshake is over: from now on the engine bounds the waiting for frames, and writing may block for at most
     /// `write_timeout`.
     pub(super) fn established(mut self, write_timeout: Duration) -> Result<Self, LinkError> {
@@ -149,12 +159,12 @@ pub(super) fn greet(
     let mut theirs = [0; PREAMBLE_BYTES];
     read_exact(&stream, stop, Some(deadline), &mut theirs, true)?;
     Preamble::OURS.agree(Preamble::decode(&theirs)?)?;
-    Ok(Reader { stream, stop: Arc::clone(stop), deadline: Some(deadline), buffer: Vec::new() })
+    Ok(Reader::new(stream, Arc::clone(stop), Some(deadline)))
 }
 
 /// Fills `into`. The end of the stream before its first byte is a clean close if `may_close`.
 fn read_exact(
-    mut stream: &TcpStream,
+    mut stream: impl Read,
     stop: &AtomicBool,
     deadline: Option<Instant>,
     into: &mut [u8],
