@@ -14,6 +14,8 @@ use crate::step;
 
 /// The reference guest is a workspace of its own, because it is built for a machine without an operating system.
 const REFERENCE: &str = "guests/reference/Cargo.toml";
+/// The fuzzing targets are one as well, because they are built with a sanitizer.
+const FUZZ: &str = "fuzz/Cargo.toml";
 
 /// Runs every check, also after one has failed, and names those that failed.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -33,6 +35,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         )?;
         tool("lints of the reference guest", reference_clippy())?;
     }
+    tool("formatting of the fuzzing targets", step::cargo(&["fmt", "--check", "--manifest-path", FUZZ]))?;
     if step::has_cargo_tool("deny") {
         tool("cargo-deny", step::cargo(&["deny", "check", "bans", "licenses", "sources"]))?;
     } else {

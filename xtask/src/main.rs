@@ -2,6 +2,7 @@
 
 mod check;
 mod error;
+mod fuzz;
 mod lab;
 mod metadata;
 mod output;
@@ -25,6 +26,7 @@ Examples:
   cargo xtask test                      every test; prints what was skipped, and why
   cargo xtask check                     formatting, lints, layering, licences
   cargo xtask sim --seeds 100000        simulated migrations among faults of every kind
+  cargo xtask fuzz --seconds 60         hostile input for whatever a peer, a guest or a client writes
   cargo xtask lab up                    two emulated hosts to try things on";
 
 /// The project's own commands.
@@ -63,6 +65,18 @@ enum Verb {
         /// What `godwit-sim` is given.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         arguments: Vec<String>,
+    },
+    /// Give hostile input to everything that reads what a peer, a guest or a client has written.
+    #[command(after_help = "Examples:
+  cargo xtask fuzz                       the bounded run that is part of the tests
+  cargo xtask fuzz devices --seconds 600 one target, ten minutes, from where the last such run ended")]
+    Fuzz {
+        /// One target [default: all].
+        #[arg(value_parser = fuzz::TARGETS.map(|(target, _)| target))]
+        target: Option<String>,
+        /// Fuzz each target for so long, instead of with the same inputs every time.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=2400))]
+        seconds: Option<u32>,
     },
     /// Build the programs and guests that the demo and the tests run.
     Build,
@@ -127,6 +141,12 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let mut command = step::cargo(&["run", "--release", "--quiet", "-p", "godwit-sim", "--"]);
             command.args(arguments);
             Ok(if step::handed(command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Verb::Fuzz { target, seconds } => {
+            let effort = seconds.map_or(fuzz::Effort::Bounded, fuzz::Effort::Seconds);
+            let tally = fuzz::run(target.as_deref(), effort)?;
+            output::line(&tally);
+            Ok(if tally.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Verb::Build => {
             setup::build_programs()?;

@@ -2,7 +2,7 @@
 
 mod junit;
 mod libtest;
-mod tally;
+pub(crate) mod tally;
 
 use std::process::{Command, ExitCode};
 

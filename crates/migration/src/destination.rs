@@ -163,7 +163,8 @@ impl Engine {
             let message = format!("this is migration {}, not {}", self.setup.migration, hello.migration);
             return self.fail(ApiError::new(ErrorCode::Refused, message), true);
         }
-        if hello.epoch != self.setup.epoch || manifest.epoch.next() != self.setup.epoch {
+        let follows = manifest.epoch.0.checked_add(1) == Some(self.setup.epoch.0);
+        if hello.epoch != self.setup.epoch || !follows {
             let message = format!(
                 "the source runs the VM at epoch {} and offers epoch {}, but this host expects epoch {}",
                 manifest.epoch, hello.epoch, self.setup.epoch

@@ -82,8 +82,8 @@ pub(super) fn send_control(stream: &TcpStream, message: &Control) -> Result<u64,
 }
 
 /// The receiving half of a connection.
-pub(super) struct Reader {
-    stream: TcpStream,
+pub(super) struct Reader<S = TcpStream> {
+    stream: S,
     stop: Arc<AtomicBool>,
     deadline: Option<Instant>,
     /// The longest payload that may come on this connection; a longer one is refused before any of it is read.
@@ -91,7 +91,20 @@ pub(super) struct Reader {
     buffer: Vec<u8>,
 }
 
-impl Reader {
+impl<S> Reader<S>
+where
+    for<'a> &'a S: Read,
+{
+    /// Reads from a stream whose versions agree, and that carries nothing longer than a HELLO yet.
+    pub(super) fn new(stream: S, stop: Arc<AtomicBool>, deadline: Option<Instant>) -> Self {
+        Self { stream, stop, deadline, payload_bytes_max: Tag::Hello.payload_bytes_max(), buffer: Vec::new() }
+    }
+
+    /// From now on frames may be as long as one with this tag.
+    pub(super) fn carrying(self, longest: Tag) -> Self {
+        Self { payload_bytes_max: longest.payload_bytes_max(), ..self }
+    }
+
     /// Waits for the next frame, until the deadline if there is one.
     pub(super) fn frame(&mut self) -> Result<(Tag, &[u8]), LinkError> {
         let mut header = [0; HEADER_BYTES];
@@ -122,18 +135,16 @@ impl Reader {
             (tag, _) => Err(WireError::OutOfPlace { tag, expected: "a control message" }.into()),
         }
     }
+}
 
+impl Reader {
     /// The handshake is over: from now on the engine bounds the waiting for frames. Writing may block for as long as a
     /// standing guest waits for a silent peer if this is the control connection, and else for as long as a running one.
     pub(super) fn established(mut self, link: Link, tuning: &Tuning) -> Result<Self, LinkError> {
         let may_block = if link == Link::Control { tuning.peer_silent_stopped } else { tuning.peer_silent };
         self.stream.set_write_timeout(Some(may_block))?;
         self.deadline = None;
-        self.payload_bytes_max = match link {
-            Link::Control => Tag::State.payload_bytes_max(),
-            Link::Pages(_) => Tag::Pages.payload_bytes_max(),
-        };
-        Ok(self)
+        Ok(self.carrying(if link == Link::Control { Tag::State } else { Tag::Pages }))
     }
 
     /// The connection that is read from.
@@ -156,14 +167,12 @@ pub(super) fn greet(
     let mut theirs = [0; PREAMBLE_BYTES];
     read_exact(&stream, stop, Some(deadline), &mut theirs, true)?;
     Preamble::OURS.agree(Preamble::decode(&theirs)?)?;
-    let payload_bytes_max = Tag::Hello.payload_bytes_max();
-    let (stop, deadline) = (Arc::clone(stop), Some(deadline));
-    Ok(Reader { stream, stop, deadline, payload_bytes_max, buffer: Vec::new() })
+    Ok(Reader::new(stream, Arc::clone(stop), Some(deadline)))
 }
 
 /// Fills `into`. The end of the stream before its first byte is a clean close if `may_close`.
 fn read_exact(
-    mut stream: &TcpStream,
+    mut stream: impl Read,
     stop: &AtomicBool,
     deadline: Option<Instant>,
     into: &mut [u8],

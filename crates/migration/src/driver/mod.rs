@@ -14,6 +14,8 @@
 mod acceptor;
 mod answer;
 mod flow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod incoming;
 mod link;

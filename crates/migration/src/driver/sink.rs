@@ -1,5 +1,7 @@
 //! One page stream's receiving side: checks frames and writes their pages straight into guest memory.
 
+use std::io::Read;
+use std::net::TcpStream;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -38,8 +40,8 @@ impl Seal {
 }
 
 /// See the module.
-pub(super) struct Sink {
-    reader: Reader,
+pub(super) struct Sink<S = TcpStream> {
+    reader: Reader<S>,
     machine: Arc<dyn Destination>,
     seal: Arc<Seal>,
     /// What the last acknowledgement said, and what the next will say.
@@ -48,7 +50,7 @@ pub(super) struct Sink {
     acked_at: Instant,
 }
 
-enum SinkError {
+pub(super) enum SinkError {
     Link(LinkError),
     Machine(MachineError),
 }
@@ -59,9 +61,17 @@ impl From<WireError> for SinkError {
     }
 }
 
-impl Sink {
+impl<S> Sink<S>
+where
+    for<'a> &'a S: Read,
+{
     /// A stream whose handshake is done.
-    pub(super) fn new(stream: u32, reader: Reader, machine: Arc<dyn Destination>, seal: Arc<Seal>) -> Self {
+    pub(super) fn new(
+        stream: u32,
+        reader: Reader<S>,
+        machine: Arc<dyn Destination>,
+        seal: Arc<Seal>,
+    ) -> Self {
         let acked = Ack { stream, ..Ack::default() };
         Self { reader, machine, seal, acked, next: acked, acked_at: Instant::now() }
     }
@@ -90,7 +100,7 @@ impl Sink {
     }
 
     /// Receives one frame; whether an acknowledgement is due.
-    fn frame(&mut self) -> Result<bool, SinkError> {
+    pub(super) fn frame(&mut self) -> Result<bool, SinkError> {
         let (tag, payload) = self.reader.frame().map_err(SinkError::Link)?;
         self.next.wire_bytes += (HEADER_BYTES + payload.len()) as u64;
         match tag {

@@ -114,6 +114,16 @@ impl VcpuState {
         Ok(())
     }
 
+    /// What is computed of a state that was accepted, on a host with `xsave_bytes` of extended registers.
+    #[cfg(feature = "fuzzing")]
+    pub fn accept(&self, xsave_bytes: usize) -> bool {
+        let accepted = self.check(&VcpuFacts { msrs: vec![], xsave_bytes }).is_ok();
+        if accepted {
+            let _ = self.deadline();
+        }
+        accepted
+    }
+
     /// Loads a vCPU that has not run yet; its CPUID is set and [`VcpuState::check`] has passed.
     pub fn restore(&self, vcpu: &VcpuFd, facts: &VcpuFacts) -> Result<(), KvmError> {
         if let Some(khz) = self.tsc_khz {

@@ -1,0 +1,40 @@
+//! The reading ends of a migration's connections without sockets: what the fuzzing targets feed.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::link::Reader;
+use super::sink::{Seal, Sink};
+use crate::machine::Destination;
+use crate::wire::{Control, DeviceState, Hello, PageRecord, RoundEnd, Tag};
+
+/// Reads frames as the control connection's reader does, and decodes each, until the stream ends or is refused.
+/// Returns how many were accepted.
+pub fn read_frames<S>(stream: S) -> usize
+where
+    for<'a> &'a S: Read,
+{
+    let mut reader = Reader::new(stream, Arc::default(), None).carrying(Tag::State);
+    let mut accepted = 0;
+    while let Ok((tag, payload)) = reader.frame() {
+        let decoded = match tag {
+            Tag::Hello => Hello::decode(payload).map(drop),
+            Tag::Control => Control::from_payload(payload).map(drop),
+            Tag::State => DeviceState::decode(payload).map(drop),
+            Tag::Pages => PageRecord::decode(payload).map(|record| record.runs().for_each(drop)),
+            Tag::RoundEnd => RoundEnd::decode(payload).map(drop),
+        };
+        accepted += usize::from(decoded.is_ok());
+    }
+    accepted
+}
+
+/// Receives a page stream into `machine`'s memory until it ends or is refused.
+pub fn receive_pages<S>(stream: S, machine: Arc<dyn Destination>)
+where
+    for<'a> &'a S: Read,
+{
+    let reader = Reader::new(stream, Arc::default(), None).carrying(Tag::Pages);
+    let mut sink = Sink::new(0, reader, machine, Arc::<Seal>::default());
+    while sink.frame().is_ok() {}
+}

@@ -1,0 +1,86 @@
+//! The destination's state machine, and what it must never do.
+
+use std::time::Duration;
+
+use arbitrary::{Result, Unstructured};
+use godwit_migration::Tuning;
+use godwit_migration::destination::{Action, Engine, Input, Setup};
+use godwit_types::ownership::{Verdict, Witness};
+use godwit_types::{Epoch, MigrationId};
+use uuid::Uuid;
+
+use crate::message;
+
+/// Most actions that one input may lead to.
+const ACTIONS_MAX: usize = 8;
+
+/// See the module.
+pub struct Checked {
+    engine: Engine,
+    asked: bool,
+    granted: Option<Epoch>,
+    ended: bool,
+}
+
+impl Checked {
+    pub fn new(_: &mut Unstructured<'_>) -> Result<Self> {
+        let setup = Setup { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), tuning: Tuning::default() };
+        Ok(Self { engine: Engine::new(setup), asked: false, granted: None, ended: false })
+    }
+
+    /// Tells it one thing and looks at what it does.
+    pub fn step(&mut self, now: Duration, bytes: &mut Unstructured<'_>) -> Result<()> {
+        let input = input(bytes)?;
+        if let Input::Verdict(verdict) = &input
+            && std::mem::take(&mut self.asked)
+            && let Verdict::Granted { epoch } = verdict
+        {
+            self.granted = Some(*epoch);
+        }
+        let actions = self.engine.handle(now, input);
+        assert!(actions.len() <= ACTIONS_MAX, "{actions:?}");
+        for action in actions {
+            assert!(!self.ended, "{action:?} after the end");
+            match action {
+                Action::AskClaim { .. } => (self.asked, self.granted) = (true, None),
+                Action::Run { epoch } => assert_eq!(Some(epoch), self.granted, "it runs without a grant"),
+                Action::End(result) => {
+                    assert!(result.is_err() || result.ok() == self.granted);
+                    self.ended = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
+    Ok(match bytes.int_in_range(0..=12)? {
+        0 => Input::Hello(message::hello(bytes)?),
+        1 => Input::Admitted(if bytes.ratio(1, 8)? { Err(vec!["it does not fit".into()]) } else { Ok(()) }),
+        2 => Input::StreamOpened,
+        3 => Input::Received(message::ack(bytes)?),
+        4 => Input::State { last_round: bytes.int_in_range(0..=4)? },
+        5 | 6 => Input::Control(message::control(bytes)?),
+        7 => Input::Loaded(message::outcome(bytes)?),
+        8 => Input::Verdict(verdict(bytes)?),
+        9 => Input::TookOver(match bytes.int_in_range(0..=2)? {
+            0 => Witness::None,
+            1 => Witness::SourceDead,
+            _ => Witness::Blind { reason: "nothing is seen".into() },
+        }),
+        10 => Input::Ran(message::outcome(bytes)?),
+        11 => Input::Lost { link: message::link(bytes)?, error: message::lost() },
+        _ => Input::Tick,
+    })
+}
+
+/// Any word of the arbiter.
+pub fn verdict(bytes: &mut Unstructured<'_>) -> Result<Verdict> {
+    Ok(match bytes.int_in_range(0..=2)? {
+        0 => Verdict::Granted { epoch: Epoch(bytes.arbitrary()?) },
+        1 => Verdict::Undecided,
+        _ => Verdict::Refused { reason: "it has moved on".into() },
+    })
+}

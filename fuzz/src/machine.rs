@@ -1,0 +1,73 @@
+//! A destination that has a little memory and takes everything.
+
+use std::sync::Mutex;
+
+use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, PageRange, Section};
+use godwit_types::ownership::Witness;
+use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES};
+
+/// Its RAM, with a hole.
+pub const RANGES: [PageRange; 2] =
+    [PageRange { start: Gfn(0), pages: 4 }, PageRange { start: Gfn(16), pages: 4 }];
+
+/// See the module.
+#[derive(Default)]
+pub struct Model {
+    pages: Mutex<[u8; 8]>,
+}
+
+impl Model {
+    /// Every page must lie in RAM, as the trait demands of an implementation.
+    fn touch(&self, first: Gfn, pages: u64, value: u8) -> Result<(), MachineError> {
+        let outside = || MachineError { step: "writing".into(), reason: "outside RAM".into() };
+        let end = first.0.checked_add(pages).ok_or_else(outside)?;
+        let fits = |range: &PageRange| first.0 >= range.start.0 && end <= range.start.0 + range.pages;
+        if !RANGES.iter().any(fits) {
+            return Err(outside());
+        }
+        let mut known = self.pages.lock().expect("nobody panics with it");
+        (first.0..end).for_each(|gfn| known[(gfn % 8) as usize] = value);
+        Ok(())
+    }
+}
+
+impl GuestMemory for Model {
+    fn ranges(&self) -> &[PageRange] {
+        &RANGES
+    }
+
+    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError> {
+        self.touch(first, into.len() as u64 / PAGE_SIZE_BYTES, 0)
+    }
+
+    fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError> {
+        assert!((from.len() as u64).is_multiple_of(PAGE_SIZE_BYTES), "{} bytes are no pages", from.len());
+        self.touch(first, from.len() as u64 / PAGE_SIZE_BYTES, 1)
+    }
+
+    fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError> {
+        self.touch(first, pages, 0)
+    }
+}
+
+impl Destination for Model {
+    fn admit(&self, _: &Manifest) -> Result<(), Vec<String>> {
+        Ok(())
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        self
+    }
+
+    fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn take_over(&self, _: MigrationId) -> Witness {
+        Witness::None
+    }
+
+    fn run(&self, _: Epoch) -> Result<(), MachineError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! Messages as a healthy peer would write them, with any numbers in them.
+
+use arbitrary::{Result, Unstructured};
+use godwit_migration::wire::{
+    Ack, Committed, Control, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Welcome,
+};
+use godwit_migration::{Link, MachineError, Manifest};
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
+use uuid::Uuid;
+
+use crate::machine::RANGES;
+
+/// A control message of either side.
+pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
+    Ok(match input.int_in_range(0..=7)? {
+        0 => Control::Welcome(Welcome {}),
+        1 => Control::Ready(Ready {}),
+        2 => Control::Heartbeat(Heartbeat { source_us: input.arbitrary()? }),
+        3 => Control::Ack(ack(input)?),
+        4 => Control::Prepared(Prepared {}),
+        5 => Control::Committed(Committed { epoch: input.arbitrary()? }),
+        6 => Control::Resumed(Resumed { took_us: input.arbitrary()? }),
+        _ => Control::Error(Failure {
+            code: input.arbitrary()?,
+            message: input.arbitrary()?,
+            remedy: input.arbitrary()?,
+        }),
+    })
+}
+
+/// How far a stream is, plausible or not.
+pub fn ack(input: &mut Unstructured<'_>) -> Result<Ack> {
+    let round = if input.arbitrary()? { input.int_in_range(0..=4)? } else { input.arbitrary()? };
+    let (wire_bytes, pages) = (input.arbitrary()?, input.arbitrary()?);
+    Ok(Ack { stream: input.int_in_range(0..=2)?, wire_bytes, pages, round })
+}
+
+/// The first frame of a connection.
+pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
+    let role = if input.ratio(1, 4)? {
+        Role::Pages { stream: input.int_in_range(0..=70)? }
+    } else {
+        let (spec_json, cpu) = (input.arbitrary()?, input.arbitrary()?);
+        let epoch = Epoch(if input.arbitrary()? { 1 } else { input.arbitrary()? });
+        let manifest = Manifest { vm: VmId(Uuid::nil()), epoch, spec_json, ranges: RANGES.into(), cpu };
+        Role::Control { manifest, page_streams: input.int_in_range(0..=3)? }
+    };
+    let epoch = Epoch(if input.arbitrary()? { 2 } else { input.arbitrary()? });
+    Ok(Hello { migration: MigrationId(Uuid::nil()), epoch, source: input.arbitrary()?, role })
+}
+
+/// Any connection of a migration.
+pub fn link(input: &mut Unstructured<'_>) -> Result<Link> {
+    Ok(if input.arbitrary()? { Link::Control } else { Link::Pages(input.int_in_range(0..=2)?) })
+}
+
+/// A connection's end.
+pub fn lost() -> ApiError {
+    ApiError::new(ErrorCode::Unreachable, "lost")
+}
+
+/// Success or failure of a step of the machine.
+pub fn outcome(input: &mut Unstructured<'_>) -> Result<std::result::Result<(), MachineError>> {
+    let failed = MachineError { step: "a step".into(), reason: "it failed".into() };
+    Ok(if input.ratio(1, 4)? { Err(failed) } else { Ok(()) })
+}
