@@ -94,7 +94,7 @@ fn restore(guest: &Guest, input: &mut Unstructured<'_>) -> Result<()> {
 fn set_up(guest: &Guest, bar: u64, input: &mut Unstructured<'_>) -> Result<()> {
     let features: u32 = input.arbitrary()?;
     let write = |register: u64, value: u32| guest.mmio.write(bar + register, &value.to_le_bytes());
-    let config = layout::ECAM_START + ((bar - layout::MMIO_START) / 0x1_0000 << 15);
+    let config = layout::ECAM_START + (((bar - layout::MMIO_START) / 0x1_0000) << 15);
     guest.mmio.write(config + 4, &[6, 0]);
     guest.mmio.write(bar + 20, &[0]);
     guest.mmio.write(bar + 20, &[3]);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use godwit_lab::cleanup::Cleanup;
 use godwit_lab::{LabError, setup};
 
 use crate::error::Result;
@@ -45,9 +46,17 @@ pub(crate) fn run(only: Option<&str>, effort: Effort) -> Result<Tally> {
     if !step::shown("building the fuzzing targets", build())? {
         return Ok(Tally::failed("the fuzzing targets cannot be built".into()));
     }
+    // Targets are ended by their findings, and clean nothing up. Sockets' paths are short, so it is not a folder of ours.
+    let scratch = folder(std::env::temp_dir().join(format!("godwit-fuzz-{}", std::process::id())))?;
+    let _cleaning = Cleanup::new({
+        let scratch = scratch.clone();
+        move || drop(std::fs::remove_dir_all(&scratch))
+    });
     let mut tally = Tally::default();
     for (target, runs) in TARGETS.into_iter().filter(|(target, _)| only.is_none_or(|only| only == *target)) {
-        if step::shown(&format!("fuzzing {target}"), fuzzing(target, runs, effort)?)? {
+        let mut command = fuzzing(target, runs, effort)?;
+        command.env("TMPDIR", &scratch);
+        if step::shown(&format!("fuzzing {target}"), command)? {
             tally.passed += 1;
         } else {
             eprintln!("» to replay it: {} {}/FILE", binary(target).display(), artifacts(target).display());

@@ -10,7 +10,7 @@ use godwit_lab::setup::{self, packages};
 use godwit_lab::{LabError, emulated};
 
 use crate::error::Result;
-use crate::{output, step};
+use crate::{fuzz, output, step};
 use tally::Tally;
 
 /// The package of end-to-end tests. They run one after another, because each is a cluster of its own.
@@ -26,6 +26,7 @@ pub(crate) fn run(no_lab: bool) -> Result<ExitCode> {
     let mut tally = Tally::default();
     tally.add(tests("tests", &["--workspace", "--exclude", END_TO_END], None, no_lab)?);
     tally.add(doc_tests()?);
+    tally.add(fuzz::run(None, fuzz::Effort::Bounded)?);
     tally.add(tests("end-to-end tests", &["--package", END_TO_END], Some(END_TO_END_PROFILE), no_lab)?);
     for skip in &tally.skips {
         eprintln!("» skipped: {skip}");
