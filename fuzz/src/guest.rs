@@ -17,7 +17,7 @@ use godwit_vmm::devices::legacy::rtc::{self, Rtc};
 use godwit_vmm::devices::legacy::serial::{self, Serial};
 use godwit_vmm::devices::legacy::{Platform, keyboard};
 use godwit_vmm::devices::virtio::console::ConsolePort;
-use godwit_vmm::devices::{self, Pci};
+use godwit_vmm::devices::{self, Given, Pci};
 use godwit_vmm::interrupt::{IoEvents, MsiSink};
 use godwit_vmm::memory::GuestRam;
 use uuid::Uuid;
@@ -76,8 +76,12 @@ impl Guest {
         let legacy = legacy(&pio, &console);
         let events = Arc::new(Nowhere);
         let (bus, ports) = (Arc::clone(&mmio), Arc::clone(&pio));
+        let open = |disk| godwit_provision::open_disk(disk).expect("the disk is there");
+        let attach = |nic: &NicBacking| godwit_provision::attach(&nic.tap).expect("the tap is free");
+        let disks = CONFIG.disks.iter().map(open).collect();
+        let given = Given { terminal, disks, taps: CONFIG.nics.iter().map(attach).collect() };
         let pci =
-            devices::build(&CONFIG, terminal, Arc::clone(&ram), Arc::clone(&events) as _, events, bus, ports)
+            devices::build(&CONFIG, given, Arc::clone(&ram), Arc::clone(&events) as _, events, bus, ports)
                 .expect("the devices of a valid configuration can be built");
         pci.take_locks(CONFIG.epoch).expect("no other process has this disk");
         Self { mmio, pio, ram, legacy, pci }
@@ -168,6 +172,9 @@ fn config() -> VmmConfig {
         disks: vec![DiskBacking { path, lock, format: DiskFormat::Raw, read_only: false }],
         nics,
         role: Role::Boot,
+        user: None,
+        cgroup: None,
+        descriptors: None,
     }
 }
 

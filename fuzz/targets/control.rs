@@ -3,7 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use godwit_types::control::{LINE_BYTES_MAX, Reply, Request};
 use godwit_types::ownership::Verdict;
 use godwit_types::{Bytes, Epoch, MigrationId};
 use godwit_vmm::control::hub::Hub;
-use godwit_vmm::control::server::{Server, Socket};
+use godwit_vmm::control::server::Server;
 use libfuzzer_sys::fuzz_target;
 use uuid::Uuid;
 
@@ -25,13 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 static SOCKET: LazyLock<(PathBuf, Server)> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("godwit-fuzz-control-{}", std::process::id()));
-    let handler = |request: Request| {
+    let handler = |request: Request, descriptors: Vec<OwnedFd>| {
+        assert!(descriptors.is_empty(), "none were sent");
         let text = serde_json::to_vec(&request).expect("a request is a JSON document");
         assert_eq!(serde_json::from_slice::<Request>(&text).ok(), Some(request));
         Reply::Done
     };
-    let socket = Socket::bind(&path).expect("the folder for temporary files can be written");
-    let server = socket.serve(Arc::new(Hub::default()), Arc::new(handler)).expect("threads can be started");
+    let listener = UnixListener::bind(&path).expect("the folder for temporary files can be written");
+    let server = Server::start(listener, Arc::new(Hub::default()), Arc::new(handler));
+    let server = server.expect("threads can be started");
     (path, server)
 });
 
