@@ -1,10 +1,12 @@
 //! The destination's state machine, and what it must never do.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use godwit_migration::Tuning;
 use godwit_migration::destination::{Action, Engine, Input, Setup};
+use godwit_migration::wire::{Ack, Committed, Control};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{Epoch, MigrationId};
 use uuid::Uuid;
@@ -20,17 +22,23 @@ pub struct Checked {
     asked: bool,
     granted: Option<Epoch>,
     ended: bool,
+    /// What would come next if all went well: most inputs, or a run never gets as far as a claim.
+    expected: VecDeque<Input>,
 }
 
 impl Checked {
-    pub fn new(_: &mut Unstructured<'_>) -> Result<Self> {
+    pub fn new() -> Self {
         let setup = Setup { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), tuning: Tuning::default() };
-        Ok(Self { engine: Engine::new(setup), asked: false, granted: None, ended: false })
+        let expected = [Input::Hello(message::healthy_hello())].into();
+        Self { engine: Engine::new(setup), asked: false, granted: None, ended: false, expected }
     }
 
     /// Tells it one thing and looks at what it does.
     pub fn step(&mut self, now: Duration, bytes: &mut Unstructured<'_>) -> Result<()> {
-        let input = input(bytes)?;
+        let input = match self.expected.pop_front() {
+            Some(expected) if !bytes.ratio(1, 8)? => expected,
+            _ => input(bytes)?,
+        };
         if let Input::Verdict(verdict) = &input
             && std::mem::take(&mut self.asked)
             && let Verdict::Granted { epoch } = verdict
@@ -41,6 +49,7 @@ impl Checked {
         assert!(actions.len() <= ACTIONS_MAX, "{actions:?}");
         for action in actions {
             assert!(!self.ended, "{action:?} after the end");
+            self.expect(&action, bytes)?;
             match action {
                 Action::AskClaim { .. } => (self.asked, self.granted) = (true, None),
                 Action::Run { epoch } => assert_eq!(Some(epoch), self.granted, "it runs without a grant"),
@@ -50,6 +59,38 @@ impl Checked {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Checked {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Checked {
+    /// What a machine, an arbiter and a source would say to an action.
+    fn expect(&mut self, action: &Action, bytes: &mut Unstructured<'_>) -> Result<()> {
+        match action {
+            Action::Admit(_) => self.expected.push_back(Input::Admitted(Ok(()))),
+            Action::AcceptStreams { count } => {
+                self.expected.extend((0..*count).map(|_| Input::StreamOpened));
+            }
+            Action::Send(Control::Ready(_)) => {
+                let ack = |stream| Input::Received(Ack { stream, wire_bytes: 16, pages: 0, round: 1 });
+                self.expected.extend((0..message::STREAMS).map(ack));
+                self.expected.push_back(Input::State { last_round: 1 });
+            }
+            Action::Load => self.expected.push_back(Input::Loaded(message::outcome(bytes)?)),
+            Action::Send(Control::Prepared(_)) => {
+                self.expected.push_back(Input::Control(Control::Committed(Committed { epoch: 2 })));
+            }
+            Action::AskClaim { .. } => self.expected.push_back(Input::Verdict(verdict(bytes)?)),
+            Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
+            Action::Run { .. } => self.expected.push_back(Input::Ran(message::outcome(bytes)?)),
+            _ => {}
         }
         Ok(())
     }
@@ -65,14 +106,18 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
         5 | 6 => Input::Control(message::control(bytes)?),
         7 => Input::Loaded(message::outcome(bytes)?),
         8 => Input::Verdict(verdict(bytes)?),
-        9 => Input::TookOver(match bytes.int_in_range(0..=2)? {
-            0 => Witness::None,
-            1 => Witness::SourceDead,
-            _ => Witness::Blind { reason: "nothing is seen".into() },
-        }),
+        9 => Input::TookOver(witness(bytes)?),
         10 => Input::Ran(message::outcome(bytes)?),
         11 => Input::Lost { link: message::link(bytes)?, error: message::lost() },
         _ => Input::Tick,
+    })
+}
+
+fn witness(bytes: &mut Unstructured<'_>) -> Result<Witness> {
+    Ok(match bytes.int_in_range(0..=2)? {
+        0 => Witness::None,
+        1 => Witness::SourceDead,
+        _ => Witness::Blind { reason: "nothing is seen".into() },
     })
 }
 

@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::machine::RANGES;
 
+/// Page streams of a migration.
+pub const STREAMS: u32 = 2;
+
 /// A control message of either side.
 pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
     Ok(match input.int_in_range(0..=7)? {
@@ -47,6 +50,14 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
     };
     let epoch = Epoch(if input.arbitrary()? { 2 } else { input.arbitrary()? });
     Ok(Hello { migration: MigrationId(Uuid::nil()), epoch, source: input.arbitrary()?, role })
+}
+
+/// The first frame of the source that both state machines are set up for.
+pub fn healthy_hello() -> Hello {
+    let (vm, epoch) = (VmId(Uuid::nil()), Epoch(1));
+    let manifest = Manifest { vm, epoch, spec_json: vec![], ranges: RANGES.into(), cpu: vec![] };
+    let role = Role::Control { manifest, page_streams: STREAMS };
+    Hello { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), source: "a".into(), role }
 }
 
 /// Any connection of a migration.

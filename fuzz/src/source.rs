@@ -1,10 +1,12 @@
 //! The source's state machine, and what it must never do.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use godwit_migration::source::{Action, Engine, Harvest, Input, Sent, Setup};
-use godwit_migration::{Reclaimed, Tuning};
+use godwit_migration::wire::{Ack, Control, Prepared, Ready, Resumed, Welcome};
+use godwit_migration::{MachineError, Reclaimed, Tuning};
 use godwit_types::MigrationId;
 use godwit_types::migration::{Budget, OnDeadline};
 use godwit_types::ownership::Verdict;
@@ -25,6 +27,8 @@ pub struct Checked {
     reclaiming: bool,
     handed_over: bool,
     ended: bool,
+    /// What would come next if all went well: most inputs, or a run never gets as far as a commit.
+    expected: VecDeque<Input>,
 }
 
 impl Checked {
@@ -37,23 +41,31 @@ impl Checked {
             destination: host("b"),
             budget: Budget { on_deadline, ..Budget::default() },
             ram_pages: 8,
-            tuning: Tuning { page_streams: 2, ..Tuning::default() },
+            tuning: Tuning { page_streams: message::STREAMS, ..Tuning::default() },
         };
         let mut engine = Engine::new(setup);
         engine.handle(Duration::ZERO, Input::Start);
         let (asked, granted, given) = (false, false, false);
-        Ok(Self { engine, asked, granted, given, reclaiming: false, handed_over: false, ended: false })
+        let expected = [Input::Control(Control::Welcome(Welcome {}))].into();
+        let (reclaiming, handed_over, ended) = (false, false, false);
+        Ok(Self { engine, asked, granted, given, reclaiming, handed_over, ended, expected })
     }
 
     /// Tells it one thing and looks at what it does.
     pub fn step(&mut self, now: Duration, bytes: &mut Unstructured<'_>) -> Result<()> {
-        let input = input(bytes)?;
+        let input = match self.expected.pop_front() {
+            Some(expected) if !bytes.ratio(1, 8)? => expected,
+            _ => input(bytes)?,
+        };
         match &input {
-            Input::Verdict(verdict) if std::mem::take(&mut self.asked) => {
+            // The answer to any of its questions, however late, is the arbiter's word.
+            Input::Verdict(verdict) if self.asked => {
                 self.granted |= matches!(verdict, Verdict::Granted { .. });
             }
-            Input::Reclaimed(answer) if std::mem::take(&mut self.reclaiming) => {
+            Input::Reclaimed(answer) if self.reclaiming => {
                 self.given &= !matches!(answer, Ok(Reclaimed::Ours));
+                // The VM was granted to another, by a word that has not come.
+                self.granted |= matches!(answer, Ok(Reclaimed::Lost(_)));
             }
             _ => {}
         }
@@ -61,6 +73,7 @@ impl Checked {
         assert!(actions.len() <= ACTIONS_MAX, "{actions:?}");
         for action in actions {
             assert!(!self.ended, "{action:?} after the end");
+            self.expect(&action, bytes)?;
             match action {
                 Action::SendState { .. } => self.given = true,
                 Action::AskCommit => self.asked = true,
@@ -78,18 +91,52 @@ impl Checked {
     }
 }
 
+impl Checked {
+    /// What a machine, an arbiter and a destination would say to an action.
+    fn expect(&mut self, action: &Action, bytes: &mut Unstructured<'_>) -> Result<()> {
+        let mut say = |input| self.expected.push_back(input);
+        match action {
+            Action::OpenStreams => {
+                say(Input::StreamsOpened(Ok(())));
+                say(Input::Control(Control::Ready(Ready {})));
+            }
+            Action::StartLog => say(Input::LogStarted(message::outcome(bytes)?)),
+            Action::Harvest => say(Input::Harvested(harvest(bytes)?)),
+            Action::SendRound { round } => {
+                for stream in 0..message::STREAMS {
+                    say(Input::RoundSent { stream, round: *round });
+                    let ack = Ack { stream, wire_bytes: 1 << 20, pages: 8, round: *round };
+                    say(Input::Control(Control::Ack(ack)));
+                }
+            }
+            Action::Pause => say(Input::Paused(message::outcome(bytes)?)),
+            Action::Save => say(Input::Saved(message::outcome(bytes)?)),
+            Action::SendState { .. } => say(Input::Control(Control::Prepared(Prepared {}))),
+            Action::AskCommit => say(Input::Verdict(destination::verdict(bytes)?)),
+            Action::Reclaim => say(Input::Reclaimed(message::outcome(bytes)?.map(|()| Reclaimed::Ours))),
+            Action::Resume => say(Input::Resumed(message::outcome(bytes)?)),
+            Action::HandOver => {
+                say(Input::HandedOver);
+                say(Input::Control(Control::Resumed(Resumed { took_us: 7 })));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A reading of the dirty log.
+fn harvest(bytes: &mut Unstructured<'_>) -> Result<std::result::Result<Harvest, MachineError>> {
+    let (pages, took_ms) = (bytes.int_in_range(0..=8)?, bytes.int_in_range(0..=20)?);
+    Ok(message::outcome(bytes)?.map(|()| Harvest { pages, took: Duration::from_millis(took_ms) }))
+}
+
 fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
     Ok(match bytes.int_in_range(0..=16)? {
         0..=2 => Input::Control(message::control(bytes)?),
         3 => Input::StreamsOpened(if bytes.ratio(1, 8)? { Err(message::lost()) } else { Ok(()) }),
         4 => Input::LogStarted(message::outcome(bytes)?),
-        5 | 6 => {
-            let harvest = Harvest {
-                pages: bytes.int_in_range(0..=8)?,
-                took: Duration::from_millis(bytes.int_in_range(0..=20)?),
-            };
-            Input::Harvested(message::outcome(bytes)?.map(|()| harvest))
-        }
+        5 | 6 => Input::Harvested(harvest(bytes)?),
         7 => Input::RoundSent { stream: bytes.int_in_range(0..=1)?, round: bytes.int_in_range(0..=4)? },
         8 => Input::Sent(Sent {
             page_stream_bytes: bytes.arbitrary::<u32>()?.into(),
