@@ -20,7 +20,7 @@ mod http;
 pub mod qcow2;
 mod report;
 
-pub use disk::{LostWrites, lost_writes};
+pub use disk::{LostWrites, has_last_write, lost_writes};
 pub use report::{DiskReport, GuestReport, MemoryReport, fetch, reset_gap};
 
 use crate::cluster::{Cluster, Setting};

@@ -121,7 +121,8 @@ pub fn run(fabric: &Fabric, place: &GuestPlace, case: Case) -> Result<()> {
     };
     boot(cluster, place, &guest, &here)?;
     assert_alive(cluster, guest.address)?;
-    let beats = Heartbeats::watch(cluster.client(), guest.address);
+    let beats =
+        Heartbeats::watch(cluster.client(), guest.address, cluster.datastore().join(guest.disk_path()));
     let acknowledged = load::fetch(cluster.client(), guest.address)?.disk.acked;
     let hold = cluster.hold(case.step)?;
     let task = cluster.migrate_detached(&guest.name, &there, &[])?;

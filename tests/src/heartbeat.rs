@@ -1,6 +1,8 @@
-//! A guest's heart, watched from the network: two guests that run at once would be seen as one whose beats go back.
+//! A guest's heart, watched from the network and on its disk: two guests that run at once would be seen as one whose
+//! beats go back, or whose acknowledged writes are not there.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -20,7 +22,7 @@ pub struct Heartbeats {
 
 impl Heartbeats {
     /// Begins to watch, to be ended before the guest boots anew. A guest that does not answer is asked again.
-    pub fn watch(client: &Namespace, guest: Ipv4Addr) -> Self {
+    pub fn watch(client: &Namespace, guest: Ipv4Addr, disk: PathBuf) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (client, stopping) = (client.clone(), Arc::clone(&stop));
         let watcher = std::thread::spawn(move || {
@@ -33,6 +35,9 @@ impl Heartbeats {
                         return Err(LabError::Broken(error));
                     }
                     beats = report.beats;
+                    if report.disk.acked > 0 {
+                        load::has_last_write(&disk, report.disk.acked)?;
+                    }
                 }
                 std::thread::sleep(PAUSE);
             }

@@ -40,6 +40,16 @@ pub fn lost_writes(image: &Path, acknowledged: u64) -> Result<LostWrites> {
     Ok(result)
 }
 
+/// Fails unless the record that the guest was told last is in the image.
+pub fn has_last_write(image: &Path, acknowledged: u64) -> Result<()> {
+    let disk = Image::open(image)?;
+    let record = Record { sequence: acknowledged, capacity: capacity(disk.size) };
+    match fault(&disk, record)? {
+        Some(found) => Err(LabError::Broken(format!("record {acknowledged} was acknowledged: {found}"))),
+        None => Ok(()),
+    }
+}
+
 /// What is wrong with the record's slot, if anything is. A later record in it is fine.
 fn fault(disk: &Image, expected: Record) -> Result<Option<String>> {
     let mut fault = None;
