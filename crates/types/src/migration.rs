@@ -163,3 +163,10 @@ pub enum MigrationOutcome {
     /// the destination; the manager learns from it whether it runs.
     HandedOver { error: crate::ApiError },
 }
+
+impl MigrationOutcome {
+    /// Whether the VM has left its source for good.
+    pub const fn has_left(&self) -> bool {
+        matches!(self, Self::Completed { .. } | Self::HandedOver { .. })
+    }
+}

@@ -153,8 +153,7 @@ impl Supervisor {
     /// Tells how the migration away has ended; true if the VM has left.
     fn outgoing_ended(&self, outcome: MigrationOutcome) -> bool {
         self.desk.outgoing_ended();
-        let left =
-            matches!(outcome, MigrationOutcome::Completed { .. } | MigrationOutcome::HandedOver { .. });
+        let left = outcome.has_left();
         self.hub.migration_ended(outcome);
         if left {
             self.linger();

@@ -60,8 +60,7 @@ async fn adopt_live(agent: &Arc<Agent>, dir: VmDir, config: VmmConfig, ports: Ve
     tracing::info!("{} is here, in process {} ({:?})", config.name, process.pid(), state.local());
     let machine = Arc::new(Machine::new(config, dir, process, ports, &[], state));
     agent.vms.insert(Arc::clone(&machine));
-    let runs = machine.state(|state| matches!(state.local(), LocalState::Running | LocalState::Outgoing));
-    if answered && runs {
+    if answered && machine.is_here() {
         // The agent before may have been ended before anybody heard that the VM has come here.
         tell_network(agent, &machine);
     }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use godwit_types::vm::VmSpec;
 use godwit_types::{Bytes, HostName, VmId};
 
+use super::dir::absent_is_fine;
+
 /// Memory of a VM's process beside the guest's own: its heap, page tables and dirty logs in the kernel, sockets.
 const OVERHEAD: Bytes = Bytes::mib(128);
 /// Page tables grow with the guest: one byte for so many of it.
@@ -186,10 +188,6 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
     let cgroup2 = |line: &&str| line.split(" - ").nth(1).is_some_and(|fs| fs.starts_with("cgroup2 "));
     let line = mountinfo.lines().find(cgroup2)?;
     line.split(' ').nth(4).map(PathBuf::from)
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]

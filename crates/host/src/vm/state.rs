@@ -88,9 +88,7 @@ impl State {
     }
 
     pub(crate) fn migration_ended(&mut self, migration: MigrationId, outcome: MigrationOutcome) {
-        let left =
-            matches!(outcome, MigrationOutcome::Completed { .. } | MigrationOutcome::HandedOver { .. });
-        self.handed_over |= left;
+        self.handed_over |= outcome.has_left();
         let progress =
             self.outgoing.take().filter(|last| last.migration == migration).and_then(|last| last.progress);
         self.outgoing = Some(Outgoing { migration, progress, outcome: Some(outcome) });

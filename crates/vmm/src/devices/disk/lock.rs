@@ -85,10 +85,7 @@ impl DiskLock {
 
     /// Writes `record` over the one of the same or an older epoch.
     pub fn renew(&self, record: &LockRecord) -> Result<(), LockError> {
-        if let Some(current) = &read_record(&self.file, &self.path)? {
-            let refused = |reason| LockError::Refused { path: self.path.clone(), reason };
-            record.may_replace(current).map_err(refused)?;
-        }
+        replaceable(&self.file, &self.path, record)?;
         let written = try_lock(&self.file).and_then(|held| {
             // A file system may have taken the lock away from a host that it had lost sight of.
             let lost = || io::Error::other("the lock was lost to another host");
@@ -125,11 +122,7 @@ impl DiskLock {
             // Let go of again if what follows fails.
             let lock = try_lock(&file).map_err(io)?.then(|| Self::of(&file, path));
             let lock = lock.transpose().map_err(io)?;
-            let current = read_record(&file, path)?;
-            if let Some(current) = &current {
-                let refused = |reason| LockError::Refused { path: path.to_owned(), reason };
-                record.may_replace(current).map_err(refused)?;
-            }
+            let current = replaceable(&file, path, record)?;
             if let Some(lock) = lock {
                 write_record(&file, record).map_err(io)?;
                 return Ok(lock);
@@ -184,6 +177,16 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
     whole.l_type = kind as libc::c_short;
     whole.l_whence = libc::SEEK_SET as libc::c_short;
     whole
+}
+
+/// The record in the file, which `record` may replace.
+fn replaceable(file: &File, path: &Path, record: &LockRecord) -> Result<Option<LockRecord>, LockError> {
+    let current = read_record(file, path)?;
+    if let Some(current) = &current {
+        let refused = |reason| LockError::Refused { path: path.to_owned(), reason };
+        record.may_replace(current).map_err(refused)?;
+    }
+    Ok(current)
 }
 
 /// The record in the file; `None` if it is new.
