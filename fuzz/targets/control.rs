@@ -13,7 +13,7 @@ use arbitrary::{Result, Unstructured};
 use godwit_fuzz::edited;
 use godwit_types::control::{LINE_BYTES_MAX, Reply, Request};
 use godwit_types::ownership::Verdict;
-use godwit_types::{Bytes, Epoch, MigrationId};
+use godwit_types::{Bytes, Epoch, MigrationId, MigrationKey};
 use godwit_vmm::control::hub::Hub;
 use godwit_vmm::control::server::Server;
 use libfuzzer_sys::fuzz_target;
@@ -97,6 +97,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             migration,
             destination: "b".parse().expect("it is a host's name"),
             address: ([127, 0, 0, 1], input.arbitrary()?).into(),
+            key: input.arbitrary::<bool>()?.then_some(MigrationKey::from_bytes([7; 32])),
             budget: Default::default(),
         },
     })

@@ -7,7 +7,7 @@ use arbitrary::{Result, Unstructured};
 use godwit_fuzz::machine::Model;
 use godwit_fuzz::stream::Pieces;
 use godwit_fuzz::{edited, message};
-use godwit_migration::Section;
+use godwit_migration::{PageRange, Section};
 use godwit_migration::driver::fuzzing;
 use godwit_migration::wire::{
     DeviceState, HEADER_BYTES, Header, PREAMBLE_BYTES, PageKind, Preamble, RoundEnd, RunTable, Tag,
@@ -29,11 +29,12 @@ fn connection(input: &mut Unstructured<'_>) -> Result<()> {
     let sizes: Vec<u8> = input.arbitrary()?;
     let (mut bytes, mut pages) = (Vec::new(), 0);
     for _ in 0..input.int_in_range(0..=FRAMES_MAX)? {
-        let (tag, payload) = frame(input, &mut pages)?;
+        let (tag, payload, contents) = frame(input, &mut pages)?;
         let payload = edited(payload, input)?;
-        if let Ok(header) = Header::encode(tag, [&payload, &[]]) {
+        if let Ok(header) = Header::encode(tag, &payload) {
             bytes.extend(edited_sometimes(header.to_vec(), input)?);
             bytes.extend(payload);
+            bytes.resize(bytes.len() + contents, 7);
         }
     }
     bytes.extend_from_slice(input.bytes(input.len())?);
@@ -64,15 +65,19 @@ fn edited_sometimes(header: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec
     Ok(header)
 }
 
-/// A frame as a healthy peer would send it, or nearly.
-fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>)> {
-    Ok(match input.int_in_range(0..=5)? {
+/// A frame as a healthy peer would send it, or nearly, and how many bytes of contents follow it.
+fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>, usize)> {
+    let (tag, payload) = match input.int_in_range(0..=5)? {
         0 => (Tag::Hello, message::hello(input)?.encode()),
         1 => (Tag::Control, message::control(input)?.to_payload()),
         2 => (Tag::State, state(input)?.encode()),
-        3 | 4 => (Tag::Pages, page_record(input, pages)?),
+        3 | 4 => {
+            let (payload, contents) = page_record(input, pages)?;
+            return Ok((Tag::Pages, payload, contents));
+        }
         _ => (Tag::RoundEnd, RoundEnd { round: input.int_in_range(0..=3)?, pages: *pages }.encode().to_vec()),
-    })
+    };
+    Ok((tag, payload, 0))
 }
 
 fn state(input: &mut Unstructured<'_>) -> Result<DeviceState> {
@@ -84,17 +89,15 @@ fn state(input: &mut Unstructured<'_>) -> Result<DeviceState> {
     Ok(DeviceState { last_round: input.arbitrary()?, sections })
 }
 
-fn page_record(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<Vec<u8>> {
+fn page_record(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Vec<u8>, usize)> {
     let mut table = RunTable::new();
     table.reset(input.int_in_range(1..=3)?);
     let mut raw = 0;
     for _ in 0..input.int_in_range(0..=4)? {
         let kind = if input.arbitrary()? { PageKind::Raw } else { PageKind::Zero };
-        table.push(Gfn(input.int_in_range(0..=21)?), kind);
+        table.push(PageRange { start: Gfn(input.int_in_range(0..=21)?), pages: 1 }, kind);
         raw += usize::from(kind == PageKind::Raw);
         *pages += 1;
     }
-    let mut payload = table.encode().to_vec();
-    payload.resize(payload.len() + raw * PAGE_SIZE_BYTES as usize, 7);
-    Ok(payload)
+    Ok((table.encode().to_vec(), raw * PAGE_SIZE_BYTES as usize))
 }

@@ -225,6 +225,9 @@ pub(crate) struct VmMigrate {
     /// Most bytes per second on the wire, such as 100MiB [default: no cap].
     #[arg(long, value_name = "SIZE")]
     pub max_bandwidth: Option<Bytes>,
+    /// Send memory in clear instead of encrypted, on a network that nobody else can read or change.
+    #[arg(long)]
+    pub plain: bool,
     /// Start the migration, print its task and return.
     #[arg(long)]
     pub detach: bool,

@@ -16,6 +16,7 @@ pub mod machine;
 pub mod meter;
 pub mod policy;
 pub mod report;
+pub mod secure;
 pub mod source;
 mod tuning;
 pub mod wire;

@@ -52,15 +52,15 @@ pub trait GuestMemory: Send + Sync {
     /// RAM, ascending, without overlap.
     fn ranges(&self) -> &[PageRange];
 
-    /// Copies the pages from `first` on into `into`, whose length is a multiple of the page size.
+    /// The pages where they lie, to be given to the kernel or to a cipher, which read each byte once.
     ///
     /// A page that a vCPU writes meanwhile may come out torn; the dirty log then names it again.
-    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError>;
+    fn bytes(&self, pages: PageRange) -> Result<&[u8], MachineError>;
 
     /// Copies whole pages into RAM from `first` on.
     fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError>;
 
-    /// Makes pages read as zeros; costs nothing where they were never written.
+    /// Makes pages read as zeros, before the guest runs here; costs nothing where they were never written.
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError>;
 }
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use godwit_types::control::PAGE_STREAMS;
-
 /// Bounds and intervals of a migration. The default suits real hosts; tests shorten it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
@@ -40,7 +38,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            page_streams: PAGE_STREAMS,
+            page_streams: 1,
             connect: Duration::from_secs(5),
             accept: Duration::from_secs(60),
             heartbeat: Duration::from_millis(500),

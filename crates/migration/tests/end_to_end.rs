@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use godwit_migration::wire::{MAGIC, PREAMBLE_BYTES};
-use godwit_types::migration::{MigrationOutcome, MigrationReport, OnDeadline, Phase};
+use godwit_types::migration::{Budget, MigrationOutcome, MigrationReport, OnDeadline, Phase};
 use godwit_types::{Epoch, ErrorCode};
 
 use support::arbiter::ModelArbiter;
@@ -41,7 +41,7 @@ impl World {
 
     fn attempt_with(
         &mut self,
-        limits: (godwit_types::migration::Budget, godwit_migration::Tuning),
+        limits: (Budget, godwit_migration::Tuning),
         route: impl FnOnce(SocketAddr) -> SocketAddr,
     ) -> (Attempt, Arc<ModelVm>) {
         self.attempts += 1;
@@ -166,11 +166,27 @@ fn a_changed_byte_is_found_and_named_and_a_retry_succeeds() {
         let error = failure(attempt.outcome());
         assert!(!error.message.is_empty() && error.remedy.is_some(), "byte {at}: {error:?}");
         if at >= 5_000 {
-            assert!(error.message.contains("checksum"), "byte {at}: {error:?}");
+            assert!(error.message.contains("not secure"), "byte {at}: {error:?}");
         }
         world.arbiter.close(world.attempts);
         world.expect_retry_to_succeed();
     }
+}
+
+#[test]
+fn in_clear_a_vm_moves_too_and_a_changed_byte_of_a_frame_is_found() {
+    let mut world = World::new(BUSY);
+    let in_clear = || (Budget { plain: true, ..budget() }, tuning());
+    for at in [20, 40, 300] {
+        let corrupt = |address| proxy::start(address, Break::Corrupt { at }).0;
+        let error = failure(world.attempt_with(in_clear(), corrupt).0.outcome());
+        assert!(!error.message.is_empty() && error.remedy.is_some(), "byte {at}: {error:?}");
+        world.arbiter.close(world.attempts);
+        assert!(world.vm.is_running());
+    }
+    let (attempt, target) = world.attempt_with(in_clear(), |address| address);
+    let (outcome, arrival) = attempt.end();
+    world.expect_moved(outcome, &arrival, &target);
 }
 
 #[test]
@@ -342,11 +358,12 @@ fn a_destination_that_cannot_run_the_vm_says_why_and_the_source_stays_stopped() 
 fn memory_that_never_rests_fails_at_the_deadline_or_switches_over_as_the_user_chose() {
     let wild = Load { pages_per_ms: 200, working_set: 2400 };
     let limits = |on_deadline| {
-        let budget = godwit_types::migration::Budget {
+        let budget = Budget {
             blackout_ms_max: 11,
             deadline_ms: 400,
             on_deadline,
             bandwidth_bytes_per_s_max: Some(30 << 20),
+            plain: false,
         };
         (budget, tuning())
     };

@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
+use crate::key::MigrationKey;
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
 use crate::vm::{MacAddress, VmSpec};
 
@@ -103,6 +104,9 @@ pub struct PrepareIncoming {
     /// The epoch at which this host will run the VM, if the commit is granted.
     pub epoch: Epoch,
     pub source: HostName,
+    /// What both sides of the migration share; without it memory goes in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<MigrationKey>,
     /// What the source last reported in [`LocalVm::addresses`]: the destination announces them on arrival. Without
     /// them it announces the network cards' MAC addresses only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -121,6 +125,9 @@ pub struct StartOutgoing {
     pub migration: MigrationId,
     pub destination: HostName,
     pub address: SocketAddr,
+    /// See [`PrepareIncoming::key`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<MigrationKey>,
     pub budget: Budget,
 }
 

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
+use crate::key::MigrationKey;
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
 use crate::ownership::{Verdict, Witness};
 use crate::units::Bytes;
@@ -34,12 +35,19 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of the virtio header (`virtio_net_hdr_v1`) in front of every frame of a tap.
 pub const TAP_HEADER_BYTES: i32 = 12;
-/// Page streams of a migration, unless it is told otherwise.
-pub const PAGE_STREAMS: u32 = 1;
+/// Most page streams of a migration that is told nothing else.
+const PAGE_STREAMS_DEFAULT_MAX: usize = 8;
+/// Cores for each page stream: one that sends keeps one busy, and the guest goes on meanwhile.
+const CORES_PER_PAGE_STREAM: usize = 4;
 /// Connections that one [`Request::MigrateOut`] may bring.
 pub const MIGRATION_CONNECTIONS_MAX: usize = 33;
 /// The exit code of a process that its sandbox has stopped, as shells have it for SIGSYS.
 pub const SANDBOX_EXIT_CODE: i32 = 128 + 31;
+
+/// Page streams of a migration from a host with so many cores, unless it is told otherwise.
+pub fn page_streams(cores: usize) -> u32 {
+    (cores / CORES_PER_PAGE_STREAM).clamp(1, PAGE_STREAMS_DEFAULT_MAX) as u32
+}
 
 /// What `godwit-vmm --config FILE` is given: the VM's specification and what this host provides for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +141,13 @@ pub enum Role {
     /// Takes the disk locks, boots and runs at once.
     Boot,
     /// Builds the machine, opens the disks without taking their locks, listens, waits for the source.
-    Incoming { migration: MigrationId, listen: SocketAddr },
+    Incoming {
+        migration: MigrationId,
+        listen: SocketAddr,
+        /// See [`PrepareIncoming::key`](crate::agent::PrepareIncoming::key).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<MigrationKey>,
+    },
 }
 
 /// A disk image on this host.
@@ -173,7 +187,15 @@ pub enum Request {
     /// Starts a migration away, over the connections to `address` that come with this line as descriptors
     /// (`SCM_RIGHTS`): the control connection first, then one for each page stream. Answered by [`Reply::Done`] once it has begun, or by [`Reply::Error`] with the reason
     /// why it cannot; its end arrives as [`Notice::MigrationEnded`].
-    MigrateOut { migration: MigrationId, destination: HostName, address: SocketAddr, budget: Budget },
+    MigrateOut {
+        migration: MigrationId,
+        destination: HostName,
+        address: SocketAddr,
+        /// See [`StartOutgoing::key`](crate::agent::StartOutgoing::key).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<MigrationKey>,
+        budget: Budget,
+    },
     /// Cancels the migration away. Refused once the commit has been asked for.
     CancelMigration { migration: MigrationId },
     /// The arbiter's answer to an open [`Question`].

@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 pub mod host;
 pub mod ids;
+pub mod key;
 pub mod lock;
 pub mod migration;
 pub mod ownership;
@@ -20,4 +21,5 @@ pub mod vm;
 
 pub use error::{ApiError, ErrorCode};
 pub use ids::{Epoch, HostName, MigrationId, Name, TaskId, VmId, VmName};
+pub use key::MigrationKey;
 pub use units::{Bytes, Gfn, PAGE_SIZE_BYTES};

@@ -30,6 +30,9 @@ pub struct Budget {
     /// Bytes per second on the wire; none is no cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_bytes_per_s_max: Option<u64>,
+    /// Send memory and state in clear, for a network that nobody else can read or change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
 }
 
 impl Default for Budget {
@@ -39,6 +42,7 @@ impl Default for Budget {
             deadline_ms: 10 * 60 * 1000,
             on_deadline: OnDeadline::default(),
             bandwidth_bytes_per_s_max: None,
+            plain: false,
         }
     }
 }

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use godwit_migration::MachineError;
-use godwit_migration::driver::{self, Arbiter};
+use godwit_migration::driver::{self, Arbiter, Incoming};
 use godwit_provision::listen;
 use godwit_types::control::{Descriptors, Role, VmmConfig, VmmState};
 use godwit_types::migration::MigrationOutcome;
 use godwit_types::{ApiError, Epoch};
 
 use crate::control::Handler;
-use crate::control::desk::{Desk, Starter};
+use crate::control::desk::{Desk, Starter, secure};
 use crate::control::hub::Hub;
 use crate::control::server::Server;
 use crate::machine::{BuildError, Machine, Observer as _, Parts};
@@ -86,12 +86,15 @@ pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmErro
 
 /// Receives the migration on a thread of its own.
 fn receive(listener: TcpListener, machine: &Arc<Machine>, hub: &Arc<Hub>) -> Result<(), VmmError> {
-    let Role::Incoming { migration, .. } = machine.config().role else { return Ok(()) };
-    let epoch = machine.config().epoch;
+    let Role::Incoming { migration, key, .. } = &machine.config().role else { return Ok(()) };
+    let (migration, key, epoch) = (*migration, key.clone(), machine.config().epoch);
     let (machine, arbiter) = (Arc::clone(machine), Arc::clone(hub) as Arc<dyn Arbiter>);
     let receiver = move || {
         sandbox::enter(Kind::Migration);
-        let arrived = driver::receive(listener, migration, epoch, Arc::clone(&machine) as _, arbiter);
+        let arrived = secure(key.as_ref()).and_then(|secure| {
+            let request = Incoming { listener, migration, epoch, secure };
+            driver::receive(request, Arc::clone(&machine) as _, arbiter)
+        });
         machine.doorbell().ring(|pending| pending.incoming = Some(arrived));
     };
     thread::Builder::new().name("incoming".into()).spawn(receiver).map_err(VmmError::Thread)?;

@@ -3,13 +3,14 @@
 use crate::metadata::Metadata;
 
 /// The crates from the bottom to the top. One may use those before it.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "godwit-types",
     "godwit-faults",
     "godwit-api",
     "godwit-ledger",
     "godwit-scheduler",
     "godwit-migration",
+    "godwit-tls",
     "godwit-provision",
     "godwit-vmm",
     "godwit-host",

@@ -8,11 +8,12 @@ use crate::error::Result;
 use crate::metadata::closure;
 
 /// A crate, and beginnings of package names that may not be among anything it is built from.
-const FORBIDDEN: [(&str, &[&str]); 6] = [
+const FORBIDDEN: [(&str, &[&str]); 7] = [
     ("godwit-types", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix"]),
     ("godwit-ledger", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix"]),
     ("godwit-scheduler", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix", "rand"]),
     ("godwit-migration", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix"]),
+    ("godwit-tls", &["tokio", "hyper", "axum", "kvm-"]),
     ("godwit-vmm", &["tokio", "hyper", "axum"]),
     ("godwit-manager", &["kvm-", "vm-memory", "godwit-vmm", "godwit-host"]),
 ];

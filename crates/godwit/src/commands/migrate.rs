@@ -26,6 +26,7 @@ pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), Api
             deadline_ms: options.deadline.ms,
             on_deadline: options.on_deadline,
             bandwidth_bytes_per_s_max: options.max_bandwidth.map(|rate| rate.0),
+            plain: options.plain,
         },
     };
     let started: Task = session.client.post(&format!("/v1/vms/{}/migrate", options.vm), &request).await?;

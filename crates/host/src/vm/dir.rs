@@ -9,9 +9,9 @@
 //! ```
 //! After a crash the logs stay for whoever looks into it, until the VM is here again.
 
-use std::fs;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use godwit_types::VmId;
@@ -75,7 +75,9 @@ impl VmDir {
     /// Replaces the configuration as a whole, so that a reader never sees half of it.
     pub(crate) fn write_config(&self, config: &VmmConfig) -> io::Result<()> {
         let whole = self.0.join("config.json.new");
-        fs::write(&whole, serde_json::to_vec_pretty(config)?)?;
+        // Not for other users: it may hold a migration's key.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&whole)?;
+        file.write_all(&serde_json::to_vec_pretty(config)?)?;
         fs::rename(whole, self.config())
     }
 

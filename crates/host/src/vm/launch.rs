@@ -90,10 +90,11 @@ pub(crate) async fn incoming(
         return listening(&agent, &machine.control.status().await?);
     }
     reached(Step::DestinationAgentPrepare).await;
-    let PrepareIncoming { migration, name, spec, epoch, addresses, source } = asked;
+    let PrepareIncoming { migration, name, spec, epoch, addresses, source, key } = asked;
     tracing::info!("{name} is to arrive from {source} by migration {migration}");
     let listen = SocketAddr::new(agent.config.migration_address, 0);
-    let launch = Launch { vm, name, epoch, spec, role: Role::Incoming { migration, listen }, addresses };
+    let role = Role::Incoming { migration, listen, key };
+    let launch = Launch { vm, name, epoch, spec, role, addresses };
     let (_, status) = agent.launch(launch).await?;
     listening(&agent, &status)
 }

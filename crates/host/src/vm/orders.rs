@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_types::agent::{Fence, LocalState, Outgoing, StartOutgoing, StopVm};
-use godwit_types::control::{PAGE_STREAMS, Request};
+use godwit_types::control::{Request, page_streams};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -111,7 +111,7 @@ pub(crate) async fn start_outgoing(
 ) -> Result<(), ApiError> {
     let _turn = agent.vms.lock(vm).await;
     let machine = running(&agent, vm)?;
-    let StartOutgoing { migration, destination, address, budget } = asked;
+    let StartOutgoing { migration, destination, address, key, budget } = asked;
     let before = machine.state(|state| state.outgoing.clone());
     if before.as_ref().is_some_and(|outgoing| outgoing.migration == migration) {
         return Ok(());
@@ -127,7 +127,7 @@ pub(crate) async fn start_outgoing(
     machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
     agent.changed.notify_one();
     reached(Step::SourceAgentBegin).await;
-    let order = Request::MigrateOut { migration, destination, address, budget };
+    let order = Request::MigrateOut { migration, destination, address, key, budget };
     let begun = machine.control.order_with(&order, &connections).await;
     if begun.is_err() {
         machine.state(|state| state.outgoing = before);
@@ -145,7 +145,8 @@ async fn connect(destination: &HostName, address: SocketAddr) -> Result<Vec<Owne
         )
     };
     let mut connections = Vec::new();
-    for _ in 0..=PAGE_STREAMS {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for _ in 0..=page_streams(cores) {
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
         let stream = stream.map_err(|_| failed(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())))?;
         let stream = stream.and_then(TcpStream::into_std).map_err(|error| failed(error.to_string()))?;

@@ -175,6 +175,7 @@ impl World {
 
     pub(crate) async fn prepare_incoming(&self, spec: VmSpec) -> Result<Incoming, ApiError> {
         let asked = PrepareIncoming {
+            key: None,
             migration: MIGRATION,
             name: "web1".parse().unwrap(),
             spec,
@@ -192,6 +193,7 @@ impl World {
     pub(crate) async fn migrate_away(&self) -> Result<Empty, ApiError> {
         let destination = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let asked = StartOutgoing {
+            key: None,
             migration: MIGRATION,
             destination: "c".parse().unwrap(),
             address: destination.local_addr().unwrap(),

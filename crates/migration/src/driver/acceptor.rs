@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
 
 use super::incoming::Event;
-use super::link::{self, LinkError, Reader};
+use super::link::{Connection, Greeting, LinkError};
 use super::sink::{Seal, Sink};
 use crate::destination::Input;
 use crate::failure::Link;
 use crate::machine::Destination;
+use crate::secure::{End, Secure};
 use crate::tuning::Tuning;
 use crate::wire::{Control, Hello, PAGE_STREAMS_MAX, Role, Tag, Welcome, WireError};
 
@@ -33,11 +34,11 @@ pub(super) fn await_source(
     arrivals: &mut Arrivals,
     migration: MigrationId,
     tuning: &Tuning,
-    stop: &Arc<AtomicBool>,
-) -> Result<(Reader, Hello), ApiError> {
+    greeter: &Greeter,
+) -> Result<(Connection, Hello), ApiError> {
     let deadline = Instant::now() + tuning.accept;
     loop {
-        let stream = arrivals.next(deadline, stop).map_err(|error| match error {
+        let stream = arrivals.next(deadline, &greeter.stop).map_err(|error| match error {
             LinkError::Silent => ApiError::new(
                 ErrorCode::Unreachable,
                 format!("the source has not connected within {} s", tuning.accept.as_secs_f64()),
@@ -45,14 +46,14 @@ pub(super) fn await_source(
             .remedy("check that the source host reaches this host's migration address, then migrate again"),
             error => error.describe("source", Link::Control),
         })?;
-        match shake_hands(stream, tuning, stop) {
-            Ok((reader, hello))
+        match greeter.greet(stream) {
+            Ok((connection, hello))
                 if hello.migration == migration && matches!(hello.role, Role::Control { .. }) =>
             {
-                let reader = reader.established(Link::Control, tuning);
-                return Ok((reader.map_err(|error| error.describe("source", Link::Control))?, hello));
+                let connection = connection.established(Link::Control, tuning);
+                return Ok((connection.map_err(|error| error.describe("source", Link::Control))?, hello));
             }
-            Ok((reader, hello)) => refuse(&reader, migration, &hello),
+            Ok((connection, hello)) => refuse(connection, migration, &hello),
             Err(LinkError::Wire(error @ WireError::Version { .. })) => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "a connection that is not the source's was closed"),
         }
@@ -117,38 +118,45 @@ fn speaks(stream: &TcpStream) -> bool {
     !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-fn shake_hands(
-    stream: TcpStream,
-    tuning: &Tuning,
-    stop: &Arc<AtomicBool>,
-) -> Result<(Reader, Hello), LinkError> {
-    // A silent stranger must not use up the time in which the source expects an answer.
-    let within = tuning.connect / 2;
-    let mut reader = link::greet(stream, Instant::now() + within, within, stop)?;
-    let hello = match reader.frame()? {
-        (Tag::Hello, payload) => Hello::decode(payload)?,
-        (tag, _) => return Err(WireError::OutOfPlace { tag, expected: "a hello" }.into()),
-    };
-    Ok((reader, hello))
+/// Greets those who connect.
+pub(super) struct Greeter {
+    pub(super) secure: Option<Arc<dyn Secure>>,
+    /// How long a source waits for its greeting.
+    pub(super) connect: Duration,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
-fn refuse(reader: &Reader, migration: MigrationId, hello: &Hello) {
+impl Greeter {
+    fn greet(&self, stream: TcpStream) -> Result<(Connection, Hello), LinkError> {
+        // A silent stranger must not use up the time in which the source expects an answer.
+        let (secure, within) = (self.secure.as_deref(), self.connect / 2);
+        let greeting = Greeting { end: End::Destination, secure, within, stop: &self.stop };
+        let mut connection = greeting.greet(stream)?;
+        let hello = match connection.reader.frame()? {
+            (Tag::Hello, payload) => Hello::decode(payload)?,
+            (tag, _) => return Err(WireError::OutOfPlace { tag, expected: "a hello" }.into()),
+        };
+        Ok((connection, hello))
+    }
+}
+
+fn refuse(mut connection: Connection, migration: MigrationId, hello: &Hello) {
     let message =
         format!("this listener waits for migration {migration}, not for a stream of {}", hello.migration);
     tracing::warn!(source = hello.source, message, "a connection was refused");
-    let _ = link::send_control(reader.stream(), &Control::error(&ApiError::new(ErrorCode::Refused, message)));
+    let _ = connection.writer.control(&Control::error(&ApiError::new(ErrorCode::Refused, message)));
 }
 
 /// Takes in the page streams.
 pub(super) struct Acceptor {
     pub(super) arrivals: Arrivals,
+    pub(super) greeter: Greeter,
     pub(super) migration: MigrationId,
     pub(super) epoch: Epoch,
     pub(super) tuning: Tuning,
     pub(super) machine: Arc<dyn Destination>,
     pub(super) sender: SyncSender<Event>,
     pub(super) peer: String,
-    pub(super) stop: Arc<AtomicBool>,
     pub(super) seal: Arc<Seal>,
     /// The streams that are open, so that they can be ended.
     pub(super) opened: Arc<Mutex<Vec<TcpStream>>>,
@@ -176,8 +184,8 @@ impl Acceptor {
         deadline: Instant,
     ) -> Result<(), (u32, LinkError)> {
         let missing = sinks.iter().position(Option::is_none).unwrap_or(0) as u32;
-        let stream = self.arrivals.next(deadline, &self.stop).map_err(|error| (missing, error))?;
-        let (reader, hello) = match shake_hands(stream, &self.tuning, &self.stop) {
+        let stream = self.arrivals.next(deadline, &self.greeter.stop).map_err(|error| (missing, error))?;
+        let (connection, hello) = match self.greeter.greet(stream) {
             Ok(greeted) => greeted,
             Err(error) => {
                 tracing::warn!(%error, "a connection that is not the source's was closed");
@@ -187,18 +195,19 @@ impl Acceptor {
         let ours = hello.migration == self.migration && hello.epoch == self.epoch;
         match hello.role {
             Role::Pages { stream } if ours && matches!(sinks.get(stream as usize), Some(None)) => {
-                sinks[stream as usize] = Some(self.open(stream, reader).map_err(|error| (stream, error))?);
+                sinks[stream as usize] =
+                    Some(self.open(stream, connection).map_err(|error| (stream, error))?);
             }
-            _ => refuse(&reader, self.migration, &hello),
+            _ => refuse(connection, self.migration, &hello),
         }
         Ok(())
     }
 
-    fn open(&self, stream: u32, reader: Reader) -> Result<JoinHandle<()>, LinkError> {
-        let reader = reader.established(Link::Pages(stream), &self.tuning)?;
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(reader.stream().try_clone()?);
-        link::send_control(reader.stream(), &Control::Welcome(Welcome {}))?;
-        let sink = Sink::new(stream, reader, Arc::clone(&self.machine), Arc::clone(&self.seal));
+    fn open(&self, stream: u32, connection: Connection) -> Result<JoinHandle<()>, LinkError> {
+        let mut connection = connection.established(Link::Pages(stream), &self.tuning)?;
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(connection.stream()?);
+        connection.writer.control(&Control::Welcome(Welcome {}))?;
+        let sink = Sink::new(stream, connection.reader, Arc::clone(&self.machine), Arc::clone(&self.seal));
         let (sender, peer) = (self.sender.clone(), self.peer.clone());
         let thread = thread::Builder::new()
             .name(format!("mig-sink-{stream}"))

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use super::inflow::Inflow;
 use super::link::Reader;
 use super::sink::{Seal, Sink};
 use crate::machine::Destination;
@@ -14,14 +15,14 @@ pub fn read_frames<S>(stream: S) -> usize
 where
     for<'a> &'a S: Read,
 {
-    let mut reader = Reader::new(stream, Arc::default(), None).carrying(Tag::State);
+    let mut reader = Reader::new(Inflow::new(stream, None, Arc::default(), None)).carrying(Tag::State);
     let mut accepted = 0;
     while let Ok((tag, payload)) = reader.frame() {
         let decoded = match tag {
             Tag::Hello => Hello::decode(payload).map(drop),
             Tag::Control => Control::from_payload(payload).map(drop),
             Tag::State => DeviceState::decode(payload).map(drop),
-            Tag::Pages => PageRecord::decode(payload).map(|record| record.runs().for_each(drop)),
+            Tag::Pages => PageRecord::default().decode_into(payload),
             Tag::RoundEnd => RoundEnd::decode(payload).map(drop),
         };
         accepted += usize::from(decoded.is_ok());
@@ -34,7 +35,7 @@ pub fn receive_pages<S>(stream: S, machine: Arc<dyn Destination>)
 where
     for<'a> &'a S: Read,
 {
-    let reader = Reader::new(stream, Arc::default(), None).carrying(Tag::Pages);
+    let reader = Reader::new(Inflow::new(stream, None, Arc::default(), None)).carrying(Tag::Pages);
     let mut sink = Sink::new(0, reader, machine, Arc::<Seal>::default());
     while sink.frame().is_ok() {}
 }

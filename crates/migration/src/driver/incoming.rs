@@ -1,7 +1,7 @@
 //! Drives the destination's state machine.
 
 use std::collections::VecDeque;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,13 @@ use godwit_types::control::Question;
 use godwit_types::ownership::Witness;
 use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 
-use super::acceptor::{Acceptor, Arrivals, await_source};
+use super::acceptor::{Acceptor, Arrivals, Greeter, await_source};
 use super::answer::{self, AnswerSlot};
-use super::link::{self, LinkError, Reader};
+use super::link::{Connection, LinkError, Reader};
+use super::outflow::Outflow;
 use super::sink::Seal;
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, EVENTS_MAX, TICK, steps};
+use super::{Arbiter, EVENTS_MAX, Incoming, TICK, steps};
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
 use crate::machine::{Destination, Section};
@@ -35,28 +36,28 @@ pub(super) enum Event {
 
 /// Waits for the source, then drives the engine until the VM runs here or never will.
 pub(super) fn receive(
-    listener: TcpListener,
-    migration: MigrationId,
-    epoch: Epoch,
+    request: Incoming,
     machine: Arc<dyn Destination>,
     arbiter: Arc<dyn Arbiter>,
     tuning: Tuning,
 ) -> Result<Epoch, ApiError> {
+    let Incoming { listener, migration, epoch, secure } = request;
     let mut arrivals = Arrivals::new(listener).map_err(|error| listening(&error))?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (reader, hello) = await_source(&mut arrivals, migration, &tuning, &stop)?;
-    let control = reader.stream().try_clone().map_err(|error| listening(&error))?;
+    let greeter = Greeter { secure, connect: tuning.connect, stop: Arc::clone(&stop) };
+    let (connection, hello) = await_source(&mut arrivals, migration, &tuning, &greeter)?;
+    let Connection { reader, writer: control } = connection;
     let (sender, events) = sync_channel(EVENTS_MAX);
     let peer = format!("source {}", hello.source);
     let acceptor = Acceptor {
         arrivals,
+        greeter,
         migration,
         epoch,
         tuning: tuning.clone(),
         machine: Arc::clone(&machine),
         sender: sender.clone(),
         peer: peer.clone(),
-        stop: Arc::clone(&stop),
         seal: Arc::default(),
         opened: Arc::default(),
     };
@@ -95,7 +96,7 @@ struct Run {
     machine: Arc<dyn Destination>,
     arbiter: Arc<dyn Arbiter>,
     answer: Arc<AnswerSlot>,
-    control: TcpStream,
+    control: Outflow,
     /// Taken when page streams may come.
     acceptor: Option<Acceptor>,
     accepting: Option<JoinHandle<Vec<JoinHandle<()>>>>,
@@ -149,7 +150,7 @@ impl Run {
             Action::Admit(manifest) => return Some(Input::Admitted(self.machine.admit(&manifest))),
             Action::AcceptStreams { count } => return self.accept_streams(count),
             Action::Send(message) => {
-                if let Err(error) = link::send_control(&self.control, &message) {
+                if let Err(error) = self.control.control(&message) {
                     let error = error.describe("source", Link::Control);
                     return Some(Input::Lost { link: Link::Control, error });
                 }
@@ -198,12 +199,12 @@ impl Run {
             self.stop.store(true, Relaxed);
             return;
         }
-        let _ = self.control.shutdown(Shutdown::Write);
+        let _ = self.control.stream().shutdown(Shutdown::Write);
         linger(&self.events, &self.control_reader);
         self.stop.store(true, Relaxed);
         // Threads that wait to tell the engine something stop waiting.
         drop(self.events);
-        let _ = self.control.shutdown(Shutdown::Both);
+        let _ = self.control.stream().shutdown(Shutdown::Both);
         let sinks = self.accepting.map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));

@@ -1,6 +1,6 @@
 //! Connections: handshake, framed reading and writing, with bounded waiting.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use godwit_types::ApiError;
 
+use super::inflow::Inflow;
+use super::outflow::Outflow;
 use crate::failure::{self, Link};
+use crate::secure::{End, Secure, SecureError};
 use crate::tuning::Tuning;
 use crate::wire::{Control, HEADER_BYTES, Header, PREAMBLE_BYTES, Preamble, Tag, WireError};
 
 /// How often a waiting reader looks whether it shall stop.
 const STOP_CHECK: Duration = Duration::from_millis(200);
-/// A long payload is read in pieces of this size, so that memory is used only for what has really arrived.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// Why a connection can no longer be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,8 @@ pub(super) enum LinkError {
     Stuck,
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("it is not secure: {0}")]
+    Secure(SecureError),
     #[error("{0}")]
     Wire(#[from] WireError),
 }
@@ -50,45 +53,11 @@ impl LinkError {
     }
 }
 
-/// Sends one frame whose payload is made of two parts, within the connection's write timeout; returns its length on the
-/// wire, in bytes.
-pub(super) fn send(mut stream: &TcpStream, tag: Tag, parts: [&[u8]; 2]) -> Result<u64, LinkError> {
-    let header = Header::encode(tag, parts)?;
-    // The kernel bounds each write, and so not a frame of which a peer takes a few bytes at a time.
-    let deadline = stream.write_timeout()?.map(|within| Instant::now() + within);
-    let mut slices = [IoSlice::new(&header), IoSlice::new(parts[0]), IoSlice::new(parts[1])];
-    let mut rest = &mut slices[..];
-    while !rest.is_empty() {
-        match stream.write_vectored(rest) {
-            Ok(0) if rest.iter().any(|slice| !slice.is_empty()) => return Err(LinkError::Closed),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if is_timeout(&error) => return Err(LinkError::Stuck),
-            Err(error) => return Err(error.into()),
-        }
-        while rest.first().is_some_and(|slice| slice.is_empty()) {
-            rest = &mut rest[1..];
-        }
-        if !rest.is_empty() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(LinkError::Stuck);
-        }
-    }
-    Ok((HEADER_BYTES + parts[0].len() + parts[1].len()) as u64)
-}
-
-/// Sends a control message; returns its length on the wire, in bytes.
-pub(super) fn send_control(stream: &TcpStream, message: &Control) -> Result<u64, LinkError> {
-    send(stream, Tag::Control, [&message.to_payload(), &[]])
-}
-
-/// The receiving half of a connection.
+/// The receiving half of a connection, by frames.
 pub(super) struct Reader<S = TcpStream> {
-    stream: S,
-    stop: Arc<AtomicBool>,
-    deadline: Option<Instant>,
+    inflow: Inflow<S>,
     /// The longest payload that may come on this connection; a longer one is refused before any of it is read.
     payload_bytes_max: usize,
-    buffer: Vec<u8>,
 }
 
 impl<S> Reader<S>
@@ -96,8 +65,8 @@ where
     for<'a> &'a S: Read,
 {
     /// Reads from a stream whose versions agree, and that carries nothing longer than a HELLO yet.
-    pub(super) fn new(stream: S, stop: Arc<AtomicBool>, deadline: Option<Instant>) -> Self {
-        Self { stream, stop, deadline, payload_bytes_max: Tag::Hello.payload_bytes_max(), buffer: Vec::new() }
+    pub(super) fn new(inflow: Inflow<S>) -> Self {
+        Self { inflow, payload_bytes_max: Tag::Hello.payload_bytes_max() }
     }
 
     /// From now on frames may be as long as one with this tag.
@@ -108,22 +77,13 @@ where
     /// Waits for the next frame, until the deadline if there is one.
     pub(super) fn frame(&mut self) -> Result<(Tag, &[u8]), LinkError> {
         let mut header = [0; HEADER_BYTES];
-        read_exact(&self.stream, &self.stop, self.deadline, &mut header, true)?;
+        header.copy_from_slice(self.inflow.take(HEADER_BYTES, true)?);
         let header = Header::decode(&header)?;
         if header.length > self.payload_bytes_max {
             let (tag, length, max) = (header.tag, header.length, self.payload_bytes_max);
             return Err(WireError::TooLong { tag, length, max }.into());
         }
-        let mut filled = 0;
-        while filled < header.length {
-            let end = header.length.min(filled + PIECE_BYTES);
-            if self.buffer.len() < end {
-                self.buffer.resize(end, 0);
-            }
-            read_exact(&self.stream, &self.stop, self.deadline, &mut self.buffer[filled..end], false)?;
-            filled = end;
-        }
-        let payload = &self.buffer[..header.length];
+        let payload = self.inflow.take(header.length, false)?;
         header.verify(payload)?;
         Ok((header.tag, payload))
     }
@@ -135,69 +95,115 @@ where
             (tag, _) => Err(WireError::OutOfPlace { tag, expected: "a control message" }.into()),
         }
     }
+
+    /// Page contents that follow a frame: whole pages, at least one and at most `bytes`.
+    pub(super) fn pages(&mut self, bytes: usize) -> Result<&[u8], LinkError> {
+        self.inflow.take_pages(bytes)
+    }
 }
 
-impl Reader {
-    /// The handshake is over: from now on the engine bounds the waiting for frames. Writing may block for as long as a
-    /// standing guest waits for a silent peer if this is the control connection, and else for as long as a running one.
+/// A connection whose handshake is over, in its two halves.
+pub(super) struct Connection {
+    pub(super) reader: Reader,
+    pub(super) writer: Outflow,
+}
+
+impl Connection {
+    /// From now on the engine bounds the waiting for frames. Writing may block for as long as a standing guest waits for a
+    /// silent peer if this is the control connection, and else for as long as a running one.
     pub(super) fn established(mut self, link: Link, tuning: &Tuning) -> Result<Self, LinkError> {
         let may_block = if link == Link::Control { tuning.peer_silent_stopped } else { tuning.peer_silent };
-        self.stream.set_write_timeout(Some(may_block))?;
-        self.deadline = None;
-        Ok(self.carrying(if link == Link::Control { Tag::State } else { Tag::Pages }))
+        self.writer.stream().set_write_timeout(Some(may_block))?;
+        self.reader.inflow.deadline = None;
+        let longest = if link == Link::Control { Tag::State } else { Tag::Pages };
+        Ok(Self { reader: self.reader.carrying(longest), writer: self.writer })
     }
 
-    /// The connection that is read from.
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// The connection itself, to be shut down.
+    pub(super) fn stream(&self) -> Result<TcpStream, LinkError> {
+        Ok(self.writer.stream().try_clone()?)
     }
 }
 
-/// Agrees on a version on a connection that is new, before the deadline; writing may block for `within`.
-pub(super) fn greet(
-    stream: TcpStream,
+/// How a new connection is greeted.
+pub(super) struct Greeting<'a> {
+    pub(super) end: End,
+    /// None if the migration goes in clear.
+    pub(super) secure: Option<&'a dyn Secure>,
+    /// How long it may take, and how long writing may block.
+    pub(super) within: Duration,
+    pub(super) stop: &'a Arc<AtomicBool>,
+}
+
+impl Greeting<'_> {
+    /// Agrees on a version, then on keys.
+    pub(super) fn greet(&self, stream: TcpStream) -> Result<Connection, LinkError> {
+        let deadline = Instant::now() + self.within;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(self.within))?;
+        stream.set_read_timeout(Some(STOP_CHECK))?;
+        let mut bounded = Bounded { stream: &stream, stop: self.stop, deadline };
+        bounded.write_all(&Preamble::OURS.encode())?;
+        let mut theirs = [0; PREAMBLE_BYTES];
+        bounded.read_exact(&mut theirs).map_err(why)?;
+        Preamble::OURS.agree(Preamble::decode(&theirs)?)?;
+        let (seal, open) = match self.secure {
+            Some(secure) => {
+                let halves = secure.shake_hands(self.end, &mut bounded).map_err(why)??;
+                (Some(halves.seal), Some(halves.open))
+            }
+            None => (None, None),
+        };
+        let inflow = Inflow::new(stream.try_clone()?, open, Arc::clone(self.stop), Some(deadline));
+        Ok(Connection { reader: Reader::new(inflow), writer: Outflow::new(stream, seal) })
+    }
+}
+
+/// A connection on which waiting ends at a deadline, or when the engine is told to stop.
+struct Bounded<'a> {
+    stream: &'a TcpStream,
+    stop: &'a AtomicBool,
     deadline: Instant,
-    within: Duration,
-    stop: &Arc<AtomicBool>,
-) -> Result<Reader, LinkError> {
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(within))?;
-    stream.set_read_timeout(Some(STOP_CHECK))?;
-    (&stream).write_all(&Preamble::OURS.encode())?;
-    let mut theirs = [0; PREAMBLE_BYTES];
-    read_exact(&stream, stop, Some(deadline), &mut theirs, true)?;
-    Preamble::OURS.agree(Preamble::decode(&theirs)?)?;
-    Ok(Reader::new(stream, Arc::clone(stop), Some(deadline)))
 }
 
-/// Fills `into`. The end of the stream before its first byte is a clean close if `may_close`.
-fn read_exact(
-    mut stream: impl Read,
-    stop: &AtomicBool,
-    deadline: Option<Instant>,
-    into: &mut [u8],
-    may_close: bool,
-) -> Result<(), LinkError> {
-    let mut filled = 0;
-    while filled < into.len() {
-        match stream.read(&mut into[filled..]) {
-            Ok(0) if may_close && filled == 0 => return Err(LinkError::Closed),
-            Ok(0) => return Err(LinkError::Truncated),
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if stop.load(Relaxed) {
-            return Err(LinkError::Stopped);
-        }
-        if filled < into.len() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(LinkError::Silent);
+impl Read for Bounded<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.stop.load(Relaxed) {
+                return Err(io::Error::other(LinkError::Stopped));
+            }
+            if Instant::now() >= self.deadline {
+                return Err(io::Error::other(LinkError::Silent));
+            }
+            match self.stream.read(into) {
+                Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => {}
+                read => return read,
+            }
         }
     }
-    Ok(())
 }
 
-fn is_timeout(error: &io::Error) -> bool {
+impl Write for Bounded<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.stream.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What ended a handshake.
+fn why(error: io::Error) -> LinkError {
+    match error.downcast::<LinkError>() {
+        Ok(error) => error,
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => LinkError::Closed,
+        Err(error) if is_timeout(&error) => LinkError::Stuck,
+        Err(error) => LinkError::Io(error),
+    }
+}
+
+pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
@@ -223,15 +229,17 @@ mod tests {
         bytes.extend(length.to_le_bytes());
         bytes.extend([0; 8]);
         (&there).write_all(&bytes).unwrap();
-        let deadline = Instant::now() + tuning.connect;
-        let mut reader = greet(here, deadline, tuning.connect, &Arc::default()).unwrap();
+        let mut connection = greet(here, tuning.connect).unwrap();
         if let Some(link) = link {
-            reader = reader.established(link, &tuning).unwrap();
+            connection = connection.established(link, &tuning).unwrap();
         }
+        let mut reader = connection.reader;
         there.shutdown(std::net::Shutdown::Write).unwrap();
-        let error = reader.frame().unwrap_err();
-        assert!(reader.buffer.len() <= PIECE_BYTES, "{} bytes", reader.buffer.len());
-        error
+        reader.frame().unwrap_err()
+    }
+
+    fn greet(stream: TcpStream, within: Duration) -> Result<Connection, LinkError> {
+        Greeting { end: End::Source, secure: None, within, stop: &Arc::default() }.greet(stream)
     }
 
     #[test]
@@ -265,7 +273,7 @@ mod tests {
             false
         });
         let payload = vec![0; Tag::State.payload_bytes_max()];
-        let sent = send(&here, Tag::State, [&payload, &[]]);
+        let sent = Outflow::new(here.try_clone().unwrap(), None).frame(Tag::State, &payload, &[]);
         assert!(matches!(sent, Err(LinkError::Stuck)), "{sent:?}");
         here.shutdown(std::net::Shutdown::Both).unwrap();
         drop(here);

@@ -18,8 +18,10 @@ mod flow;
 pub mod fuzzing;
 mod gate;
 mod incoming;
+mod inflow;
 mod link;
 mod notifier;
+mod outflow;
 mod outgoing;
 mod page_sets;
 mod pump;
@@ -37,6 +39,7 @@ use godwit_types::ownership::Verdict;
 use godwit_types::{ApiError, Epoch, HostName, MigrationId};
 
 use crate::machine::{Destination, Source};
+use crate::secure::Secure;
 use crate::tuning::Tuning;
 
 /// Longest time between two ticks of a state machine.
@@ -65,7 +68,20 @@ pub struct Outgoing {
     pub control: TcpStream,
     /// One for each page stream, 1 to [`PAGE_STREAMS_MAX`](crate::wire::PAGE_STREAMS_MAX).
     pub pages: Vec<TcpStream>,
+    /// Encrypts all connections; without it they go in clear. The destination must have been told the same.
+    pub secure: Option<Arc<dyn Secure>>,
     pub budget: Budget,
+}
+
+/// What a destination is asked to wait for.
+#[derive(Debug)]
+pub struct Incoming {
+    pub listener: TcpListener,
+    pub migration: MigrationId,
+    /// At which this host will run the VM.
+    pub epoch: Epoch,
+    /// Encrypts all connections; with it, none goes in clear.
+    pub secure: Option<Arc<dyn Secure>>,
 }
 
 /// A migration away that is under way.
@@ -111,25 +127,21 @@ impl SourceRun {
 
 /// Receives one migration, blocking until the VM runs here (`Ok`, with its epoch) or never will.
 ///
-/// Dropping the listener's process ends it; `epoch` is the one at which this host will run the VM.
+/// Dropping the listener's process ends it.
 pub fn receive(
-    listener: TcpListener,
-    migration: MigrationId,
-    epoch: Epoch,
+    request: Incoming,
     machine: Arc<dyn Destination>,
     arbiter: Arc<dyn Arbiter>,
 ) -> Result<Epoch, ApiError> {
-    receive_tuned(listener, migration, epoch, machine, arbiter, Tuning::default())
+    receive_tuned(request, machine, arbiter, Tuning::default())
 }
 
 /// [`receive`] with other than the default bounds.
 pub fn receive_tuned(
-    listener: TcpListener,
-    migration: MigrationId,
-    epoch: Epoch,
+    request: Incoming,
     machine: Arc<dyn Destination>,
     arbiter: Arc<dyn Arbiter>,
     tuning: Tuning,
 ) -> Result<Epoch, ApiError> {
-    incoming::receive(listener, migration, epoch, machine, arbiter, tuning)
+    incoming::receive(request, machine, arbiter, tuning)
 }

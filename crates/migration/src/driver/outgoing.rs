@@ -15,14 +15,16 @@ use godwit_types::{ApiError, Epoch, ErrorCode, VmId};
 use super::answer::{self, AnswerSlot};
 use super::flow::Flow;
 use super::gate::Gate;
-use super::link::{self, LinkError, Reader};
+use super::link::{Connection, Greeting, LinkError, Reader};
 use super::notifier::Notifier;
+use super::outflow::Outflow;
 use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
 use super::threads::{linger, no_thread, spawn};
 use super::{Arbiter, EVENTS_MAX, Outgoing, TICK, steps};
 use crate::failure::{self, Link};
 use crate::machine::{MachineError, Manifest, Reclaimed, Section, Source};
+use crate::secure::End;
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
 use crate::wire::{Control, DeviceState, Hello, PAGE_STREAMS_MAX, PREAMBLE_BYTES, Role, Tag, WireError};
@@ -89,7 +91,7 @@ struct Run {
     manifest: Option<Manifest>,
     flow: Arc<Flow>,
     stop: Arc<AtomicBool>,
-    control: TcpStream,
+    control: Outflow,
     pages: Vec<TcpStream>,
     pumps: Vec<SyncSender<Job>>,
     pump_threads: Vec<JoinHandle<()>>,
@@ -118,11 +120,10 @@ impl Run {
         let stop = Arc::new(AtomicBool::new(false));
         let peer = format!("destination {} at {}", request.destination, request.address);
         let describe = |error: LinkError| error.describe(&peer, Link::Control);
-        let control = request.control.try_clone().map_err(|error| describe(error.into()))?;
-        let deadline = began + tuning.connect;
-        let reader = link::greet(control, deadline, tuning.connect, &stop).map_err(describe)?;
-        let reader = reader.established(Link::Control, &tuning).map_err(describe)?;
-        let control = reader.stream().try_clone().map_err(|error| describe(error.into()))?;
+        let stream = request.control.try_clone().map_err(|error| describe(error.into()))?;
+        let connection = greeting(&request, &tuning, &stop).greet(stream).map_err(describe)?;
+        let Connection { reader, writer: control } =
+            connection.established(Link::Control, &tuning).map_err(describe)?;
         let (sender, events) = sync_channel(EVENTS_MAX);
         let flow = Arc::new(Flow::new(tuning.page_streams));
         flow.other_bytes.fetch_add(2 * PREAMBLE_BYTES as u64, Relaxed);
@@ -273,10 +274,13 @@ impl Run {
     }
 
     /// Sends a frame on the control connection; what went wrong, if anything.
-    fn send(&self, tag: Tag, payload: &[u8]) -> Option<Input> {
-        match link::send(&self.control, tag, [payload, &[]]) {
-            Ok(bytes) if tag == Tag::State => self.flow.state_bytes.fetch_add(bytes, Relaxed),
-            Ok(bytes) => self.flow.other_bytes.fetch_add(bytes, Relaxed),
+    fn send(&mut self, tag: Tag, payload: &[u8]) -> Option<Input> {
+        match self.control.frame(tag, payload, &[]) {
+            Ok(took) => {
+                let counter = if tag == Tag::State { &self.flow.state_bytes } else { &self.flow.other_bytes };
+                counter.fetch_add(took.frame, Relaxed);
+                self.flow.other_bytes.fetch_add(took.sealing, Relaxed);
+            }
             Err(error) => {
                 let error =
                     error.describe(&format!("destination {}", self.request.destination), Link::Control);
@@ -292,12 +296,10 @@ impl Run {
         let share = cap.map(|cap| cap as f64 / f64::from(count));
         let peer = format!("destination {}", self.request.destination);
         for (index, stream) in (0..).zip(std::mem::take(&mut self.request.pages)) {
-            let stream = self.open_stream(index, stream, &peer)?;
-            let own = stream
-                .try_clone()
-                .map_err(|error| failure::lost(&peer, Link::Pages(index), &error.to_string()))?;
+            let connection = self.open_stream(index, stream, &peer)?;
+            let own = connection.stream().map_err(|error| error.describe(&peer, Link::Pages(index)))?;
             let (machine, flow) = (Arc::clone(&self.machine), Arc::clone(&self.flow));
-            let pump = Pump::new((index, count), stream, machine, flow, share);
+            let pump = Pump::new((index, count), connection.writer, machine, flow, share);
             let (jobs, queue) = sync_channel(JOBS_MAX);
             let (sender, peer) = (self.sender.clone(), peer.clone());
             let thread = spawn(&format!("mig-pages-{index}"), move || pump.run(&queue, &sender, &peer))?;
@@ -308,20 +310,18 @@ impl Run {
         Ok(())
     }
 
-    fn open_stream(&self, index: u32, stream: TcpStream, peer: &str) -> Result<TcpStream, ApiError> {
+    fn open_stream(&self, index: u32, stream: TcpStream, peer: &str) -> Result<Connection, ApiError> {
         let describe = |error: LinkError| error.describe(peer, Link::Pages(index));
-        let within = self.tuning.connect;
-        let mut reader =
-            link::greet(stream, Instant::now() + within, within, &self.stop).map_err(describe)?;
+        let mut connection =
+            greeting(&self.request, &self.tuning, &self.stop).greet(stream).map_err(describe)?;
         let hello = self.hello(Role::Pages { stream: index });
-        link::send(reader.stream(), Tag::Hello, [&hello, &[]]).map_err(describe)?;
-        match reader.control().map_err(describe)? {
+        connection.writer.frame(Tag::Hello, &hello, &[]).map_err(describe)?;
+        match connection.reader.control().map_err(describe)? {
             Control::Welcome(_) => {}
             Control::Error(failure) => return Err(failure.into_error(peer)),
             _ => return Err(failure::out_of_turn(peer, "an answer to a page stream's hello")),
         }
-        let reader = reader.established(Link::Pages(index), &self.tuning).map_err(describe)?;
-        reader.stream().try_clone().map_err(|error| describe(error.into()))
+        connection.established(Link::Pages(index), &self.tuning).map_err(describe)
     }
 
     fn start_log(&mut self) -> Result<(), MachineError> {
@@ -363,12 +363,12 @@ impl Run {
         self.flow.stop();
         self.pumps.clear();
         self.pages.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
-        let _ = self.control.shutdown(Shutdown::Write);
+        let _ = self.control.stream().shutdown(Shutdown::Write);
         if failed {
             linger(&self.events, &self.control_reader);
         }
         self.stop.store(true, Relaxed);
-        let _ = self.control.shutdown(Shutdown::Both);
+        let _ = self.control.stream().shutdown(Shutdown::Both);
         // Threads that wait to tell the engine something stop waiting.
         drop(self.events);
         drop(self.notifier);
@@ -376,6 +376,10 @@ impl Run {
             let _ = thread.join();
         }
     }
+}
+
+fn greeting<'a>(request: &'a Outgoing, tuning: &Tuning, stop: &'a Arc<AtomicBool>) -> Greeting<'a> {
+    Greeting { end: End::Source, secure: request.secure.as_deref(), within: tuning.connect, stop }
 }
 
 /// Reads the control connection until it ends.

@@ -1,6 +1,5 @@
-//! One page stream's sending side: copies pages out of the guest, drops zeros, frames the rest.
+//! One page stream's sending side: drops zeros, frames the rest, and sends it from where it lies in guest memory.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -9,13 +8,14 @@ use std::time::Instant;
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
 use super::flow::{Flow, Pace, Stopped};
-use super::link::{self, LinkError};
+use super::link::LinkError;
+use super::outflow::Outflow;
 use super::outgoing::Event;
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
-use crate::machine::{MachineError, PageRange, Source};
+use crate::machine::{GuestMemory, MachineError, PageRange, Source};
 use crate::source::Input;
-use crate::wire::{PageKind, RAW_BYTES_MAX, RoundEnd, RunTable, Tag};
+use crate::wire::{PageKind, RAW_BYTES_MAX, RUNS_MAX, RoundEnd, RunTable, Tag};
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
 /// Pages go to the streams in turn, in pieces of this many; a page always goes to the same stream.
@@ -37,17 +37,19 @@ pub(super) struct Pump {
     count: u32,
     machine: Arc<dyn Source>,
     table: RunTable,
-    /// Contents of the raw pages in `table`, then room.
-    contents: Vec<u8>,
-    filled: usize,
+    /// Of the pages in `table`, those whose contents follow; and how many there may be.
+    raw: Vec<PageRange>,
+    raw_pages: u64,
+    raw_pages_max: u64,
     record_pages: u64,
+    round: u32,
     sent_pages: u64,
 }
 
 /// The connection with its window and its pace.
 struct Line {
     index: u32,
-    stream: TcpStream,
+    writer: Outflow,
     flow: Arc<Flow>,
     pace: Pace,
     sent_bytes: u64,
@@ -63,21 +65,22 @@ impl Pump {
     /// Stream `index` of `count`, whose handshake is done; `bytes_per_s` is this stream's share of the cap.
     pub(super) fn new(
         (index, count): (u32, u32),
-        stream: TcpStream,
+        writer: Outflow,
         machine: Arc<dyn Source>,
         flow: Arc<Flow>,
         bytes_per_s: Option<f64>,
     ) -> Self {
-        let paced = bytes_per_s.map_or(RAW_BYTES_MAX, |rate| (rate / PACED_RECORDS_PER_S) as usize);
-        let room = (paced / PAGE_BYTES * PAGE_BYTES).clamp(PAGE_BYTES, RAW_BYTES_MAX);
+        let paced = bytes_per_s.map_or(RAW_BYTES_MAX as u64, |rate| (rate / PACED_RECORDS_PER_S) as u64);
         Self {
-            line: Line { index, stream, flow, pace: Pace::new(bytes_per_s), sent_bytes: 0 },
+            line: Line { index, writer, flow, pace: Pace::new(bytes_per_s), sent_bytes: 0 },
             count,
             machine,
             table: RunTable::new(),
-            contents: vec![0; room],
-            filled: 0,
+            raw: Vec::with_capacity(RUNS_MAX),
+            raw_pages: 0,
+            raw_pages_max: (paced / PAGE_SIZE_BYTES).clamp(1, RAW_BYTES_MAX as u64 / PAGE_SIZE_BYTES),
             record_pages: 0,
+            round: 0,
             sent_pages: 0,
         }
     }
@@ -112,85 +115,83 @@ impl Pump {
 
     fn round(&mut self, round: u32, pages: &PageBitmap) -> Result<(), PumpError> {
         let machine = Arc::clone(&self.machine);
+        let memory = machine.memory();
         self.begin_record(round);
-        for range in machine.memory().ranges() {
+        for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
                 for run in pages.runs(shard) {
-                    self.pages(round, run)?;
+                    self.pages(memory, run)?;
                 }
             }
         }
         self.flush()?;
         let end = RoundEnd { round, pages: self.sent_pages }.encode();
-        self.line.transmit(Tag::RoundEnd, [&end, &[]])
+        self.line.transmit(Tag::RoundEnd, &end, &[])
     }
 
-    /// Reads a run and adds its pages to the record.
-    fn pages(&mut self, round: u32, run: PageRange) -> Result<(), PumpError> {
-        let (mut next, end) = (run.start.0, run.start.0 + run.pages);
-        while next < end {
-            let room = (self.contents.len() - self.filled) / PAGE_BYTES;
-            let room = room.min(self.table.runs_left()) as u64;
-            let count = room.min(end - next).min(RECORD_PAGES_MAX - self.record_pages);
-            if count == 0 {
-                self.flush()?;
-                self.begin_record(round);
+    /// Adds the pages of a run, each as what it holds.
+    fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange) -> Result<(), PumpError> {
+        let bytes = memory.bytes(run).map_err(PumpError::Machine)?;
+        for (gfn, page) in (run.start.0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
+            self.make_room()?;
+            let one = PageRange { start: Gfn(gfn), pages: 1 };
+            self.record_pages += 1;
+            if is_zero(page) {
+                self.table.push(one, PageKind::Zero);
                 continue;
             }
-            let bytes = count as usize * PAGE_BYTES;
-            let into = &mut self.contents[self.filled..self.filled + bytes];
-            self.machine.memory().read(Gfn(next), into).map_err(PumpError::Machine)?;
-            self.sort(next, self.filled..self.filled + bytes);
-            next += count;
+            self.table.push(one, PageKind::Raw);
+            self.raw_pages += 1;
+            match self.raw.last_mut() {
+                Some(last) if last.start.0 + last.pages == gfn => last.pages += 1,
+                _ => self.raw.push(one),
+            }
         }
         Ok(())
     }
 
-    /// Names each page just read, and closes the gaps that zero pages leave.
-    fn sort(&mut self, first: u64, read: std::ops::Range<usize>) {
-        let mut raw = 0;
-        for (gfn, at) in (first..).zip(read.step_by(PAGE_BYTES)) {
-            let page = at..at + PAGE_BYTES;
-            if is_zero(&self.contents[page.clone()]) {
-                self.table.push(Gfn(gfn), PageKind::Zero);
-            } else {
-                if at != self.filled {
-                    self.contents.copy_within(page, self.filled);
-                }
-                self.filled += PAGE_BYTES;
-                self.table.push(Gfn(gfn), PageKind::Raw);
-                raw += 1;
-            }
-            self.record_pages += 1;
+    /// Sends the record first if it takes no more pages.
+    fn make_room(&mut self) -> Result<(), PumpError> {
+        let full = self.record_pages == RECORD_PAGES_MAX
+            || self.raw_pages == self.raw_pages_max
+            || self.table.runs_left() == 0;
+        if full {
+            self.flush()?;
         }
-        self.line.flow.raw_pages.fetch_add(raw, Relaxed);
+        Ok(())
     }
 
     fn begin_record(&mut self, round: u32) {
+        self.round = round;
         self.table.reset(round);
-        self.filled = 0;
-        self.record_pages = 0;
+        self.raw.clear();
+        (self.raw_pages, self.record_pages) = (0, 0);
     }
 
-    /// Sends the record, if it names any page.
+    /// Sends the record, if it names any page, and begins the next.
     fn flush(&mut self) -> Result<(), PumpError> {
-        if self.table.is_empty() {
-            return Ok(());
+        if !self.table.is_empty() {
+            self.line.flow.raw_pages.fetch_add(self.raw_pages, Relaxed);
+            self.line.flow.zero_pages.fetch_add(self.record_pages - self.raw_pages, Relaxed);
+            self.sent_pages += self.record_pages;
+            let memory = self.machine.memory();
+            let contents: Result<Vec<_>, _> = self.raw.iter().map(|run| memory.bytes(*run)).collect();
+            let contents = contents.map_err(PumpError::Machine)?;
+            self.line.transmit(Tag::Pages, self.table.encode(), &contents)?;
         }
-        let zero_pages = self.record_pages - (self.filled / PAGE_BYTES) as u64;
-        self.line.flow.zero_pages.fetch_add(zero_pages, Relaxed);
-        self.sent_pages += self.record_pages;
-        self.line.transmit(Tag::Pages, [self.table.encode(), &self.contents[..self.filled]])
+        self.begin_record(self.round);
+        Ok(())
     }
 }
 
 impl Line {
-    fn transmit(&mut self, tag: Tag, parts: [&[u8]; 2]) -> Result<(), PumpError> {
+    fn transmit(&mut self, tag: Tag, payload: &[u8], contents: &[&[u8]]) -> Result<(), PumpError> {
         self.flow.wait_for_window(self.index, self.sent_bytes).map_err(|Stopped| PumpError::Stopped)?;
-        let sent = link::send(&self.stream, tag, parts).map_err(PumpError::Link)?;
-        self.sent_bytes += sent;
-        self.flow.page_stream_bytes.fetch_add(sent, Relaxed);
-        let wait = self.pace.after(sent, Instant::now());
+        let took = self.writer.frame(tag, payload, contents).map_err(PumpError::Link)?;
+        self.sent_bytes += took.frame;
+        self.flow.page_stream_bytes.fetch_add(took.frame, Relaxed);
+        self.flow.other_bytes.fetch_add(took.sealing, Relaxed);
+        let wait = self.pace.after(took.frame + took.sealing, Instant::now());
         if wait.is_zero() { Ok(()) } else { self.flow.wait(wait).map_err(|Stopped| PumpError::Stopped) }
     }
 }

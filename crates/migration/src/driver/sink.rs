@@ -6,14 +6,14 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use godwit_types::ApiError;
+use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
 use super::incoming::Event;
 use super::link::{LinkError, Reader};
 use crate::destination::Input;
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError};
-use crate::wire::{Ack, HEADER_BYTES, PageKind, PageRecord, RoundEnd, Tag, WireError};
+use crate::wire::{Ack, HEADER_BYTES, PageKind, PageRecord, RoundEnd, Run, Tag, WireError};
 
 /// An acknowledgement follows after this many bytes on the wire,
 const ACK_WIRE_BYTES: u64 = 4 << 20;
@@ -32,10 +32,13 @@ impl Seal {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    /// Does something with guest memory, unless the seal is closed.
-    fn write<T>(&self, write: impl FnOnce() -> T) -> Option<T> {
+    /// Writes guest memory, unless the seal is closed.
+    fn write(&self, write: impl FnOnce() -> Result<(), MachineError>) -> Result<(), SinkError> {
         let closed = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        (!*closed).then(write)
+        if *closed {
+            return Err(WireError::malformed("page record", "pages after the device state").into());
+        }
+        write().map_err(SinkError::Machine)
     }
 }
 
@@ -48,6 +51,8 @@ pub(super) struct Sink<S = TcpStream> {
     acked: Ack,
     next: Ack,
     acked_at: Instant,
+    /// Kept to use its memory again.
+    record: PageRecord,
 }
 
 pub(super) enum SinkError {
@@ -73,7 +78,15 @@ where
         seal: Arc<Seal>,
     ) -> Self {
         let acked = Ack { stream, ..Ack::default() };
-        Self { reader, machine, seal, acked, next: acked, acked_at: Instant::now() }
+        Self {
+            reader,
+            machine,
+            seal,
+            acked,
+            next: acked,
+            acked_at: Instant::now(),
+            record: PageRecord::default(),
+        }
     }
 
     /// Receives until the connection ends.
@@ -105,12 +118,11 @@ where
         self.next.wire_bytes += (HEADER_BYTES + payload.len()) as u64;
         match tag {
             Tag::Pages => {
-                let record = PageRecord::decode(payload)?;
-                check_round(record.round, self.next.round)?;
-                let written = self.seal.write(|| write(&record, &*self.machine));
-                let late = || WireError::malformed("page record", "pages after the device state");
-                written.ok_or_else(late)?.map_err(SinkError::Machine)?;
-                self.next.pages += record.pages;
+                self.record.decode_into(payload)?;
+                check_round(self.record.round, self.next.round)?;
+                self.pages()?;
+                self.next.wire_bytes += self.record.raw_bytes as u64;
+                self.next.pages += self.record.pages;
                 Ok(self.next.wire_bytes - self.acked.wire_bytes >= ACK_WIRE_BYTES
                     || self.next.pages - self.acked.pages >= ACK_PAGES
                     || self.acked_at.elapsed() >= ACK_INTERVAL)
@@ -128,13 +140,25 @@ where
             tag => Err(WireError::OutOfPlace { tag, expected: "pages" }.into()),
         }
     }
-}
 
-fn write(record: &PageRecord<'_>, machine: &dyn Destination) -> Result<(), MachineError> {
-    record.runs().try_for_each(|(run, contents)| match run.kind {
-        PageKind::Raw => machine.memory().write(run.range.start, contents),
-        PageKind::Zero => machine.memory().zero(run.range.start, run.range.pages),
-    })
+    /// Brings the pages of the record into guest memory, the contents straight from where they arrived.
+    fn pages(&mut self) -> Result<(), SinkError> {
+        let memory = self.machine.memory();
+        for Run { range, kind } in &self.record.runs {
+            let (mut next, end) = (range.start.0, range.start.0 + range.pages);
+            if *kind == PageKind::Zero {
+                self.seal.write(|| memory.zero(range.start, range.pages))?;
+                continue;
+            }
+            while next < end {
+                let bytes = ((end - next) * PAGE_SIZE_BYTES) as usize;
+                let contents = self.reader.pages(bytes).map_err(SinkError::Link)?;
+                self.seal.write(|| memory.write(Gfn(next), contents))?;
+                next += contents.len() as u64 / PAGE_SIZE_BYTES;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A round must follow the last one that ended.

@@ -1,12 +1,15 @@
 //! Page records: runs of pages of one round.
 //!
 //! ```text
-//!  PAGES      round u32 | runs u32 | runs x { first frame u64 | pages u32 | kind u32 } | contents of the raw runs
+//!  PAGES      round u32 | runs u32 | runs x { first frame u64 | pages u32 | kind u32 }
+//!             after the frame: contents of the raw runs, in their order
 //!  ROUND_END  round u32 | zeros u32 | pages sent on this stream so far u64
 //! ```
 //!
 //! A page always travels on the same stream, and the rounds of a stream never go backwards, so that older contents
-//! cannot overwrite newer ones.
+//! cannot overwrite newer ones. The frame's checksum covers the runs and not the contents, which are sent from where they
+//! lie while the guest may write them: on an encrypted connection each record is authenticated, in clear they are only
+//! as safe as TCP makes them.
 
 use godwit_types::{Gfn, PAGE_SIZE_BYTES};
 
@@ -30,7 +33,7 @@ pub(super) const ROUND_END_BYTES: usize = 16;
 pub enum PageKind {
     /// All bytes are zero; nothing follows.
     Zero = 0,
-    /// The contents follow as they are.
+    /// The contents follow the frame as they are.
     Raw = 1,
 }
 
@@ -62,19 +65,19 @@ impl RunTable {
         self.last = None;
     }
 
-    /// Adds a page, to the last run if it continues that one.
-    pub fn push(&mut self, gfn: Gfn, kind: PageKind) {
+    /// Adds pages, to the last run if they continue that one.
+    pub fn push(&mut self, added: PageRange, kind: PageKind) {
         let tail = self.bytes.len().saturating_sub(RUN_BYTES);
         let run = match self.last {
             Some(Run { range, kind: same })
                 if same == kind
-                    && range.start.0 + range.pages == gfn.0
-                    && range.pages < u64::from(u32::MAX) =>
+                    && range.start.0 + range.pages == added.start.0
+                    && range.pages + added.pages <= u64::from(u32::MAX) =>
             {
                 self.bytes.truncate(tail);
-                Run { range: PageRange { pages: range.pages + 1, ..range }, kind }
+                Run { range: PageRange { pages: range.pages + added.pages, ..range }, kind }
             }
-            _ => Run { range: PageRange { start: gfn, pages: 1 }, kind },
+            _ => Run { range: added, kind },
         };
         self.bytes.extend_from_slice(&run.range.start.0.to_le_bytes());
         self.bytes.extend_from_slice(&(run.range.pages as u32).to_le_bytes());
@@ -109,48 +112,39 @@ impl Default for RunTable {
     }
 }
 
-/// A received record, checked: its runs account for exactly its contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageRecord<'a> {
+/// A received record, checked. Its contents follow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageRecord {
     pub round: u32,
     /// Pages named by all runs.
     pub pages: u64,
-    table: &'a [u8],
-    contents: &'a [u8],
+    /// Length of the contents of the raw runs, in bytes; at most [`RAW_BYTES_MAX`].
+    pub raw_bytes: usize,
+    pub runs: Vec<Run>,
 }
 
-impl<'a> PageRecord<'a> {
-    pub fn decode(payload: &'a [u8]) -> Result<Self, WireError> {
+impl PageRecord {
+    /// Takes the place of this record; uses its memory again. What it holds after an error is of no use.
+    pub fn decode_into(&mut self, payload: &[u8]) -> Result<(), WireError> {
         let (round, rest) = take_u32(payload)?;
-        let (runs, rest) = take_u32(rest)?;
-        let table_bytes = (runs as usize).min(RUNS_MAX + 1) * RUN_BYTES;
-        if runs as usize > RUNS_MAX || table_bytes > rest.len() {
+        let (runs, table) = take_u32(rest)?;
+        if runs as usize > RUNS_MAX || runs as usize * RUN_BYTES != table.len() {
             return Err(malformed("the run table does not fit"));
         }
-        let (table, contents) = rest.split_at(table_bytes);
-        let mut record = Self { round, pages: 0, table, contents };
-        let mut raw_pages = 0;
+        self.runs.clear();
+        (self.round, self.pages) = (round, 0);
+        let mut raw_pages: u64 = 0;
         for entry in table.chunks_exact(RUN_BYTES) {
             let run = run(entry)?;
-            record.pages += run.range.pages;
+            self.pages += run.range.pages;
             raw_pages += if run.kind == PageKind::Raw { run.range.pages } else { 0 };
+            self.runs.push(run);
         }
-        if raw_pages * PAGE_SIZE_BYTES != contents.len() as u64 {
-            return Err(malformed("the runs do not account for the contents"));
+        if raw_pages > (RAW_BYTES_MAX as u64) / PAGE_SIZE_BYTES {
+            return Err(malformed(format!("{raw_pages} pages of contents in one record")));
         }
-        Ok(record)
-    }
-
-    /// The runs, each with its contents; those of a zero run are empty.
-    pub fn runs(&self) -> impl Iterator<Item = (Run, &'a [u8])> {
-        let mut contents = self.contents;
-        self.table.chunks_exact(RUN_BYTES).map(move |entry| {
-            let run = run(entry).expect("decode has checked every run");
-            let pages = if run.kind == PageKind::Raw { run.range.pages } else { 0 };
-            let (own, rest) = contents.split_at((pages * PAGE_SIZE_BYTES) as usize);
-            contents = rest;
-            (run, own)
-        })
+        self.raw_bytes = (raw_pages * PAGE_SIZE_BYTES) as usize;
+        Ok(())
     }
 }
 
@@ -214,33 +208,29 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_gives_back_every_page_as_it_was_put_in(
-            pages in prop::collection::btree_map(0u64..2000, 0u8..4, 0..RUNS_MAX / 4),
+            pages in prop::collection::btree_map(0u64..2000, any::<bool>(), 0..RAW_BYTES_MAX / PAGE),
             round: u32,
         ) {
             let mut table = RunTable::new();
             table.reset(round);
-            let mut contents = Vec::new();
-            for (gfn, fill) in &pages {
-                table.push(Gfn(*gfn), if *fill == 0 { PageKind::Zero } else { PageKind::Raw });
-                contents.extend(std::iter::repeat_n(*fill, if *fill == 0 { 0 } else { PAGE }));
+            for (gfn, zero) in &pages {
+                table.push(one(*gfn), if *zero { PageKind::Zero } else { PageKind::Raw });
             }
-            let payload = [table.encode(), &contents].concat();
-            let record = PageRecord::decode(&payload).unwrap();
+            let mut record = PageRecord { runs: vec![Run { range: one(7), kind: PageKind::Raw }], ..Default::default() };
+            record.decode_into(table.encode()).unwrap();
             prop_assert_eq!((record.round, record.pages), (round, pages.len() as u64));
-            let mut back = Vec::new();
-            for (run, contents) in record.runs() {
-                for index in 0..run.range.pages {
-                    let fill = if run.kind == PageKind::Zero { 0 } else { contents[index as usize * PAGE] };
-                    back.push((run.range.start.0 + index, fill));
-                }
-            }
-            prop_assert_eq!(back, pages.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(record.raw_bytes, pages.values().filter(|zero| !**zero).count() * PAGE);
+            let back = record.runs.iter().flat_map(|run| {
+                (run.range.start.0..run.range.start.0 + run.range.pages).map(|gfn| (gfn, run.kind == PageKind::Zero))
+            });
+            prop_assert_eq!(back.collect::<Vec<_>>(), pages.into_iter().collect::<Vec<_>>());
         }
 
         #[test]
         fn arbitrary_record_bytes_are_an_answer_not_a_crash(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(record) = PageRecord::decode(&bytes) {
-                record.runs().for_each(drop);
+            let mut record = PageRecord::default();
+            if record.decode_into(&bytes).is_ok() {
+                prop_assert!(record.raw_bytes <= RAW_BYTES_MAX);
             }
             let _ = RoundEnd::decode(&bytes);
         }
@@ -252,14 +242,28 @@ mod tests {
         }
     }
 
+    fn one(gfn: u64) -> PageRange {
+        PageRange { start: Gfn(gfn), pages: 1 }
+    }
+
     #[test]
-    fn runs_that_claim_more_or_less_than_the_contents_are_refused() {
+    fn a_record_that_promises_more_contents_than_the_limit_is_refused() {
+        let most = (RAW_BYTES_MAX / PAGE) as u64;
+        for (pages, fits) in [(most, true), (most + 1, false), (u64::from(u32::MAX), false)] {
+            let mut table = RunTable::new();
+            table.reset(1);
+            table.push(PageRange { start: Gfn(5), pages }, PageKind::Raw);
+            assert_eq!(PageRecord::default().decode_into(table.encode()).is_ok(), fits, "{pages} pages");
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_cut_short_or_too_long_is_refused() {
         let mut table = RunTable::new();
         table.reset(1);
-        table.push(Gfn(5), PageKind::Raw);
-        for bytes in [0, PAGE - 1, PAGE + 1, 2 * PAGE] {
-            let payload = [table.encode(), &vec![1; bytes]].concat();
-            assert!(PageRecord::decode(&payload).is_err(), "{bytes} bytes were accepted for one page");
-        }
+        table.push(one(5), PageKind::Raw);
+        let whole = table.encode().to_vec();
+        assert!(PageRecord::default().decode_into(&whole[..whole.len() - 1]).is_err());
+        assert!(PageRecord::default().decode_into(&[&whole[..], &[0]].concat()).is_err());
     }
 }

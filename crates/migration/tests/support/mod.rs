@@ -13,9 +13,10 @@ use std::thread;
 use std::time::Duration;
 
 use godwit_migration::Tuning;
-use godwit_migration::driver::{Outgoing, SourceRun, receive_tuned};
+use godwit_migration::driver::{Incoming, Outgoing, SourceRun, receive_tuned};
+use godwit_migration::secure::Secure;
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
-use godwit_types::{ApiError, Epoch, MigrationId};
+use godwit_types::{ApiError, Epoch, MigrationId, MigrationKey};
 
 use arbiter::ModelArbiter;
 use model::ModelVm;
@@ -66,10 +67,14 @@ impl Attempt {
         let address = route(listener.local_addr().unwrap());
         let epoch = vm.epoch().next();
         let (arrived, arrival) = channel();
+        let key = MigrationKey::from_bytes([number as u8; 32]);
+        let session = (!budget.plain).then(|| Arc::new(godwit_tls::Session::new(&key).unwrap()) as _);
+        let secure: Option<Arc<dyn Secure>> = session;
         {
+            let incoming = Incoming { listener, migration, epoch, secure: secure.clone() };
             let (target, arbiter, tuning) = (Arc::clone(target), Arc::clone(arbiter), tuning.clone());
             thread::spawn(move || {
-                let _ = arrived.send(receive_tuned(listener, migration, epoch, target, arbiter, tuning));
+                let _ = arrived.send(receive_tuned(incoming, target, arbiter, tuning));
             });
         }
         let connect = || TcpStream::connect(address).unwrap();
@@ -81,6 +86,7 @@ impl Attempt {
             source: "host-a".parse().unwrap(),
             destination: "host-b".parse().unwrap(),
             address,
+            secure,
             budget,
         };
         let (reported, progress) = channel();

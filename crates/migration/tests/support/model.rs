@@ -209,12 +209,11 @@ impl GuestMemory for ModelVm {
         &self.ranges
     }
 
-    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError> {
-        let words = self.words_of(first, into.len())?;
-        for (bytes, word) in into.chunks_exact_mut(8).zip(words) {
-            bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
-        }
-        Ok(())
+    fn bytes(&self, pages: PageRange) -> Result<&[u8], MachineError> {
+        let words = self.words_of(pages.start, (pages.pages * PAGE_SIZE_BYTES) as usize)?;
+        // SAFETY: the words live as long as the VM, and any bytes are valid. The vCPU's thread may store to them meanwhile, as
+        // a guest does: what is read may be torn, and nothing is concluded from it that must be true.
+        Ok(unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) })
     }
 
     fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError> {

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use godwit_migration::driver::{Outgoing, SourceRun};
+use godwit_migration::secure::Secure;
 use godwit_types::control::{Reply, Request, Status, VmmState};
-use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId};
+use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId, MigrationKey};
 
 use super::hub::Hub;
 use crate::machine::Machine;
@@ -62,10 +63,20 @@ impl Desk {
                 Ok(())
             }
             Request::Balloon { target } => self.set_balloon(target),
-            Request::MigrateOut { migration, destination, address, budget } => {
+            Request::MigrateOut { migration, destination, address, key, budget } => {
                 let source = self.machine.config().host.clone();
                 connections(descriptors).and_then(|(control, pages)| {
-                    self.migrate(Outgoing { migration, source, destination, address, control, pages, budget })
+                    let secure = secure(key.as_ref())?;
+                    self.migrate(Outgoing {
+                        migration,
+                        source,
+                        destination,
+                        address,
+                        control,
+                        pages,
+                        secure,
+                        budget,
+                    })
                 })
             }
             Request::CancelMigration { migration } => self.cancel(migration),
@@ -138,6 +149,13 @@ impl Desk {
             None => Err(conflict("the VM is not running yet".into())),
         }
     }
+}
+
+/// What encrypts a migration's connections, if they are to be encrypted.
+pub(crate) fn secure(key: Option<&MigrationKey>) -> Result<Option<Arc<dyn Secure>>, ApiError> {
+    let session = key.map(godwit_tls::Session::new).transpose();
+    let session = session.map_err(|error| ApiError::new(ErrorCode::Internal, format!("TLS: {error}")))?;
+    Ok(session.map(|session| Arc::new(session) as _))
 }
 
 /// The control connection, then those of the page streams.

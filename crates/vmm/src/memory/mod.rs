@@ -1,4 +1,4 @@
-//! Guest memory: one memfd, seen by devices as [`GuestRam`] and by a migration page by page as [`Ram`].
+//! Guest memory, seen by devices as [`GuestRam`] and by a migration page by page as [`Ram`].
 
 pub mod layout;
 mod ram;
@@ -8,5 +8,5 @@ use vm_memory::bitmap::AtomicBitmap;
 pub(crate) use ram::insert_words;
 pub use ram::{MemoryError, Ram, Slot};
 
-/// Guest RAM on a memfd. Every write through it marks its pages in the bitmap of the VMM's own writes.
+/// Guest RAM. Every write through it marks its pages in the bitmap of the VMM's own writes.
 pub type GuestRam = vm_memory::GuestMemoryMmap<AtomicBitmap>;

@@ -1,25 +1,23 @@
 //! Guest RAM by whole pages.
 //!
-//! Reads and writes go through the memfd's file interface and not through the mapping: reading a page that nobody has
-//! touched then gives zeros without allocating it, and writing a page needs neither a fault nor a page of zeros first.
+//! It is private anonymous memory in huge pages where the kernel has them: what arrives then costs one fault for 512 pages,
+//! and so does the guest when it goes on. Memory that nobody has written is never allocated by being read.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{GuestMemory, MachineError, PageRange};
 use godwit_types::{Bytes, Gfn, PAGE_SIZE_BYTES};
-use vm_memory::bitmap::Bitmap;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 
 use super::{GuestRam, layout};
 
+const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
+
 /// Guest RAM.
 pub struct Ram {
-    memfd: Arc<File>,
     guest: Arc<GuestRam>,
     ranges: Vec<PageRange>,
 }
@@ -35,30 +33,28 @@ pub struct Slot {
 /// Why guest memory cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    #[error("cannot create a memory file for {0} of guest memory; free memory on this host")]
-    Create(Bytes, #[source] io::Error),
     #[error("cannot map {0} of guest memory; free memory on this host")]
     Map(Bytes, #[source] vm_memory::mmap::FromRangesError),
-    #[error("cannot clear guest memory")]
-    Clear(#[source] io::Error),
+    #[error("cannot tell the kernel how guest memory is to be treated")]
+    Advise(#[source] io::Error),
 }
 
 impl Ram {
     /// Reserves `memory` of RAM; nothing of it is allocated before it is touched.
     pub fn new(memory: Bytes) -> Result<Self, MemoryError> {
-        let memfd = create_memfd(memory).map_err(|error| MemoryError::Create(memory, error))?;
-        let memfd = Arc::new(memfd);
         let ranges = layout::ram_ranges(memory);
-        let mut offset = 0;
-        let mapped = ranges.iter().map(|range| {
-            let bytes = range.pages * PAGE_SIZE_BYTES;
-            let file = FileOffset::from_arc(Arc::clone(&memfd), offset);
-            offset += bytes;
-            (GuestAddress(range.start.address()), bytes as usize, Some(file))
-        });
-        let guest =
-            GuestRam::from_ranges_with_files(mapped).map_err(|error| MemoryError::Map(memory, error))?;
-        Ok(Self { memfd, guest: Arc::new(guest), ranges })
+        let mapped: Vec<_> = ranges
+            .iter()
+            .map(|range| (GuestAddress(range.start.address()), (range.pages * PAGE_SIZE_BYTES) as usize))
+            .collect();
+        let guest = GuestRam::from_ranges(&mapped).map_err(|error| MemoryError::Map(memory, error))?;
+        let ram = Self { guest: Arc::new(guest), ranges };
+        if let Err(error) = ram.advise(libc::MADV_HUGEPAGE) {
+            tracing::info!("guest memory is in small pages: {error}");
+        }
+        // A dump would show the guest's secrets, and be as large as its memory.
+        ram.advise(libc::MADV_DONTDUMP).map_err(MemoryError::Advise)?;
+        Ok(ram)
     }
 
     /// The RAM as devices see it.
@@ -78,8 +74,7 @@ impl Ram {
 
     /// Makes all RAM read as zeros, as after power-on, and counts all of it as written by the VMM.
     pub fn clear(&self) -> Result<(), MemoryError> {
-        let pages = self.ranges.iter().map(|range| range.pages).sum::<u64>();
-        self.punch(0, pages * PAGE_SIZE_BYTES).map_err(MemoryError::Clear)?;
+        self.advise(libc::MADV_DONTNEED).map_err(MemoryError::Advise)?;
         for region in self.guest.iter() {
             region.bitmap().mark_dirty(0, region.len() as usize);
         }
@@ -100,41 +95,26 @@ impl Ram {
         }
     }
 
-    /// The memfd's offset of a run of pages, which must lie within one range.
-    fn offset(&self, first: Gfn, pages: u64) -> Result<u64, MachineError> {
-        let mut before = 0;
-        for range in &self.ranges {
-            if let Some(at) = first.0.checked_sub(range.start.0)
-                && at.checked_add(pages).is_some_and(|end| end <= range.pages)
-            {
-                return Ok((before + at) * PAGE_SIZE_BYTES);
-            }
-            before += range.pages;
-        }
-        Err(MachineError {
+    /// A run of pages, which must lie within one range.
+    fn slice(&self, pages: PageRange) -> Result<VolatileSlice<'_, BS<'_, AtomicBitmap>>, MachineError> {
+        let address = pages.start.0.checked_mul(PAGE_SIZE_BYTES).map(GuestAddress);
+        let bytes = pages.pages.checked_mul(PAGE_SIZE_BYTES).and_then(|bytes| usize::try_from(bytes).ok());
+        let slice = address.zip(bytes).and_then(|(address, bytes)| self.guest.get_slice(address, bytes).ok());
+        slice.ok_or_else(|| MachineError {
             step: "accessing guest memory".into(),
-            reason: format!("{pages} pages from {:#x} on are not all RAM", first.0),
+            reason: format!("{} pages from {:#x} on are not all RAM", pages.pages, pages.start.0),
         })
     }
 
-    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: only the memfd's own pages are freed; their mapping stays valid and reads as zeros.
-        let done = unsafe { libc::fallocate(self.memfd.as_raw_fd(), mode, offset as i64, bytes as i64) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    /// Whether any page was allocated in this part of the memfd.
-    fn touched(&self, offset: u64, bytes: u64) -> io::Result<bool> {
-        // SAFETY: `lseek` reads no memory; nothing else uses the file position.
-        let next = unsafe { libc::lseek(self.memfd.as_raw_fd(), offset as i64, libc::SEEK_DATA) };
-        if next >= 0 {
-            return Ok((next as u64) < offset + bytes);
+    /// Gives advice on all of RAM.
+    fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        for region in self.guest.iter() {
+            // SAFETY: the region is this process's own private mapping; at worst it reads as zeros afterwards.
+            if unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, advice) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
-        match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
-            error => Err(error),
-        }
+        Ok(())
     }
 }
 
@@ -143,34 +123,31 @@ impl GuestMemory for Ram {
         &self.ranges
     }
 
-    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError> {
-        let offset = self.offset(first, whole_pages(into.len())?)?;
-        self.memfd.read_exact_at(into, offset).map_err(|error| failed("reading", first, &error))
+    fn bytes(&self, pages: PageRange) -> Result<&[u8], MachineError> {
+        let slice = self.slice(pages)?;
+        // SAFETY: the mapping lives as long as `self`, its length was checked, and any bytes are valid. The guest may write
+        // them meanwhile, beside Rust's memory model: what is read may be torn, and nothing is concluded from it that must
+        // be true.
+        Ok(unsafe { std::slice::from_raw_parts(slice.ptr_guard().as_ptr(), slice.len()) })
     }
 
     fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError> {
-        let offset = self.offset(first, whole_pages(from.len())?)?;
-        self.memfd.write_all_at(from, offset).map_err(|error| failed("writing", first, &error))
+        self.slice(PageRange { start: first, pages: whole_pages(from.len())? })?.copy_from(from);
+        Ok(())
     }
 
+    /// Before a guest has run here, only pages that the VMM has written can be other than zero.
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError> {
-        let (offset, bytes) = (self.offset(first, pages)?, pages * PAGE_SIZE_BYTES);
-        let zeroed =
-            self.touched(offset, bytes).and_then(|yes| if yes { self.punch(offset, bytes) } else { Ok(()) });
-        zeroed.map_err(|error| failed("zeroing", first, &error))
+        let slice = self.slice(PageRange { start: first, pages })?;
+        for page in 0..pages as usize {
+            let at = page * PAGE_BYTES;
+            if slice.bitmap().dirty_at(at) {
+                // Within the slice, whose length was checked.
+                slice.subslice(at, PAGE_BYTES).expect("the page is in the run").copy_from(&[0u8; PAGE_BYTES]);
+            }
+        }
+        Ok(())
     }
-}
-
-fn create_memfd(memory: Bytes) -> io::Result<File> {
-    // SAFETY: the name is a NUL-terminated literal.
-    let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just created and belongs to nobody else.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(memory.0)?;
-    Ok(file)
 }
 
 /// Adds a bitmap's words, whose first bit stands for `start`, a multiple of 64.
@@ -191,22 +168,25 @@ fn whole_pages(bytes: usize) -> Result<u64, MachineError> {
     })
 }
 
-fn failed(step: &str, first: Gfn, error: &io::Error) -> MachineError {
-    MachineError { step: format!("{step} guest memory at page {:#x}", first.0), reason: error.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use vm_memory::Bytes as _;
 
     use super::*;
 
-    const PAGE: usize = PAGE_SIZE_BYTES as usize;
+    const PAGE: usize = PAGE_BYTES;
 
-    fn allocated_pages(ram: &Ram) -> u64 {
-        ram.memfd.metadata().unwrap().blocks() * 512 / PAGE_SIZE_BYTES
+    fn run(start: u64, pages: u64) -> PageRange {
+        PageRange { start: Gfn(start), pages }
+    }
+
+    /// Resident memory of the mappings, by the kernel's own account, in KiB.
+    fn allocated_kib(ram: &Ram) -> u64 {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", ram.slots()[0].host_address);
+        let mapping = &smaps[smaps.find(&format!("\n{start}")).unwrap()..];
+        let line = mapping.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     #[test]
@@ -215,17 +195,18 @@ mod tests {
         ram.write(Gfn(5), &[7; PAGE]).unwrap();
         assert_eq!(ram.guest().read_obj::<u8>(GuestAddress(5 * PAGE as u64 + 9)).unwrap(), 7);
         ram.guest().write_obj(0xabu8, GuestAddress(6 * PAGE as u64)).unwrap();
-        let mut pages = vec![0; 2 * PAGE];
-        ram.read(Gfn(5), &mut pages).unwrap();
+        let pages = ram.bytes(run(5, 2)).unwrap();
         assert_eq!((pages[PAGE - 1], pages[PAGE], pages[PAGE + 1]), (7, 0xab, 0));
     }
 
     #[test]
     fn reading_and_zeroing_untouched_memory_allocates_nothing() {
         let ram = Ram::new(Bytes::mib(16)).unwrap();
-        ram.read(Gfn(0), &mut vec![1; 64 * PAGE]).unwrap();
+        assert!(ram.bytes(run(0, 4096)).unwrap().iter().all(|byte| *byte == 0));
         ram.zero(Gfn(0), 4096).unwrap();
-        assert_eq!(allocated_pages(&ram), 0);
+        assert_eq!(allocated_kib(&ram), 0);
+        ram.write(Gfn(3), &[1; PAGE]).unwrap();
+        assert!(allocated_kib(&ram) >= 4);
     }
 
     #[test]
@@ -233,8 +214,7 @@ mod tests {
         let ram = Ram::new(Bytes::mib(16)).unwrap();
         ram.write(Gfn(10), &[9; 3 * PAGE]).unwrap();
         ram.zero(Gfn(11), 1).unwrap();
-        let mut pages = vec![1; 3 * PAGE];
-        ram.read(Gfn(10), &mut pages).unwrap();
+        let pages = ram.bytes(run(10, 3)).unwrap();
         assert!(pages[..PAGE].iter().all(|byte| *byte == 9));
         assert!(pages[PAGE..2 * PAGE].iter().all(|byte| *byte == 0));
         assert!(pages[2 * PAGE..].iter().all(|byte| *byte == 9));
@@ -246,12 +226,12 @@ mod tests {
         let ram = Ram::new(Bytes::mib(16)).unwrap();
         let pages = Bytes::mib(16).pages();
         for (first, count) in [(pages, 1), (pages - 1, 2), (u64::MAX, 1), (u64::MAX - 1, 2)] {
-            assert!(ram.read(Gfn(first), &mut vec![0; count * PAGE]).is_err(), "{first:#x}+{count}");
+            assert!(ram.bytes(run(first, count as u64)).is_err(), "{first:#x}+{count}");
             assert!(ram.write(Gfn(first), &vec![0; count * PAGE]).is_err(), "{first:#x}+{count}");
             assert!(ram.zero(Gfn(first), count as u64).is_err(), "{first:#x}+{count}");
         }
         assert!(ram.zero(Gfn(1), u64::MAX).is_err());
-        assert!(ram.read(Gfn(0), &mut [0; 100]).is_err());
+        assert!(ram.write(Gfn(0), &[0; 100]).is_err());
     }
 
     #[test]
@@ -271,7 +251,7 @@ mod tests {
         let ram = Ram::new(Bytes::mib(16)).unwrap();
         ram.write(Gfn(1), &[1; PAGE]).unwrap();
         ram.clear().unwrap();
-        assert_eq!(allocated_pages(&ram), 0);
+        assert_eq!(allocated_kib(&ram), 0);
         let mut dirty = PageBitmap::new(4096);
         ram.harvest_own_writes(&mut dirty);
         assert_eq!(dirty.len(), 4096);

@@ -128,7 +128,6 @@ const CONNECTIONS: &[c_long] = &[
 
 /// What only the building of the machine needs, on the one thread that there is then.
 pub(super) const BUILD: &[c_long] = &[
-    SYS_memfd_create,
     SYS_eventfd2,
     SYS_epoll_create1,
     SYS_rt_sigaction,

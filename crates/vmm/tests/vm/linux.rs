@@ -20,6 +20,7 @@ const PATIENT: Budget = Budget {
     deadline_ms: 30_000,
     on_deadline: OnDeadline::Switch,
     bandwidth_bytes_per_s_max: None,
+    plain: false,
 };
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Vmm, grant_everything, guest, kvm_is_there, migration_id, spec};
+use crate::support::{KEY, Vmm, grant_everything, guest, kvm_is_there, migration_id, spec};
 use godwit_types::control::{Notice, Request, Role, VmmState};
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress, OnDeadline, Phase};
 use godwit_types::ownership::Verdict;
@@ -96,7 +96,7 @@ fn a_machine_built_for_another_specification_refuses_the_guest_and_its_process_e
     let folder = tempfile::tempdir().unwrap();
     let mut here = boot(folder.path(), 1);
     let migration = migration_id(1);
-    let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap() };
+    let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap(), key: Some(KEY) };
     let other = spec(2, Bytes::mib(32), "");
     let mut there = Vmm::start(Vmm::config(folder.path(), 1, &here.config.kernel, other, 2, role));
     here.migrate_to(&there, migration, Budget::default());
@@ -120,6 +120,7 @@ const ENDLESS: Budget = Budget {
     deadline_ms: 60_000,
     on_deadline: OnDeadline::Cancel,
     bandwidth_bytes_per_s_max: None,
+    plain: false,
 };
 
 fn under_way(vmm: &mut Vmm) {

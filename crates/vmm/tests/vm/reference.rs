@@ -11,7 +11,7 @@ use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::vm::{DiskFormat, DiskSpec, NicSpec};
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
+use crate::support::{KEY, PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
 
 const GUEST: &str = "10.77.0.10:80";
 const MAC: &str = "52:54:00:00:77:10";
@@ -70,7 +70,11 @@ impl Fixture {
     }
 
     fn destination(&self, here: &Vmm, n: u64) -> Vmm {
-        let role = Role::Incoming { migration: migration_id(n), listen: "127.0.0.1:0".parse().unwrap() };
+        let role = Role::Incoming {
+            migration: migration_id(n),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            key: Some(KEY),
+        };
         let epoch = here.status().epoch.0 + 1;
         let spec = here.config.spec.clone();
         let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);

@@ -5,8 +5,9 @@ use std::time::Duration;
 use godwit_faults::Step;
 use godwit_types::agent::{GuestAddress, Incoming, PrepareIncoming, StartOutgoing};
 use godwit_types::api::Empty;
+use godwit_types::key::MIGRATION_KEY_BYTES;
 use godwit_types::migration::Budget;
-use godwit_types::{ApiError, ErrorCode, VmId};
+use godwit_types::{ApiError, ErrorCode, MigrationKey, VmId};
 
 use super::{Attempt, Side};
 use crate::manager::unknown_vm;
@@ -39,7 +40,9 @@ impl Attempt<'_> {
             .read(move |tx| Ok((tx.vm(&vm.to_string())?, tx.task_request(task)?, tx.host(&source)?)));
         let (vm, budget, source): (_, Budget, _) = rows.await?;
         let vm = vm.ok_or_else(|| unknown_vm(&self.m.vm.to_string()))?;
+        let key = (!budget.plain).then(draw_key).transpose()?;
         let incoming = PrepareIncoming {
+            key: key.clone(),
             migration: self.m.id,
             name: vm.name,
             spec: vm.spec,
@@ -57,7 +60,7 @@ impl Attempt<'_> {
             return Err(ApiError::new(ErrorCode::Failed, "the migration was aborted meanwhile"));
         }
         let outgoing =
-            StartOutgoing { migration: id, destination: self.m.destination.clone(), address, budget };
+            StartOutgoing { migration: id, destination: self.m.destination.clone(), address, key, budget };
         let source = self.driver.agent(&self.m.source).await?.with_timeout(PREPARE_TIMEOUT);
         let begun = source.post::<_, Empty>(&self.path(Side::Outgoing), &outgoing).await;
         reached(Step::ManagerBegun).await;
@@ -67,6 +70,15 @@ impl Attempt<'_> {
             other => other.map(|_| ()),
         }
     }
+}
+
+/// A new migration's secret.
+fn draw_key() -> Result<MigrationKey, ApiError> {
+    let mut bytes = [0; MIGRATION_KEY_BYTES];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        ApiError::new(ErrorCode::Internal, format!("no random numbers for the migration's key: {error}"))
+    })?;
+    Ok(MigrationKey::from_bytes(bytes))
 }
 
 /// Where the guest was last seen on the network.

@@ -13,13 +13,16 @@ use godwit_types::control::{Notice, Question, Reply, Request, Role, Status, VmmC
 use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::ownership::Verdict;
 use godwit_types::vm::{BootSpec, CpuProfile, VmSpec};
-use godwit_types::{Bytes, Epoch, MigrationId};
+use godwit_types::{Bytes, Epoch, MigrationId, MigrationKey};
 
 /// How long anything may take before the test gives up. Never a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The user of process 0, if the tests are root; nobody else's.
 const FIRST_USER: u32 = 1_900_100_000;
+
+/// The key of every migration.
+pub(crate) const KEY: MigrationKey = MigrationKey::from_bytes([0x5a; 32]);
 
 /// A running `godwit-vmm`, killed when dropped.
 pub(crate) struct Vmm {
@@ -192,7 +195,7 @@ impl Vmm {
 
     /// Starts process `n` of the same VM as the destination of a migration.
     pub(crate) fn destination(&self, n: usize, migration: MigrationId) -> Self {
-        let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap() };
+        let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap(), key: Some(KEY) };
         let epoch = self.status().epoch.0 + 1;
         let mut config =
             Self::config(&self.folder, n, &self.config.kernel, self.config.spec.clone(), epoch, role);
@@ -206,7 +209,7 @@ impl Vmm {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
         let host = destination.config.host.clone();
         let connections = [(); 2].map(|()| TcpStream::connect(address).unwrap());
-        let request = Request::MigrateOut { migration, destination: host, address, budget };
+        let request = Request::MigrateOut { migration, destination: host, address, key: Some(KEY), budget };
         let reply = self.ask_with(&request, &connections);
         assert_eq!(reply, Reply::Done, "{}", self.errors());
     }
