@@ -68,11 +68,6 @@ where
         self.take((self.plain.len() / PAGE_BYTES * PAGE_BYTES).clamp(PAGE_BYTES, bytes), false)
     }
 
-    #[allow(dead_code)]
-    pub(super) fn stream(&self) -> &S {
-        &self.stream
-    }
-
     /// Makes more plaintext of what has arrived; whether there was enough for that.
     fn advance(&mut self) -> Result<bool, LinkError> {
         let Some(open) = &mut self.open else {
@@ -148,5 +143,98 @@ where
 impl From<SecureError> for LinkError {
     fn from(error: SecureError) -> Self {
         Self::Secure(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAGE: usize = PAGE_SIZE_BYTES as usize;
+
+    /// Records that hide nothing: a header with the length, then the plaintext, then padding.
+    struct Bare;
+
+    const PADDING: usize = 17;
+
+    impl Open for Bare {
+        fn record_bytes(&self, header: [u8; RECORD_HEADER_BYTES]) -> Result<usize, SecureError> {
+            Ok(RECORD_HEADER_BYTES + PADDING + usize::from(u16::from_be_bytes([header[3], header[4]])))
+        }
+
+        fn open(&mut self, record: &mut [u8]) -> Result<Option<Range<usize>>, SecureError> {
+            Ok(Some(RECORD_HEADER_BYTES..record.len() - PADDING))
+        }
+    }
+
+    fn records(plain: &[u8], lengths: &[u16]) -> Vec<u8> {
+        let (mut records, mut rest) = (Vec::new(), plain);
+        for length in lengths.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (part, after) = rest.split_at(usize::from(*length).min(rest.len()));
+            records.extend([23, 3, 3]);
+            records.extend((part.len() as u16).to_be_bytes());
+            records.extend(part);
+            records.extend([0xee; PADDING]);
+            rest = after;
+        }
+        records
+    }
+
+    /// Gives a few bytes at a time.
+    struct Trickle(RefCell<(Vec<u8>, Vec<usize>)>);
+
+    impl Read for &Trickle {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let mut state = self.0.borrow_mut();
+            let (bytes, sizes) = &mut *state;
+            let count = sizes.first().copied().unwrap_or(usize::MAX).min(bytes.len()).min(into.len());
+            sizes.rotate_left(1);
+            into[..count].copy_from_slice(&bytes[..count]);
+            bytes.drain(..count);
+            Ok(count)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_what_was_sent_however_it_is_cut_into_records_and_reads(
+            takes in prop::collection::vec(prop_oneof![0usize..40, 0usize..60_000], 1..20),
+            lengths in prop::collection::vec(1u16..16_384, 1..5),
+            reads in prop::collection::vec(prop_oneof![1usize..30, 1usize..100_000], 1..5),
+            sealed: bool,
+        ) {
+            let plain: Vec<u8> = (0..takes.iter().sum::<usize>() + 3 * PAGE).map(|at| (at % 249) as u8).collect();
+            let sent = if sealed { records(&plain, &lengths) } else { plain.clone() };
+            let open = sealed.then(|| Box::new(Bare) as _);
+            let mut inflow = Inflow::new(Trickle(RefCell::new((sent, reads))), open, Arc::default(), None);
+            let mut at = 0;
+            for take in takes {
+                prop_assert_eq!(inflow.take(take, false).unwrap(), &plain[at..at + take]);
+                at += take;
+            }
+            while at < plain.len() {
+                let pages = inflow.take_pages(plain.len() - at).unwrap();
+                prop_assert!(!pages.is_empty() && pages.len() % PAGE == 0);
+                prop_assert_eq!(pages, &plain[at..at + pages.len()]);
+                at += pages.len();
+            }
+            prop_assert!(matches!(inflow.take(1, true), Err(LinkError::Closed)));
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_costs_no_memory_before_it_has_arrived() {
+        let sent = vec![1; 1000];
+        let mut inflow = Inflow::new(Trickle(RefCell::new((sent, vec![100]))), None, Arc::default(), None);
+        assert!(matches!(inflow.take(1 << 30, false), Err(LinkError::Truncated)));
+        assert_eq!(inflow.buffer.len(), BUFFER_BYTES);
     }
 }

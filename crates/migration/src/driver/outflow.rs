@@ -96,7 +96,7 @@ struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     fn is_empty(&self) -> bool {
-        self.parts.iter().map(|part| part.len()).sum::<usize>() == self.at
+        self.parts.iter().all(|part| part.is_empty())
     }
 
     /// Takes what fills a record.
