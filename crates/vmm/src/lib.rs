@@ -11,5 +11,6 @@ pub mod interrupt;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod offer;
 pub mod sandbox;
 pub mod supervisor;
