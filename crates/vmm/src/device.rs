@@ -72,7 +72,7 @@ pub trait State: prost::Message + Default {
         }
         if !reads_section(Self::VERSION, section.version) {
             return Err(refuse(format!(
-                "the saved state has version {}; this build reads version {} and the one before",
+                "the saved state has version {}; this build reads version {} and the one before: install a release that is at most one away",
                 section.version,
                 Self::VERSION
             )));

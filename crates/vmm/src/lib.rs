@@ -7,6 +7,8 @@ pub mod control;
 pub mod cpu;
 pub mod device;
 pub mod devices;
+#[cfg(test)]
+mod golden_tests;
 pub mod interrupt;
 pub mod kvm;
 pub mod machine;
