@@ -78,9 +78,6 @@ fn the_check_finds_the_host_that_a_migration_then_succeeds_to() {
         let [here, there] = hosts(cluster);
         let guest = GuestOptions::named("ready");
         boot(cluster, place, &guest, &here)?;
-        for verb in [&["vm", "check-migration", "ready", "--all"][..], &["vm", "check-migration", "ready"]] {
-            eprintln!("{}", cluster.cli().text(verb, godwit_tests::VERB_LIMIT)?);
-        }
         let verb = ["vm", "check-migration", "ready", "--to", there.as_str(), "--json"];
         let told = cluster.cli().text(&verb, godwit_tests::VERB_LIMIT)?;
         let told: MigrationCheck = serde_json::from_str(&told).expect("--json prints the document");

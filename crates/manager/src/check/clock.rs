@@ -31,9 +31,9 @@ pub(super) fn findings(case: &Case<'_>) -> Option<Finding> {
         ms.unsigned_abs()
     );
     let remedy = format!("check the time synchronisation of {source} and {destination}");
-    match certain {
-        0..=SKEW_WARNED_MS => None,
-        ..=SKEW_REFUSED_MS => Some(Finding::warning(Check::Clock, reason, remedy)),
-        _ => Some(Finding::blocked(Check::Clock, reason, remedy)),
+    if certain > SKEW_REFUSED_MS {
+        Some(Finding::blocked(Check::Clock, reason, remedy))
+    } else {
+        (certain > SKEW_WARNED_MS).then(|| Finding::warning(Check::Clock, reason, remedy))
     }
 }

@@ -67,6 +67,8 @@ pub(crate) fn judge(case: &Case<'_>) -> HostCheck {
         }
     }
     findings.sort_by_key(|finding| finding.check);
+    // Several disks in one datastore that is missing say the same.
+    findings.dedup();
     let verdict = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     HostCheck { host: case.destination.name.clone(), verdict, findings }
 }
