@@ -4,6 +4,7 @@ use godwit_lab::cluster::{Cluster, GuestOptions};
 use godwit_lab::fabric::FabricOptions;
 use godwit_lab::{LabError, Result};
 use godwit_tests::{assert_alive, boot, ensure, hosts, on_fabric, on_fabric_with};
+use godwit_types::check::{Check, MigrationCheck, Verdict};
 use godwit_types::{Bytes, ErrorCode};
 
 #[test]
@@ -53,9 +54,46 @@ fn a_destination_without_the_network_and_the_datastore_is_refused() {
         let [here, there] = hosts(cluster);
         let guest = GuestOptions::named("settled");
         boot(cluster, place, &guest, &here)?;
+        let missing = ["does not offer the network", "does not reach the datastore"];
         let verb = ["vm", "migrate", "settled", "--to", there.as_str()];
-        refused(cluster, &verb, ErrorCode::Refused, &[there.as_str()])?;
+        refused(cluster, &verb, ErrorCode::Refused, &missing)?;
+        let check = ["vm", "check-migration", "settled", "--json"];
+        let Err(LabError::Cli(nowhere)) = cluster.cli().text(&check, godwit_tests::VERB_LIMIT) else {
+            return Err(LabError::Broken("a host that can take the VM was found".into()));
+        };
+        ensure(nowhere.is(ErrorCode::Failed), format!("expected exit code 1: {nowhere}"))?;
+        let told: MigrationCheck = serde_json::from_str(&nowhere.stdout).expect("--json prints the document");
+        for words in missing {
+            let said = told.hosts[1].findings.iter().any(|finding| finding.reason.contains(words));
+            ensure(said, format!("the check does not say '{words}': {told:#?}"))?;
+        }
         cluster.assert_runs_on("settled", &here)?;
+        assert_alive(cluster, guest.address)
+    });
+}
+
+#[test]
+fn the_check_finds_the_host_that_a_migration_then_succeeds_to() {
+    on_fabric(|cluster, place| {
+        let [here, there] = hosts(cluster);
+        let guest = GuestOptions::named("ready");
+        boot(cluster, place, &guest, &here)?;
+        let verb = ["vm", "check-migration", "ready", "--to", there.as_str(), "--json"];
+        let told = cluster.cli().text(&verb, godwit_tests::VERB_LIMIT)?;
+        let told: MigrationCheck = serde_json::from_str(&told).expect("--json prints the document");
+        let well = told.hosts[0].findings.iter().filter(|finding| finding.verdict == Verdict::Ok);
+        let well: Vec<Check> = well.map(|finding| finding.check).collect();
+        for check in Check::ALL.into_iter().filter(|check| *check != Check::Vcpus) {
+            ensure(well.contains(&check), format!("{check:?} is not well: {told:#?}"))?;
+        }
+        cluster.assert_runs_on("ready", &here)?;
+        let task = cluster.migrate_detached("ready", &there, &[])?;
+        cluster.await_task(&task, "the move", godwit_tests::VERB_LIMIT, |task| task.state.is_final())?;
+        cluster.assert_runs_on("ready", &there)?;
+        // What it saw on its first host is what it needs of the next one.
+        cluster
+            .cli()
+            .text(&["vm", "check-migration", "ready", "--to", here.as_str()], godwit_tests::VERB_LIMIT)?;
         assert_alive(cluster, guest.address)
     });
 }

@@ -177,6 +177,23 @@ Examples:
   godwit vm migrate web1 --to host-b
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel")]
     Migrate(VmMigrate),
+    /// Say whether a running VM could move, and everything that is against it. Moves and reserves nothing.
+    ///
+    /// Ends with exit code 0 if the host named, or at least one, can take the VM now, and with 1 if not.
+    #[command(after_help = "\
+Examples:
+  godwit vm check-migration web1
+  godwit vm check-migration web1 --to host-b
+  godwit vm check-migration web1 --json | jq '.hosts[] | select(.verdict != \"blocked\") | .host'")]
+    CheckMigration {
+        vm: VmName,
+        /// Look at this host alone [default: all hosts].
+        #[arg(long, value_name = "HOST")]
+        to: Option<HostName>,
+        /// Show what was found to be well, too.
+        #[arg(long)]
+        all: bool,
+    },
     /// Remove a stopped VM's definition. Its disks stay.
     Rm { vm: VmName },
 }
@@ -263,6 +280,7 @@ mod tests {
              --advertise 10.0.0.2:7401 --network guests=br0,uplink=eth1 --datastore shared=/mnt/vms",
             "godwit manager run --listen 10.0.0.1:7400 --state /var/lib/godwit/manager",
             "godwit events --follow --json",
+            "godwit vm check-migration web1 --to host-b",
         ];
         for example in examples {
             Cli::try_parse_from(example.split_whitespace())

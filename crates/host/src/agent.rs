@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use godwit_types::host::{DatastoreOffer, HostReport};
+use godwit_types::capability::VmmOffer;
+use godwit_types::host::{DatastoreOffer, HostReport, KvmFlavour};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -27,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) changed: Notify,
     /// As last seen; a datastore that hangs does not hold up reports.
     datastores: Mutex<Vec<DatastoreOffer>>,
+    /// As the VMM last said.
+    offer: Mutex<Option<VmmOffer>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -42,6 +45,7 @@ impl Agent {
             admission: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             datastores: Mutex::default(),
+            offer: Mutex::default(),
             tasks: Mutex::default(),
         }
     }
@@ -66,13 +70,26 @@ impl Agent {
     /// What the manager is told.
     pub(crate) fn report(&self) -> HostReport {
         let datastores = self.datastores.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = facts::gather(&self.config, datastores);
+        let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let facts = facts::gather(&self.config, datastores, offer);
         HostReport {
             name: self.config.name.clone(),
             agent: self.config.advertise,
             facts,
             vms: self.vms.report(),
         }
+    }
+
+    /// Asks the VMM what it can run here: another kernel module, microcode or binary may have come.
+    pub(crate) async fn look_at_vmm(&self) {
+        let asked = facts::vmm_offer(&self.vmm).await;
+        let mut offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(why) = &asked
+            && (offer.is_some() || facts::kvm().flavour != KvmFlavour::None)
+        {
+            tracing::warn!("{} does not say what it can run here: {why}", self.vmm.display());
+        }
+        *offer = asked.ok();
     }
 
     /// Looks at the datastores. Takes as long as they do.

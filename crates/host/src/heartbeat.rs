@@ -10,9 +10,10 @@ use crate::agent::Agent;
 
 /// Time between reports when nothing changes.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Time between looks at the datastores, and how long the first may keep the first report waiting.
+/// Time between looks at the datastores and at the VMM, and how long the first may keep the first report waiting.
 const DATASTORES_INTERVAL: Duration = Duration::from_secs(5);
-const DATASTORES_FIRST: Duration = Duration::from_secs(1);
+const VMM_INTERVAL: Duration = Duration::from_secs(60);
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Least time between two reports, whatever changes.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// Pause after the first report that failed; doubles with each up to the longest.
@@ -29,12 +30,25 @@ async fn watch_datastores(agent: Arc<Agent>, first: oneshot::Sender<()>) {
     }
 }
 
+/// Asks the VMM until it is aborted.
+async fn watch_vmm(agent: Arc<Agent>, first: oneshot::Sender<()>) {
+    agent.look_at_vmm().await;
+    agent.changed.notify_one();
+    drop(first);
+    loop {
+        sleep(VMM_INTERVAL).await;
+        agent.look_at_vmm().await;
+    }
+}
+
 /// Reports until it is aborted.
 pub(crate) async fn report_forever(agent: Arc<Agent>) {
-    let (first, looked) = oneshot::channel();
+    let (first, datastores) = oneshot::channel();
     agent.spawn(watch_datastores(Arc::clone(&agent), first));
+    let (first, vmm) = oneshot::channel();
+    agent.spawn(watch_vmm(Arc::clone(&agent), first));
     // The report goes out either way.
-    let _ = timeout(DATASTORES_FIRST, looked).await;
+    let _ = timeout(FIRST_LOOK, async { tokio::join!(datastores, vmm) }).await;
     let mut pause = PAUSE_MIN;
     let mut heard = None;
     loop {

@@ -11,9 +11,11 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Token};
 use godwit_types::agent::{
-    Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+    AskAdmission, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::{Empty, Health};
+use godwit_types::capability::GuestFacts;
+use godwit_types::check::Finding;
 use godwit_types::host::HostReport;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
 use hyper_util::rt::TokioIo;
@@ -22,7 +24,7 @@ use tokio::net::UnixStream;
 
 use crate::agent::Agent;
 use crate::facts::VERSION;
-use crate::vm::{launch, orders};
+use crate::vm::{examine, launch, orders};
 
 type Shared = State<Arc<Agent>>;
 type Answer<T> = Result<Json<T>, ErrorResponse>;
@@ -35,6 +37,8 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/start", post(start))
         .route("/v1/vms/{id}/stop", post(stop))
         .route("/v1/vms/{id}/fence", post(fence))
+        .route("/v1/vms/{id}/guest", get(guest))
+        .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard_incoming))
@@ -66,6 +70,18 @@ async fn stop(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<Stop
 
 async fn fence(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<Fence>) -> Answer<Empty> {
     to_the_end(orders::fence(agent, vm, asked)).await.map(empty)
+}
+
+async fn guest(State(agent): Shared, Path(vm): Path<VmId>) -> Answer<GuestFacts> {
+    Ok(Json(orders::guest(&agent, vm).await?))
+}
+
+async fn admission(
+    State(agent): Shared,
+    Path(vm): Path<VmId>,
+    Json(asked): Json<AskAdmission>,
+) -> Json<Vec<Finding>> {
+    Json(examine::admission(agent, vm, asked).await)
 }
 
 async fn prepare_incoming(

@@ -2,77 +2,59 @@
 
 use std::collections::BTreeSet;
 
+use godwit_types::check::{Check, Finding, refuse};
 use godwit_types::host::KvmFlavour;
 use godwit_types::vm::VmSpec;
-use godwit_types::{ApiError, Bytes, ErrorCode, HostName, Name};
+use godwit_types::{ApiError, Bytes, HostName, Name};
 
 use crate::store::HostRow;
 
 /// Memory that a VM's process needs beside the guest's own.
-pub(crate) const OVERHEAD: Bytes = Bytes::mib(64);
-
-/// Why something cannot be done, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Obstacle {
-    pub reason: String,
-    pub remedy: String,
-}
-
-impl Obstacle {
-    pub(crate) fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { reason: reason.into(), remedy: remedy.into() }
-    }
-}
-
-/// One error that names all `obstacles` to `deed`, or none if there are none.
-pub(crate) fn refuse(deed: &str, obstacles: &[Obstacle]) -> Result<(), ApiError> {
-    if obstacles.is_empty() {
-        return Ok(());
-    }
-    let join = |part: fn(&Obstacle) -> &str| {
-        let unique: Vec<&str> = obstacles.iter().map(part).fold(Vec::new(), |mut seen, text| {
-            if !seen.contains(&text) {
-                seen.push(text);
-            }
-            seen
-        });
-        unique.join("; ")
-    };
-    let message = format!("{deed}: {}", join(|o| &o.reason));
-    Err(ApiError::new(ErrorCode::Refused, message).remedy(join(|o| &o.remedy)))
-}
+const OVERHEAD: Bytes = Bytes::mib(64);
 
 /// Everything that keeps `host` from running a VM of `spec`.
-pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Obstacle> {
+pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
     let mut found = Vec::new();
-    let name = &host.name;
+    let (name, facts) = (&host.name, &host.facts);
     if !host.up {
         let reason = format!("{name} is down: the manager does not hear from it");
-        found.push(Obstacle::new(
-            reason,
-            format!("start 'godwit host run' on {name} and check the network to it"),
+        let remedy = format!("start 'godwit host run' on {name} and check the network to it");
+        found.push(Finding::blocked(Check::Host, reason, remedy));
+    }
+    if facts.kvm.flavour == KvmFlavour::None {
+        let limits = facts.kvm.limits.as_deref().unwrap_or("no usable /dev/kvm");
+        let remedy = format!("enable virtualisation on {name}, or name another host");
+        found.push(Finding::blocked(
+            Check::Virtualisation,
+            format!("{name} cannot run VMs: {limits}"),
+            remedy,
         ));
     }
-    if host.facts.kvm.flavour == KvmFlavour::None {
-        let limits = host.facts.kvm.limits.as_deref().unwrap_or("no usable /dev/kvm");
-        let remedy = format!("enable virtualisation on {name}, or name another host");
-        found.push(Obstacle::new(format!("{name} cannot run VMs: {limits}"), remedy));
-    }
-    let offered: BTreeSet<&Name> = host.facts.networks.iter().map(|offer| &offer.name).collect();
+    let offered: BTreeSet<&Name> = facts.networks.iter().map(|offer| &offer.name).collect();
     for network in needed_networks(spec).difference(&offered) {
         let remedy = format!("run its agent with --network {network}=BRIDGE");
-        found.push(Obstacle::new(format!("{name} does not offer the network '{network}'"), remedy));
+        let reason = format!("{name} does not offer the network '{network}'");
+        found.push(Finding::blocked(Check::Networks, reason, remedy));
     }
-    let reached: BTreeSet<&Name> = host.facts.datastores.iter().map(|offer| &offer.name).collect();
+    let reached: BTreeSet<&Name> = facts.datastores.iter().map(|offer| &offer.name).collect();
     for datastore in needed_datastores(spec).difference(&reached) {
         let remedy = format!("mount it there and run its agent with --datastore {datastore}=DIR");
-        found.push(Obstacle::new(format!("{name} does not reach the datastore '{datastore}'"), remedy));
+        let reason = format!("{name} does not reach the datastore '{datastore}'");
+        found.push(Finding::blocked(Check::Datastores, reason, remedy));
     }
     let needed = needed_memory(spec);
-    let available = host.facts.memory_available;
+    let available = facts.memory_available;
     if available < needed {
         let reason = format!("{name} has {available} of memory available, and the VM needs {needed}");
-        found.push(Obstacle::new(reason, format!("free memory on {name}, or name another host")));
+        found.push(Finding::blocked(
+            Check::Memory,
+            reason,
+            format!("free memory on {name}, or name another host"),
+        ));
+    }
+    if let Some(max) = facts.vmm.as_ref().map(|vmm| vmm.vcpus_max).filter(|max| *max < spec.vcpus.into()) {
+        let reason = format!("the VM has {} vCPUs and KVM of {name} runs at most {max}", spec.vcpus);
+        found.push(Finding::blocked(Check::Vcpus, reason, "name a host that runs as many"));
     }
     found
 }
@@ -83,29 +65,35 @@ pub(crate) fn place(spec: &VmSpec, hosts: &[HostRow]) -> Result<HostName, ApiErr
     if let Some(best) = able.max_by_key(|host| (host.facts.memory_available, std::cmp::Reverse(&host.name))) {
         return Ok(best.name.clone());
     }
-    let mut all: Vec<Obstacle> = hosts.iter().flat_map(|host| obstacles(spec, host)).collect();
+    let mut all: Vec<Finding> = hosts.iter().flat_map(|host| obstacles(spec, host)).collect();
     if all.is_empty() {
-        all.push(Obstacle::new("there are no hosts", "start 'godwit host run' on a machine with /dev/kvm"));
+        all.push(Finding::blocked(
+            Check::Host,
+            "there are no hosts",
+            "start 'godwit host run' on a machine with /dev/kvm",
+        ));
     }
     refuse("no host can run the VM", &all).map(|()| unreachable!("there is at least one obstacle"))
 }
 
-fn needed_networks(spec: &VmSpec) -> BTreeSet<&Name> {
+pub(crate) fn needed_networks(spec: &VmSpec) -> BTreeSet<&Name> {
     spec.nics.iter().map(|nic| &nic.network).collect()
 }
 
-fn needed_datastores(spec: &VmSpec) -> BTreeSet<&Name> {
+pub(crate) fn needed_datastores(spec: &VmSpec) -> BTreeSet<&Name> {
     let boot = [Some(&spec.boot.kernel), spec.boot.initrd.as_ref()];
     let images = spec.disks.iter().map(|disk| &disk.image);
     boot.into_iter().flatten().chain(images).map(|place| &place.datastore).collect()
 }
 
-fn needed_memory(spec: &VmSpec) -> Bytes {
+pub(crate) fn needed_memory(spec: &VmSpec) -> Bytes {
     Bytes(spec.memory.0 + OVERHEAD.0)
 }
 
 #[cfg(test)]
 mod tests {
+    use godwit_types::ErrorCode;
+
     use super::*;
     use crate::fixtures::{host, spec};
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
+use godwit_types::cpu::{CpuFacts, TscFacts};
 use godwit_types::host::{DatastoreOffer, HostFacts, KvmFacts, KvmFlavour, NetworkOffer};
 use godwit_types::vm::{BootSpec, CpuProfile, DiskFormat, DiskSpec, MachineType, NicSpec, VmSpec};
 use godwit_types::{Bytes, VmId};
@@ -32,6 +34,34 @@ pub(crate) fn vm(name: &str) -> VmRow {
     VmRow { id, name: name.parse().unwrap(), spec: spec(), power: Power::Running, last_event: None }
 }
 
+fn cpu() -> CpuFacts {
+    CpuFacts {
+        vendor: "AuthenticAMD".into(),
+        features: ["avx2", "sse2"].map(str::to_owned).into(),
+        msr_features: ["rdcl-no".to_owned()].into(),
+        physical_bits: 48,
+        xsave_bytes: 832,
+        tsc: Some(TscFacts { khz: 2_000_000, scalable: false }),
+    }
+}
+
+fn offer() -> VmmOffer {
+    VmmOffer {
+        release: "0.1.0".into(),
+        protocol: ProtocolRange { min: 1, max: 1 },
+        machines: vec!["godwit-1".into()],
+        sections: BTreeMap::from([("kvm-vcpu".into(), 1)]),
+        vcpus_max: 64,
+        cpu: cpu(),
+    }
+}
+
+/// A guest that runs on [`host`], and can run on any like it.
+pub(crate) fn guest() -> GuestFacts {
+    let VmmOffer { release, protocol, sections, cpu, .. } = offer();
+    GuestFacts { release, protocol, sections, cpu, blockers: vec![] }
+}
+
 /// A host that is up and can run [`spec`].
 pub(crate) fn host(name: &str) -> HostRow {
     let facts = HostFacts {
@@ -42,6 +72,7 @@ pub(crate) fn host(name: &str) -> HostRow {
         memory: Bytes::mib(4096),
         memory_available: Bytes::mib(2048),
         kvm: KvmFacts { flavour: KvmFlavour::Svm, limits: None },
+        vmm: Some(offer()),
         networks: vec![NetworkOffer { name: "lan".parse().unwrap(), bridge: "br0".into(), uplink: None }],
         datastores: vec![DatastoreOffer {
             name: "shared".parse().unwrap(),

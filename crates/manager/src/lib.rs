@@ -13,6 +13,7 @@
 //! what they said. The manager holds no state that is not in its store: a new one takes up where the last one stopped.
 
 pub mod arbiter;
+mod check;
 mod clock;
 mod define;
 mod fit;

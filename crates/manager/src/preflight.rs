@@ -1,158 +1,177 @@
-//! Whether a VM can move to a host: every reason against it at once, before anything is touched.
+//! What is known before a VM moves: the records, and what the agents say when asked. Asking moves and reserves nothing.
+//!
+//! A migration is planned by the same list that `godwit vm check-migration` shows: [`Situation::judge`].
 
-use godwit_types::ApiError;
-use godwit_types::host::KvmFlavour;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use godwit_types::agent::AskAdmission;
+use godwit_types::capability::GuestFacts;
+use godwit_types::check::{Finding, HostCheck, MigrationCheck};
+use godwit_types::host::HostReport;
 use godwit_types::ownership::Ownership;
+use godwit_types::task::Task;
+use godwit_types::{ApiError, Epoch, HostName, VmId};
+use tokio::task::JoinSet;
 
-use crate::fit::{self, Obstacle};
-use crate::store::{HostRow, Power, VmRow};
+use crate::check::{self, Answers, Case, Skew};
+use crate::clock::now_unix_ms;
+use crate::manager::{Manager, unknown_host, unknown_vm};
+use crate::store::{HostRow, Power, Tx, VmRow};
 
-/// Clocks that differ by more are warned of: logs of the two hosts cannot be read side by side, in milliseconds.
-const CLOCK_SKEW_MS_MAX: u64 = 1_000;
+/// How long an agent may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How far a host's clock may be off what its reports say: they take their time.
+const REPORT_DELAY_MS: u64 = 500;
 
-/// What a migration is judged by.
+/// `GET /v1/vms/{vm}/migration-check`: whether the VM can move to the host named, or to which of all.
+pub(crate) async fn report(
+    manager: &Arc<Manager>,
+    vm: String,
+    to: Option<HostName>,
+) -> Result<MigrationCheck, ApiError> {
+    let probe = ask(manager, &vm, to.as_ref()).await?;
+    let report = manager.store.read(move |tx| {
+        let situation = Situation::of(tx, &vm)?;
+        let hosts = destinations(tx, to.as_ref())?;
+        let hosts = hosts.iter().map(|host| situation.judge(host, &probe)).collect();
+        let from = situation.owned.map(|owned| owned.owner);
+        Ok(MigrationCheck { vm: situation.vm.name, from, hosts })
+    });
+    report.await
+}
+
+/// The VM and whatever concerns it, as recorded.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
-    pub vm: &'a VmRow,
-    pub owned: Option<&'a Ownership>,
+pub(crate) struct Situation {
+    pub vm: VmRow,
+    pub owned: Option<Ownership>,
+    pub busy: Option<Task>,
     /// The host that owns the VM.
-    pub source: Option<&'a HostRow>,
-    pub destination: &'a HostRow,
+    pub source: Option<HostRow>,
 }
 
-/// Refuses with all reasons, or returns what to warn of.
-pub(crate) fn check(plan: &Plan<'_>) -> Result<Vec<String>, ApiError> {
-    let Plan { vm, destination, .. } = plan;
-    let mut obstacles = vm_obstacles(plan);
-    if let Some(source) = plan.source {
-        if source.name == destination.name {
-            let reason = format!("{} is on {} already", vm.name, source.name);
-            obstacles.push(Obstacle::new(reason, "name another host"));
-        } else {
-            obstacles.extend(fit::obstacles(&vm.spec, destination));
-            obstacles.extend(pair_obstacles(source, destination));
+impl Situation {
+    pub(crate) fn of(tx: &Tx<'_>, vm: &str) -> Result<Self, ApiError> {
+        let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
+        let owned = tx.ownership(vm.id)?.map(|(owned, _)| owned);
+        let source = owned.as_ref().map(|owned| tx.host(&owned.owner)).transpose()?.flatten();
+        Ok(Self { busy: tx.open_task(vm.id)?, vm, owned, source })
+    }
+
+    /// Whether the VM can move to `destination`, with all reasons.
+    pub(crate) fn judge(&self, destination: &HostRow, probe: &Probe) -> HostCheck {
+        check::judge(&Case {
+            vm: &self.vm,
+            owned: self.owned.as_ref(),
+            busy: self.busy.as_ref(),
+            source: self.source.as_ref(),
+            destination,
+            answers: &probe.answers(self.source.as_ref(), destination),
+        })
+    }
+}
+
+/// What the agents said.
+#[derive(Debug, Default)]
+pub(crate) struct Probe {
+    guest: Option<Result<GuestFacts, ApiError>>,
+    clocks: BTreeMap<HostName, Skew>,
+    admissions: BTreeMap<HostName, Result<Vec<Finding>, ApiError>>,
+}
+
+impl Probe {
+    fn answers(&self, source: Option<&HostRow>, destination: &HostRow) -> Answers {
+        // Both against the manager's clock.
+        let clock = |host: &HostRow| {
+            let reported = Skew { ms: host.clock_skew_ms, error_ms: REPORT_DELAY_MS };
+            self.clocks.get(&host.name).copied().unwrap_or(reported)
+        };
+        let skew = source.map_or_else(Skew::default, |source| {
+            let (from, to) = (clock(source), clock(destination));
+            Skew { ms: to.ms.saturating_sub(from.ms), error_ms: from.error_ms.saturating_add(to.error_ms) }
+        });
+        Answers {
+            guest: self.guest.clone(),
+            admission: self.admissions.get(&destination.name).cloned(),
+            skew,
         }
     }
-    fit::refuse(&format!("{} cannot move to {}", vm.name, destination.name), &obstacles)?;
-    Ok([plan.source, Some(destination)].into_iter().flatten().filter_map(skew_warning).collect())
 }
 
-fn vm_obstacles(plan: &Plan<'_>) -> Vec<Obstacle> {
-    let name = &plan.vm.name;
-    let mut found = Vec::new();
-    if plan.vm.power != Power::Running {
-        let remedy = format!("start it: godwit vm start {name} --host {}", plan.destination.name);
-        found.push(Obstacle::new(format!("{name} is not running"), remedy));
-    } else if !plan.owned.is_some_and(|owned| owned.claimed) {
-        let reason = format!("the host that owns {name} has not confirmed that it runs it");
-        found.push(Obstacle::new(reason, "wait until the VM's state is certain: godwit vm show"));
-    }
-    if let Some(source) = plan.source.filter(|source| !source.up) {
-        let reason = format!("{}, which runs it, is down: the manager does not hear from it", source.name);
-        let remedy =
-            format!("check the network to {} and that 'godwit host run' is alive there", source.name);
-        found.push(Obstacle::new(reason, remedy));
-    }
-    found
+enum Answer {
+    Guest(Result<GuestFacts, ApiError>),
+    Clock(HostName, Skew),
+    Admission(HostName, Result<Vec<Finding>, ApiError>),
 }
 
-fn pair_obstacles(source: &HostRow, destination: &HostRow) -> Vec<Obstacle> {
-    let mut found = Vec::new();
-    let (from, to) = (&source.facts, &destination.facts);
-    if to.kvm.flavour != KvmFlavour::None && from.kvm.flavour != to.kvm.flavour {
-        let (ours, theirs) = (flavour(from.kvm.flavour), flavour(to.kvm.flavour));
-        let reason =
-            format!("{} virtualises with {ours} and {} with {theirs}", source.name, destination.name);
-        found.push(Obstacle::new(reason, format!("name a host that virtualises with {ours}")));
+/// Asks whoever can say something about a move, all at once. Who is down is not asked.
+pub(crate) async fn ask(manager: &Arc<Manager>, vm: &str, to: Option<&HostName>) -> Result<Probe, ApiError> {
+    let (vm, to) = (vm.to_owned(), to.cloned());
+    let rows = manager.store.read(move |tx| Ok((Situation::of(tx, &vm)?, destinations(tx, to.as_ref())?)));
+    let (Situation { vm, owned, source, .. }, destinations) = rows.await?;
+    let mut asked = JoinSet::new();
+    let runs_on = source.filter(|_| vm.power == Power::Running);
+    if let Some(source) = runs_on.as_ref().filter(|source| source.up) {
+        asked.spawn(clock(Arc::clone(manager), source.name.clone()));
+        asked.spawn(guest(Arc::clone(manager), source.name.clone(), vm.id));
     }
-    if from.version != to.version {
-        let (ours, theirs) = (&from.version, &to.version);
-        let reason = format!("{} runs Godwit {ours} and {} runs {theirs}", source.name, destination.name);
-        found.push(Obstacle::new(reason, "install the same version of Godwit on both hosts"));
+    let runs_on = runs_on.map(|source| source.name);
+    let epoch = owned.map_or(Epoch(0), |owned| owned.epoch).next();
+    for host in destinations.into_iter().filter(|host| host.up && Some(&host.name) != runs_on.as_ref()) {
+        let question = AskAdmission { spec: vm.spec.clone(), epoch };
+        asked.spawn(clock(Arc::clone(manager), host.name.clone()));
+        asked.spawn(admission(Arc::clone(manager), host.name, vm.id, question));
     }
-    found
-}
-
-const fn flavour(flavour: KvmFlavour) -> &'static str {
-    match flavour {
-        KvmFlavour::Vmx => "Intel VT-x",
-        KvmFlavour::Svm => "AMD-V",
-        KvmFlavour::Pvm => "PVM",
-        KvmFlavour::None => "nothing",
-    }
-}
-
-fn skew_warning(host: &HostRow) -> Option<String> {
-    let skew_ms = host.clock_skew_ms;
-    (skew_ms.unsigned_abs() > CLOCK_SKEW_MS_MAX).then(|| {
-        format!(
-            "the clock of {} differs from the manager's by {skew_ms} ms; check its time synchronisation",
-            host.name
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use godwit_types::{Bytes, Epoch, ErrorCode};
-
-    use super::*;
-    use crate::fixtures::{host, vm};
-
-    fn owned(vm: &VmRow, owner: &HostRow) -> Ownership {
-        Ownership { vm: vm.id, owner: owner.name.clone(), epoch: Epoch(1), claimed: true }
-    }
-
-    fn judge(vm: &VmRow, source: &HostRow, destination: &HostRow) -> Result<Vec<String>, ApiError> {
-        let owned = owned(vm, source);
-        check(&Plan { vm, owned: Some(&owned), source: Some(source), destination })
-    }
-
-    #[test]
-    fn a_running_vm_moves_between_equal_hosts_without_a_word() {
-        assert_eq!(judge(&vm("web1"), &host("a"), &host("b")), Ok(vec![]));
-    }
-
-    #[test]
-    fn every_reason_is_named_at_once_each_with_a_remedy() {
-        let (mut vm, mut source, mut destination) = (vm("web1"), host("a"), host("b"));
-        vm.power = Power::Stopped;
-        source.up = false;
-        destination.up = false;
-        destination.facts.networks.clear();
-        destination.facts.datastores.clear();
-        destination.facts.memory_available = Bytes(0);
-        destination.facts.kvm.flavour = KvmFlavour::Vmx;
-        destination.facts.version = "0.0.9".into();
-        let error = judge(&vm, &source, &destination).unwrap_err();
-        assert_eq!(error.code, ErrorCode::Refused);
-        for word in
-            ["not running", "a, which runs it, is down", "b is down", "lan", "shared", "0B", "Intel", "0.0.9"]
-        {
-            assert!(error.message.contains(word), "{word} is missing from: {}", error.message);
+    let mut probe = Probe::default();
+    for answer in asked.join_all().await.into_iter().flatten() {
+        match answer {
+            Answer::Guest(guest) => probe.guest = Some(guest),
+            Answer::Clock(host, skew) => drop(probe.clocks.insert(host, skew)),
+            Answer::Admission(host, found) => drop(probe.admissions.insert(host, found)),
         }
-        assert_eq!(error.remedy.unwrap().matches("; ").count(), 7);
     }
+    Ok(probe)
+}
 
-    #[test]
-    fn a_move_to_where_it_is_is_refused() {
-        let error = judge(&vm("web1"), &host("a"), &host("a")).unwrap_err();
-        assert!(error.message.contains("is on a already"), "{}", error.message);
+fn destinations(tx: &Tx<'_>, to: Option<&HostName>) -> Result<Vec<HostRow>, ApiError> {
+    match to {
+        Some(name) => Ok(vec![tx.host(name)?.ok_or_else(|| unknown_host(name.as_str()))?]),
+        None => Ok(tx.hosts()?),
     }
+}
 
-    #[test]
-    fn a_vm_whose_owner_has_not_confirmed_it_stays() {
-        let (vm, source) = (vm("web1"), host("a"));
-        let owned = Ownership { claimed: false, ..owned(&vm, &source) };
-        let plan = Plan { vm: &vm, owned: Some(&owned), source: Some(&source), destination: &host("b") };
-        assert!(check(&plan).unwrap_err().message.contains("has not confirmed"));
-    }
+async fn guest(manager: Arc<Manager>, host: HostName, vm: VmId) -> Option<Answer> {
+    let asked = async || {
+        let agent = manager.agent(&host).await?.with_timeout(ASK_TIMEOUT);
+        agent.get(&format!("/v1/vms/{vm}/guest")).await
+    };
+    Some(Answer::Guest(asked().await))
+}
 
-    #[test]
-    fn a_wrong_clock_is_warned_of_and_refuses_nothing() {
-        let mut destination = host("b");
-        destination.clock_skew_ms = -5_000;
-        let warnings = judge(&vm("web1"), &host("a"), &destination).unwrap();
-        assert!(warnings[0].contains("clock of b") && warnings[0].contains("-5000 ms"), "{warnings:?}");
-    }
+async fn admission(
+    manager: Arc<Manager>,
+    host: HostName,
+    vm: VmId,
+    question: AskAdmission,
+) -> Option<Answer> {
+    let asked = async || {
+        let agent = manager.agent(&host).await?.with_timeout(ASK_TIMEOUT);
+        agent.post(&format!("/v1/vms/{vm}/admission"), &question).await
+    };
+    let answer = asked().await;
+    Some(Answer::Admission(host, answer))
+}
+
+/// The host's clock against the manager's: it was read at some moment between the question and the answer.
+async fn clock(manager: Arc<Manager>, host: HostName) -> Option<Answer> {
+    let agent = manager.agent(&host).await.ok()?.with_timeout(ASK_TIMEOUT);
+    let (asked_unix_ms, asked) = (now_unix_ms(), Instant::now());
+    // What its reports say is taken instead of an answer that does not come.
+    let report: HostReport = agent.get("/v1/host").await.ok()?;
+    let half_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX) / 2;
+    let middle = asked_unix_ms.saturating_add(half_ms);
+    let ms = report.facts.clock_unix_ms.cast_signed().wrapping_sub(middle.cast_signed());
+    Some(Answer::Clock(host, Skew { ms, error_ms: half_ms + 1 }))
 }

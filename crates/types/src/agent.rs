@@ -6,6 +6,8 @@
 //! POST   /v1/vms/{id}/stop         StopVm      -> {}           returns once the process is gone
 //! POST   /v1/vms/{id}/fence        Fence       -> {}           ends a copy that was left behind
 //! GET    /v1/vms/{id}                          LocalVm
+//! GET    /v1/vms/{id}/guest                    GuestFacts       what the running VM would need elsewhere
+//! POST   /v1/vms/{id}/admission    AskAdmission -> [Finding]    why it could not arrive here; moves and reserves nothing
 //! GET    /v1/vms/{id}/console                  upgrade to a raw byte stream of the serial console
 //! POST   /v1/vms/{id}/incoming     PrepareIncoming -> Incoming  builds the destination's machine
 //! DELETE /v1/vms/{id}/incoming/{migration}     discards it, if it does not run the VM
@@ -111,6 +113,14 @@ pub struct PrepareIncoming {
     /// them it announces the network cards' MAC addresses only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<GuestAddress>,
+}
+
+/// Asks whether a VM could arrive here now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskAdmission {
+    pub spec: VmSpec,
+    /// The epoch at which this host would run the VM.
+    pub epoch: Epoch,
 }
 
 /// Where the destination's VMM listens for the migration's streams.

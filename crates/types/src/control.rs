@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capability::GuestFacts;
 use crate::error::ApiError;
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
 use crate::key::MigrationKey;
@@ -174,6 +175,8 @@ pub struct NicBacking {
 pub enum Request {
     /// Answered by [`Reply::Status`].
     Status,
+    /// Answered by [`Reply::Guest`].
+    Guest,
     /// Answered by [`Reply::Done`]; notices follow.
     Subscribe,
     /// Presses the ACPI power button.
@@ -208,6 +211,7 @@ pub enum Request {
 pub enum Reply {
     Done,
     Status(Box<Status>),
+    Guest(Box<GuestFacts>),
     Error { error: ApiError },
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capability::VmmOffer;
 use crate::ids::{HostName, Name};
 use crate::units::Bytes;
 
@@ -33,6 +34,9 @@ pub struct HostFacts {
     /// What `MemAvailable` says now.
     pub memory_available: Bytes,
     pub kvm: KvmFacts,
+    /// What its `godwit-vmm` can run; none until that has been asked, or if it cannot run anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<VmmOffer>,
     pub networks: Vec<NetworkOffer>,
     pub datastores: Vec<DatastoreOffer>,
     /// Milliseconds since 1970 by the host's clock when the facts were taken, to see skew.

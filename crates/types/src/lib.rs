@@ -6,7 +6,10 @@
 
 pub mod agent;
 pub mod api;
+pub mod capability;
+pub mod check;
 pub mod control;
+pub mod cpu;
 pub mod error;
 pub mod event;
 pub mod host;

@@ -60,6 +60,18 @@ pub enum MachineType {
     Godwit1,
 }
 
+impl MachineType {
+    /// All that this release runs.
+    pub const ALL: [Self; 1] = [Self::Godwit1];
+
+    /// Its name, as in documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Godwit1 => "godwit-1",
+        }
+    }
+}
+
 /// Which CPU the guest sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

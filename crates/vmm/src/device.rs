@@ -1,6 +1,7 @@
 //! The one contract of every device: life cycle, and saving and restoring its state.
 
 use godwit_migration::Section;
+use godwit_types::capability::reads_section;
 
 /// A device of the machine, as the machine's life cycle sees it.
 ///
@@ -69,9 +70,9 @@ pub trait State: prost::Message + Default {
         if section.kind != Self::KIND {
             return Err(refuse(format!("the saved state is of a {}, not of a {}", section.kind, Self::KIND)));
         }
-        if section.version != Self::VERSION && section.version.checked_add(1) != Some(Self::VERSION) {
+        if !reads_section(Self::VERSION, section.version) {
             return Err(refuse(format!(
-                "the saved state has version {}; this build reads version {} and the one before",
+                "the saved state has version {}; this build reads version {} and the one before: install a release that is at most one away",
                 section.version,
                 Self::VERSION
             )));

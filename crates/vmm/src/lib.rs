@@ -7,9 +7,12 @@ pub mod control;
 pub mod cpu;
 pub mod device;
 pub mod devices;
+#[cfg(test)]
+mod golden_tests;
 pub mod interrupt;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod offer;
 pub mod sandbox;
 pub mod supervisor;

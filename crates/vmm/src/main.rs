@@ -12,9 +12,11 @@ const USAGE: &str = "\
 Runs one virtual machine. Started by 'godwit host'; rarely by hand.
 
 Usage: godwit-vmm --config FILE
+       godwit-vmm --offer
 
 Options:
   --config FILE  the VM and what this host provides for it, as JSON
+  --offer        print what this build on this host can run, as JSON
   --version      print the version
   --help         print this";
 
@@ -24,6 +26,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => fail(&message, 1),
         },
+        Ok(Command::Offer) => match offer() {
+            Ok(text) => print(&text),
+            Err(message) => fail(&message, 1),
+        },
         Ok(Command::Print(text)) => print(&text),
         Err(message) => fail(&format!("{message}; see godwit-vmm --help"), 2),
     }
@@ -31,12 +37,14 @@ fn main() -> ExitCode {
 
 enum Command {
     Run(PathBuf),
+    Offer,
     Print(String),
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
     let command = match arguments.next().as_deref() {
         Some("--config") => Command::Run(arguments.next().ok_or("--config needs a file")?.into()),
+        Some("--offer") => Command::Offer,
         Some("--version") => Command::Print(concat!("godwit-vmm ", env!("CARGO_PKG_VERSION")).into()),
         Some("--help" | "-h") => Command::Print(USAGE.into()),
         Some(other) => return Err(format!("unknown argument '{other}'")),
@@ -46,6 +54,11 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
         Some(extra) => Err(format!("unexpected argument '{extra}'")),
         None => Ok(command),
     }
+}
+
+fn offer() -> Result<String, String> {
+    let offer = godwit_vmm::offer::offer().map_err(|error| chain(&error))?;
+    serde_json::to_string(&offer).map_err(|error| error.to_string())
 }
 
 fn start(file: &Path) -> Result<(), String> {

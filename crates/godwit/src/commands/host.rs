@@ -1,5 +1,6 @@
 //! `host ls` and `host show`.
 
+use godwit_types::capability::VmmOffer;
 use godwit_types::host::{Host, HostState, KvmFlavour};
 use godwit_types::{ApiError, HostName};
 
@@ -45,6 +46,7 @@ fn describe(host: &Host) -> String {
         ("memory", format!("{} free of {}", facts.memory_available, facts.memory)),
         ("vms", host.vms.to_string()),
     ];
+    rows.extend(facts.vmm.iter().map(|vmm| ("vmm", offer(vmm))));
     for network in &facts.networks {
         let uplink = network.uplink.as_ref().map(|uplink| format!(", uplink {uplink}")).unwrap_or_default();
         rows.push(("network", format!("{} on bridge {}{uplink}", network.name, network.bridge)));
@@ -56,6 +58,21 @@ fn describe(host: &Host) -> String {
         ));
     }
     fields(&rows)
+}
+
+/// What its VMM can run; the features themselves are in the document.
+fn offer(vmm: &VmmOffer) -> String {
+    let VmmOffer { release, protocol, machines, vcpus_max, cpu, .. } = vmm;
+    let tsc = cpu.tsc.map_or_else(String::new, |tsc| {
+        format!(", TSC at {} kHz{}", tsc.khz, if tsc.scalable { ", scalable" } else { "" })
+    });
+    format!(
+        "Godwit {release}, migration protocol {}-{}, {}, up to {vcpus_max} vCPUs, {} CPU features{tsc}",
+        protocol.min,
+        protocol.max,
+        machines.join(" "),
+        cpu.features.len() + cpu.msr_features.len(),
+    )
 }
 
 const fn state(state: HostState) -> &'static str {

@@ -1,5 +1,6 @@
 //! What each verb does. Everything but [`daemon`] uses the manager's public API and nothing else.
 
+pub(crate) mod check;
 pub(crate) mod daemon;
 pub(crate) mod events;
 pub(crate) mod host;

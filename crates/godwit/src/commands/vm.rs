@@ -1,11 +1,11 @@
-//! The verbs of `vm`, except for `migrate`, which has a file of its own.
+//! The verbs of `vm`, except for `migrate` and `check-migration`, which have files of their own.
 
 use godwit_types::task::Task;
 use godwit_types::vm::{BootSpec, CreateVm, MachineType, Vm, VmSpec, VmState};
 use godwit_types::{ApiError, ErrorCode, VmName};
 use serde_json::{Value, json};
 
-use super::{Session, migrate, task};
+use super::{Session, check, migrate, task};
 use crate::cli::{VmCreate, VmVerb};
 use crate::output::{fields, table};
 
@@ -29,6 +29,7 @@ pub(crate) async fn run(session: &Session, verb: VmVerb) -> Result<(), ApiError>
             crate::console::attach(session.client.upgrade(&path, godwit_api::CONSOLE_PROTOCOL).await?).await
         }
         VmVerb::Migrate(options) => migrate::run(session, options).await,
+        VmVerb::CheckMigration { vm, to, all } => check::run(session, &vm, to.as_ref(), all).await,
         VmVerb::Rm { vm } => {
             let removed: Value = session.client.delete(&format!("/v1/vms/{vm}")).await?;
             session.format.print(&removed, |_| format!("{vm} is removed; its disks are kept"))

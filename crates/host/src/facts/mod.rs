@@ -1,22 +1,30 @@
 //! Facts about this host, measured when asked for.
 
 mod kvm;
+mod vmm;
 
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use godwit_types::Bytes;
+use godwit_types::capability::VmmOffer;
 use godwit_types::host::{DatastoreOffer, HostFacts, KvmFacts, NetworkOffer};
 use nix::sys::statvfs::statvfs;
 
 use crate::config::{DatastoreConfig, HostConfig};
 
+pub(crate) use vmm::offer as vmm_offer;
+
 /// This build's version, which the manager compares between hosts.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Looks at everything but the datastores, which may take long to answer: see [`datastores`].
-pub(crate) fn gather(config: &HostConfig, datastores: Vec<DatastoreOffer>) -> HostFacts {
+/// Looks at everything but what may take long to answer: see [`datastores`] and [`vmm_offer`].
+pub(crate) fn gather(
+    config: &HostConfig,
+    datastores: Vec<DatastoreOffer>,
+    vmm: Option<VmmOffer>,
+) -> HostFacts {
     let cpuinfo = read("/proc/cpuinfo");
     let meminfo = read("/proc/meminfo");
     let networks = config.networks.iter().map(|network| NetworkOffer {
@@ -32,6 +40,7 @@ pub(crate) fn gather(config: &HostConfig, datastores: Vec<DatastoreOffer>) -> Ho
         memory: meminfo_field(&meminfo, "MemTotal").unwrap_or_default(),
         memory_available: meminfo_field(&meminfo, "MemAvailable").unwrap_or_default(),
         kvm: kvm::look(&cpuinfo),
+        vmm,
         networks: networks.collect(),
         datastores,
         clock_unix_ms: SystemTime::now()

@@ -4,11 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use godwit_types::check::{self, Check, Finding};
 use godwit_types::control::{DiskBacking, NicBacking};
 use godwit_types::host::{KvmFacts, KvmFlavour};
 use godwit_types::lock::LockRecord;
 use godwit_types::vm::{DatastorePath, DiskSpec, NicSpec, VmSpec};
-use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, VmId};
+use godwit_types::{ApiError, Bytes, Epoch, HostName, VmId};
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::HostConfig;
@@ -41,55 +42,57 @@ pub(crate) struct Candidate<'a> {
 
 impl Candidate<'_> {
     /// Finds everything that the VM needs, or all the reasons why this host cannot run it.
-    pub(crate) fn admit(&self) -> Result<Backing, ApiError> {
-        let mut reasons = Vec::new();
-        reasons.extend(self.spec.validate().err().map(|error| error.to_string()));
-        reasons.extend(self.without_kvm());
-        reasons.extend(self.without_memory());
-        let mut keep = |result: Result<PathBuf, String>| result.map_err(|reason| reasons.push(reason)).ok();
+    pub(crate) fn examine(&self) -> Result<Backing, Vec<Finding>> {
+        let mut found = Vec::new();
+        found.extend(self.invalid());
+        found.extend(self.without_kvm());
+        found.extend(self.without_memory());
+        let mut keep = |result: Result<PathBuf, Finding>| result.map_err(|finding| found.push(finding)).ok();
         let kernel = keep(self.file(&self.spec.boot.kernel, false));
         let initrd = self.spec.boot.initrd.as_ref().map(|initrd| keep(self.file(initrd, false)));
         let disks = self.spec.disks.iter().map(|disk| self.disk(disk)).collect::<Vec<_>>();
         let ports =
             self.spec.nics.iter().enumerate().map(|(index, nic)| self.port(index, nic)).collect::<Vec<_>>();
-        reasons.extend(disks.iter().filter_map(|disk| disk.as_ref().err().cloned()));
-        reasons.extend(ports.iter().filter_map(|port| port.as_ref().err().cloned()));
+        found.extend(disks.iter().filter_map(|disk| disk.as_ref().err().cloned()));
+        found.extend(ports.iter().filter_map(|port| port.as_ref().err().cloned()));
         match kernel {
-            Some(kernel) if reasons.is_empty() => {
+            Some(kernel) if found.is_empty() => {
                 let ports: Vec<Port> = ports.into_iter().flatten().collect();
                 let nics =
                     ports.iter().map(|port| NicBacking { tap: port.tap.clone(), mac: port.mac }).collect();
                 let disks = disks.into_iter().flatten().collect();
                 Ok(Backing { kernel, initrd: initrd.flatten(), disks, nics, ports })
             }
-            _ => Err(self.refusal(&reasons)),
+            _ => Err(found),
         }
     }
 
-    fn refusal(&self, reasons: &[String]) -> ApiError {
-        let message = format!("{} cannot run this VM: {}", self.config.name, reasons.join("; "));
-        ApiError::new(ErrorCode::Refused, message).remedy(format!(
-            "remove what is named, or choose another host: godwit host show {}",
-            self.config.name
-        ))
+    fn invalid(&self) -> Option<Finding> {
+        let error = self.spec.validate().err()?;
+        Some(Finding::blocked(Check::Machine, error.to_string(), "define the VM anew: godwit vm create"))
     }
 
-    fn without_kvm(&self) -> Option<String> {
-        let none = self.kvm.flavour == KvmFlavour::None;
-        none.then(|| self.kvm.limits.clone().unwrap_or_else(|| "there is no usable /dev/kvm".to_owned()))
-    }
-
-    fn without_memory(&self) -> Option<String> {
-        let needed = Bytes(self.spec.memory.0.saturating_add(OVERHEAD.0));
-        (needed > self.memory).then(|| {
-            format!(
-                "it needs {needed} of memory, and {} is neither in use nor promised to other VMs",
-                self.memory
-            )
+    fn without_kvm(&self) -> Option<Finding> {
+        let name = &self.config.name;
+        (self.kvm.flavour == KvmFlavour::None).then(|| {
+            let limits = self.kvm.limits.as_deref().unwrap_or("there is no usable /dev/kvm");
+            let remedy = format!("enable virtualisation on {name}, or name another host");
+            Finding::blocked(Check::Virtualisation, format!("{name} cannot run VMs: {limits}"), remedy)
         })
     }
 
-    fn disk(&self, disk: &DiskSpec) -> Result<DiskBacking, String> {
+    fn without_memory(&self) -> Option<Finding> {
+        let (name, needed) = (&self.config.name, Bytes(self.spec.memory.0.saturating_add(OVERHEAD.0)));
+        (needed > self.memory).then(|| {
+            let reason = format!(
+                "the VM needs {needed} of memory, and of that of {name} {} is neither in use nor promised to other VMs",
+                self.memory
+            );
+            Finding::blocked(Check::Memory, reason, format!("free memory on {name}, or name another host"))
+        })
+    }
+
+    fn disk(&self, disk: &DiskSpec) -> Result<DiskBacking, Finding> {
         let path = self.file(&disk.image, !disk.read_only)?;
         let lock = PathBuf::from(format!("{}.lock", path.display()));
         if !disk.read_only {
@@ -99,9 +102,12 @@ impl Candidate<'_> {
     }
 
     /// The lock file is created with the first start, and must not name a later owner.
-    fn lock(&self, disk: &DiskSpec, lock: &Path) -> Result<(), String> {
-        let unusable =
-            |error: io::Error| format!("the lock file of the disk {} cannot be used: {error}", disk.image);
+    fn lock(&self, disk: &DiskSpec, lock: &Path) -> Result<(), Finding> {
+        let name = &self.config.name;
+        let unusable = |error: io::Error| {
+            let reason = format!("{name} cannot use the lock file of the disk {}: {error}", disk.image);
+            Finding::blocked(Check::Disks, reason, "let root of every host write to the datastore")
+        };
         let bytes = match fs::read(lock) {
             Ok(bytes) => {
                 OpenOptions::new().write(true).open(lock).map_err(unusable)?;
@@ -119,33 +125,60 @@ impl Candidate<'_> {
         let Ok(current) = serde_json::from_slice::<LockRecord>(text) else { return Ok(()) };
         let ours =
             LockRecord { vm: self.vm, host: self.config.name.clone(), epoch: self.epoch, ran_on_after: None };
-        ours.may_replace(&current).map_err(|refused| format!("the disk {}: {refused}", disk.image))
+        ours.may_replace(&current).map_err(|refused| {
+            let remedy = format!("find out who writes to {}: it must be one VM's alone", disk.image);
+            Finding::blocked(Check::Disks, format!("the disk {}: {refused}", disk.image), remedy)
+        })
     }
 
     /// The place of a file in a datastore, if it can be opened.
-    fn file(&self, place: &DatastorePath, write: bool) -> Result<PathBuf, String> {
-        let datastore = self.config.datastores.iter().find(|datastore| datastore.name == place.datastore);
-        let datastore =
-            datastore.ok_or_else(|| format!("it does not reach the datastore {}", place.datastore))?;
-        let unreachable =
-            |error: io::Error| format!("{place} cannot be opened in {}: {error}", datastore.path.display());
+    fn file(&self, place: &DatastorePath, write: bool) -> Result<PathBuf, Finding> {
+        let (name, wanted) = (&self.config.name, &place.datastore);
+        let datastore = self.config.datastores.iter().find(|datastore| datastore.name == *wanted);
+        let datastore = datastore.ok_or_else(|| {
+            let remedy = format!("mount it there and run its agent with --datastore {wanted}=DIR");
+            let reason = format!("{name} does not reach the datastore '{wanted}'");
+            Finding::blocked(Check::Datastores, reason, remedy)
+        })?;
+        let unusable = |reason: String| {
+            let remedy =
+                format!("check the mount of '{wanted}' on {name}, and the file: all hosts see the same");
+            Finding::blocked(Check::Disks, reason, remedy)
+        };
+        let unreachable = |error: io::Error| {
+            unusable(format!("{name} cannot open {place} in {}: {error}", datastore.path.display()))
+        };
         let root = datastore.path.canonicalize().map_err(unreachable)?;
         let path = root.join(&place.path).canonicalize().map_err(unreachable)?;
         if !path.starts_with(&root) {
-            return Err(format!("{place} leads out of the datastore by a symbolic link"));
+            return Err(unusable(format!("{place} leads out of the datastore by a symbolic link")));
         }
         let file = OpenOptions::new().read(true).write(write).open(&path).map_err(unreachable)?;
         let regular = file.metadata().map_err(unreachable)?.is_file();
-        if regular { Ok(path) } else { Err(format!("{place} is not a file")) }
+        if regular { Ok(path) } else { Err(unusable(format!("{place} is not a file"))) }
     }
 
-    fn port(&self, index: usize, nic: &NicSpec) -> Result<Port, String> {
-        let network = self.config.networks.iter().find(|network| network.name == nic.network);
-        let network = network.ok_or_else(|| format!("it does not offer the network {}", nic.network))?;
-        let mac = nic.mac.ok_or_else(|| format!("its network card {index} has no MAC address"))?;
+    fn port(&self, index: usize, nic: &NicSpec) -> Result<Port, Finding> {
+        let (name, wanted) = (&self.config.name, &nic.network);
+        let network = self.config.networks.iter().find(|network| network.name == *wanted);
+        let network = network.ok_or_else(|| {
+            let remedy = format!("run its agent with --network {wanted}=BRIDGE");
+            let reason = format!("{name} does not offer the network '{wanted}'");
+            Finding::blocked(Check::Networks, reason, remedy)
+        })?;
+        let mac = nic.mac.ok_or_else(|| {
+            let reason = format!("its network card {index} has no MAC address");
+            Finding::blocked(Check::Networks, reason, "define the VM anew: godwit vm create")
+        })?;
         let (bridge, uplink) = (network.bridge.clone(), network.uplink.clone());
         Ok(Port { tap: tap_name(self.vm, index), mac, bridge, uplink })
     }
+}
+
+/// The reasons in one error.
+pub(crate) fn refusal(host: &HostName, found: &[Finding]) -> ApiError {
+    check::refuse(&format!("{host} cannot run this VM"), found)
+        .expect_err("what is found against a VM blocks it")
 }
 
 /// At most 15 bytes, and the same whenever the VM is here, so that one that was left over is found.
@@ -155,8 +188,8 @@ fn tap_name(vm: VmId, nic: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use godwit_types::Name;
     use godwit_types::vm::{BootSpec, DEVICES_PER_KIND_MAX, MacAddress};
+    use godwit_types::{ErrorCode, Name};
     use uuid::Uuid;
 
     use super::*;
@@ -211,7 +244,8 @@ mod tests {
     ) -> Result<Backing, ApiError> {
         let kvm = KvmFacts { flavour, limits: None };
         let vm = VmId(Uuid::from_u128(0xdead_0123_4567));
-        Candidate { config, vm, spec, epoch: Epoch(2), kvm, memory }.admit()
+        let candidate = Candidate { config, vm, spec, epoch: Epoch(2), kvm, memory };
+        candidate.examine().map_err(|found| refusal(&config.name, &found))
     }
 
     fn datastore() -> tempfile::TempDir {
@@ -242,7 +276,7 @@ mod tests {
         spec.boot.kernel = "iso/vmlinuz".parse().unwrap();
         let refused = admit(&config(store.path()), &spec, Bytes::mib(64), KvmFlavour::None).unwrap_err();
         assert_eq!(refused.code, ErrorCode::Refused);
-        for reason in ["dmz", "missing.raw", "datastore iso", "320MiB", "/dev/kvm"] {
+        for reason in ["dmz", "missing.raw", "datastore 'iso'", "320MiB", "/dev/kvm"] {
             assert!(refused.message.contains(reason), "{reason} is not in: {refused}");
         }
         assert!(refused.remedy.is_some());

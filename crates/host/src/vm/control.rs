@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use godwit_types::capability::GuestFacts;
 use godwit_types::control::{LINE_BYTES_MAX, Notice, Reply, Request, Status};
 use godwit_types::{ApiError, ErrorCode};
 use serde::Deserialize;
@@ -59,6 +60,14 @@ impl Control {
     pub(crate) async fn status(&self) -> Result<Status, ControlError> {
         match self.request(&Request::Status, &[]).await? {
             Reply::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What the VM would need elsewhere.
+    pub(crate) async fn guest(&self) -> Result<GuestFacts, ControlError> {
+        match self.request(&Request::Guest, &[]).await? {
+            Reply::Guest(guest) => Ok(*guest),
             other => Err(unexpected(&other)),
         }
     }

@@ -19,7 +19,7 @@ use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Epoch, ErrorCode, VmId, VmName};
 use tokio::time::{sleep, timeout};
 
-use super::admission::{Backing, Candidate};
+use super::admission::{Backing, refusal};
 use super::control::Control;
 use super::dir::VmDir;
 use super::machine::{Machine, blocking, remove_cgroup, unplug_all};
@@ -30,7 +30,6 @@ use super::state::State;
 use super::supervise::{supervise, tell_network};
 use super::user;
 use crate::agent::Agent;
-use crate::facts;
 use crate::net::{self, Port};
 
 /// How long the datastores may take to show the VM's files.
@@ -158,19 +157,8 @@ impl Agent {
     }
 
     async fn admit(self: &Arc<Self>, launch: &Launch) -> Result<Backing, ApiError> {
-        let agent = Arc::clone(self);
-        let (vm, spec, epoch) = (launch.vm, launch.spec.clone(), launch.epoch);
-        let admitted = blocking(move || {
-            let promised = agent.vms.memory_promised();
-            let memory = godwit_types::Bytes(facts::memory_available().0.saturating_sub(promised.0));
-            Candidate { config: &agent.config, vm, spec: &spec, epoch, kvm: facts::kvm(), memory }.admit()
-        });
-        timeout(ADMIT_TIMEOUT, admitted).await.unwrap_or_else(|_| {
-            let seconds = ADMIT_TIMEOUT.as_secs();
-            let message = format!("a datastore of {} did not answer within {seconds} s", self.config.name);
-            Err(ApiError::new(ErrorCode::Refused, message)
-                .remedy("check its mounts and the storage behind them"))
-        })
+        let examined = self.examine(launch.vm, &launch.spec, launch.epoch, ADMIT_TIMEOUT).await;
+        examined.map_err(|found| refusal(&self.config.name, &found))
     }
 }
 

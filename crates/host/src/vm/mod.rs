@@ -8,6 +8,7 @@ pub(crate) mod adopt;
 mod cgroup;
 pub(crate) mod control;
 mod dir;
+pub(crate) mod examine;
 pub(crate) mod launch;
 mod machine;
 pub(crate) mod orders;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_types::agent::{Fence, LocalState, Outgoing, StartOutgoing, StopVm};
+use godwit_types::capability::GuestFacts;
 use godwit_types::control::{Request, page_streams};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
 use tokio::net::TcpStream;
@@ -74,6 +75,11 @@ pub(crate) async fn fence(agent: Arc<Agent>, vm: VmId, asked: Fence) -> Result<(
     }
     machine.kill().await;
     Ok(())
+}
+
+/// `GET /v1/vms/{id}/guest`.
+pub(crate) async fn guest(agent: &Agent, vm: VmId) -> Result<GuestFacts, ApiError> {
+    Ok(running(agent, vm)?.control.guest().await?)
 }
 
 /// `DELETE /v1/vms/{id}/incoming/{migration}`.

@@ -28,12 +28,15 @@ use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
 const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
 pub(crate) const CRASH_WORDS: &str = "fake-vmm: the sky is falling";
 
-/// Writes a program into `directory` that takes `--config FILE` as `godwit-vmm` does.
+/// Writes a program into `directory` that takes `--config FILE` and `--offer` as `godwit-vmm` does.
 pub(crate) fn install(directory: &Path) -> PathBuf {
     let path = directory.join("fake-vmm");
     let test = std::env::current_exe().unwrap();
+    let offer = directory.join("offer.json");
+    std::fs::write(&offer, serde_json::to_vec(&super::world::offer()).unwrap()).unwrap();
     let script = format!(
-        "#!/bin/sh\n{CONFIG_VARIABLE}=\"$2\" exec '{}' --exact fake_vmm::process --nocapture\n",
+        "#!/bin/sh\n[ \"$1\" = --offer ] && exec cat '{}'\n{CONFIG_VARIABLE}=\"$2\" exec '{}' --exact fake_vmm::process --nocapture\n",
+        offer.display(),
         test.display()
     );
     std::fs::write(&path, script).unwrap();
@@ -129,6 +132,7 @@ impl Vmm {
         let mut inner = self.inner.lock().unwrap();
         match request {
             Request::Status => return Reply::Status(Box::new(self.status(&inner))),
+            Request::Guest => return Reply::Guest(Box::new(super::world::guest())),
             Request::Reset => crash(),
             Request::PowerButton if !self.config.spec.boot.cmdline.contains("stubborn") => {
                 inner.enter(VmmState::Stopped);

@@ -8,11 +8,12 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use godwit_types::agent::{LocalState, Outgoing};
+use godwit_types::check::Check;
 use godwit_types::migration::MigrationOutcome;
 use godwit_types::ownership::Verdict;
 use godwit_types::{Epoch, ErrorCode};
 
-use world::{MIGRATION, TAP, VM, World, in_a_world, ip, spec, until};
+use world::{MIGRATION, TAP, VM, World, guest, in_a_world, ip, offer, spec, until};
 
 fn granted(epoch: u64) -> Option<Verdict> {
     Some(Verdict::Granted { epoch: Epoch(epoch) })
@@ -231,6 +232,36 @@ fn a_destination_that_lacks_things_names_all_of_them_and_touches_nothing() {
         }
         assert!(!world.vm_dir().exists());
         assert!(!ip("-o link").contains(TAP));
+    });
+}
+
+#[test]
+fn whoever_only_asks_is_told_all_that_keeps_a_vm_from_arriving_and_nothing_is_touched() {
+    in_a_world(|world| async move {
+        assert_eq!(world.admission(spec("")).await, []);
+        let mut lacking = spec("");
+        lacking.nics[0].network = "dmz".parse().unwrap();
+        lacking.disks[0].image = "shared/missing.raw".parse().unwrap();
+        lacking.boot.kernel = "iso/vmlinuz".parse().unwrap();
+        lacking.memory = godwit_types::vm::MEMORY_MAX;
+        let checks: Vec<Check> = world.admission(lacking).await.iter().map(|finding| finding.check).collect();
+        assert_eq!(checks, [Check::Memory, Check::Datastores, Check::Disks, Check::Networks]);
+        assert!(!world.vm_dir().exists());
+        assert!(!ip("-o link").contains(TAP));
+        world.start_vm("", 1).await.unwrap();
+        let found = world.admission(spec("")).await;
+        assert!(found.iter().any(|finding| finding.check == Check::Vm), "{found:?}");
+    });
+}
+
+#[test]
+fn the_manager_hears_what_the_vmm_offers_and_what_a_running_guest_needs() {
+    in_a_world(|world| async move {
+        world.start_vm("", 1).await.unwrap();
+        until(|| async { world.reported_offer() == Some(offer()) }).await;
+        assert_eq!(world.guest().await.unwrap(), guest());
+        world.stop_vm(true, 0).await.unwrap();
+        assert_eq!(world.guest().await.unwrap_err().code, ErrorCode::NotFound);
     });
 }
 

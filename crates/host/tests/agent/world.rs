@@ -8,9 +8,12 @@ use std::time::Duration;
 use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
 use godwit_types::agent::{
-    Fence, Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+    AskAdmission, Fence, Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
+use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
+use godwit_types::check::Finding;
+use godwit_types::cpu::CpuFacts;
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 use nix::sched::{CloneFlags, unshare};
@@ -186,6 +189,16 @@ impl World {
         self.client.post(&format!("/v1/vms/{VM}/incoming"), &asked).await
     }
 
+    /// What keeps a VM of `spec` from arriving.
+    pub(crate) async fn admission(&self, spec: VmSpec) -> Vec<Finding> {
+        let asked = AskAdmission { spec, epoch: Epoch(2) };
+        self.client.post(&format!("/v1/vms/{VM}/admission"), &asked).await.unwrap()
+    }
+
+    pub(crate) async fn guest(&self) -> Result<GuestFacts, ApiError> {
+        self.client.get(&format!("/v1/vms/{VM}/guest")).await
+    }
+
     pub(crate) async fn discard_incoming(&self) -> Result<Empty, ApiError> {
         self.client.delete(&format!("/v1/vms/{VM}/incoming/{MIGRATION}")).await
     }
@@ -200,6 +213,11 @@ impl World {
             budget: Default::default(),
         };
         self.client.post(&format!("/v1/vms/{VM}/outgoing"), &asked).await
+    }
+
+    /// What the VMM offers, as the manager last heard.
+    pub(crate) fn reported_offer(&self) -> Option<VmmOffer> {
+        self.book.lock().unwrap().reports.last()?.facts.vmm.clone()
     }
 
     /// Waits until the manager has heard that the VM is in `state`.
@@ -220,6 +238,25 @@ impl World {
             assert!(!self.vm_dir().join(file).exists(), "{file} is left");
         }
     }
+}
+
+/// What the fake VMM can run.
+pub(crate) fn offer() -> VmmOffer {
+    let cpu = CpuFacts { vendor: "FakeFakeFake".into(), physical_bits: 40, ..CpuFacts::default() };
+    VmmOffer {
+        release: "0.1.0".into(),
+        protocol: ProtocolRange { min: 1, max: 1 },
+        machines: vec!["godwit-1".into()],
+        sections: Default::default(),
+        vcpus_max: 7,
+        cpu,
+    }
+}
+
+/// What the fake VMM's guest needs.
+pub(crate) fn guest() -> GuestFacts {
+    let VmmOffer { release, protocol, sections, cpu, .. } = offer();
+    GuestFacts { release, protocol, sections, cpu, blockers: vec!["a card that is passed through".into()] }
 }
 
 pub(crate) fn spec(cmdline: &str) -> VmSpec {

@@ -1,17 +1,19 @@
 //! `/v1/vms`.
 
 use axum::extract::State;
-use godwit_api::server::{Json, Path};
-use godwit_types::ApiError;
+use godwit_api::server::{Json, Path, Query};
 use godwit_types::agent::StopVm;
 use godwit_types::api::Empty;
+use godwit_types::check::MigrationCheck;
 use godwit_types::migration::MigrateVm;
 use godwit_types::task::Task;
 use godwit_types::vm::{CreateVm, StartRequest, Vm};
+use godwit_types::{ApiError, HostName};
+use serde::Deserialize;
 
 use super::{Answer, Shared};
 use crate::manager::unknown_vm;
-use crate::{define, tasks};
+use crate::{define, preflight, tasks};
 
 /// All VMs, by name.
 #[utoipa::path(get, path = "/v1/vms", operation_id = "list_vms", tag = "vms",
@@ -84,4 +86,21 @@ pub(super) async fn migrate(
     Json(asked): Json<MigrateVm>,
 ) -> Answer<Task> {
     Ok(Json(tasks::request_migration(&manager, vm, asked).await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct To {
+    to: Option<HostName>,
+}
+
+/// Whether a VM can move to the host named, or to which of all, with every reason. Moves and reserves nothing.
+#[utoipa::path(get, path = "/v1/vms/{vm}/migration-check", operation_id = "check_migration", tag = "vms",
+    params(("vm" = String, Path, description = "name or id"), ("to" = Option<String>, Query, description = "a host's name")),
+    responses((status = 200, body = MigrationCheck), (status = "default", body = ApiError)))]
+pub(super) async fn migration_check(
+    State(manager): Shared,
+    Path(vm): Path<String>,
+    Query(To { to }): Query<To>,
+) -> Answer<MigrationCheck> {
+    Ok(Json(preflight::report(&manager, vm, to).await?))
 }

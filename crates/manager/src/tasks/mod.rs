@@ -91,14 +91,19 @@ fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
 /// Refuses when another task is busy with the VM.
 fn require_idle(tx: &Tx<'_>, vm: &VmRow) -> Result<(), ApiError> {
     let Some(task) = tx.open_task(vm.id)? else { return Ok(()) };
+    let (reason, remedy) = busy(&task);
+    Err(ApiError::new(ErrorCode::Conflict, reason).remedy(remedy))
+}
+
+/// That the task is busy with its VM, and what to do about it.
+pub(crate) fn busy(task: &Task) -> (String, String) {
     let doing = match &task.kind {
         TaskKind::StartVm { host } => format!("being started on {host}"),
         TaskKind::StopVm { .. } => "being stopped".to_owned(),
         TaskKind::MigrateVm { from, to } => format!("migrating from {from} to {to}"),
     };
-    let error =
-        ApiError::new(ErrorCode::Conflict, format!("{} is {doing} already: task {}", vm.name, task.id));
-    Err(error.remedy(format!("wait for it, or cancel it: godwit task cancel {}", task.id)))
+    let remedy = format!("wait for it, or cancel it: godwit task cancel {}", task.id);
+    (format!("{} is {doing} already: task {}", task.vm_name, task.id), remedy)
 }
 
 /// How a task ended.

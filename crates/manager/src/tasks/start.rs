@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_types::agent::{LocalState, LocalVm, StartVm};
+use godwit_types::check::refuse;
 use godwit_types::ownership::Ownership;
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::vm::StartRequest;
@@ -64,7 +65,7 @@ fn require_not_running(tx: &Tx<'_>, vm: &VmRow, owned: Option<&Ownership>) -> Re
 fn choose(tx: &Tx<'_>, vm: &VmRow, host: Option<&HostName>) -> Result<HostName, ApiError> {
     let Some(name) = host else { return fit::place(&vm.spec, &tx.hosts()?) };
     let host: HostRow = tx.host(name)?.ok_or_else(|| unknown_host(name.as_str()))?;
-    fit::refuse(&format!("{} cannot start on {name}", vm.name), &fit::obstacles(&vm.spec, &host))?;
+    refuse(&format!("{} cannot start on {name}", vm.name), &fit::obstacles(&vm.spec, &host))?;
     Ok(host.name)
 }
 

@@ -14,9 +14,13 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, serve, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Client, Token};
 use godwit_types::agent::{
-    Fence, Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+    AskAdmission, Fence, Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm,
+    StopVm,
 };
 use godwit_types::api::Empty;
+use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
+use godwit_types::check::{Check, Finding};
+use godwit_types::cpu::CpuFacts;
 use godwit_types::host::{DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, NetworkOffer};
 use godwit_types::migration::{
     Blackout, BytesByKind, MigrationOutcome, MigrationProgress, MigrationReport, Phase,
@@ -40,6 +44,10 @@ pub(crate) struct Script {
     pub start_error: Option<ApiError>,
     /// Never answers a request to start a VM, which starts all the same.
     pub start_hangs: bool,
+    /// How far its clock is ahead.
+    pub clock_ms: i64,
+    /// What it finds against a VM's arrival when it is asked.
+    pub admission: Vec<Finding>,
     /// Refuses to build the destination's machine.
     pub incoming_error: Option<ApiError>,
     /// Never answers a request to build the destination's machine.
@@ -143,16 +151,18 @@ impl Agent {
         self.work.lock().unwrap().spawn(work);
     }
 
+    fn report(&self) -> HostReport {
+        let known = self.known();
+        let vms = known.vms.values().cloned().collect();
+        let mut facts = known.facts.clone();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        facts.clock_unix_ms = (now.as_millis() as u64).saturating_add_signed(self.script.borrow().clock_ms);
+        HostReport { name: self.name.clone(), agent: self.address, facts, vms }
+    }
+
     async fn report_for_ever(self) {
         loop {
-            let report = {
-                let known = self.known();
-                let vms = known.vms.values().cloned().collect();
-                let mut facts = known.facts.clone();
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-                facts.clock_unix_ms = now.as_millis() as u64;
-                HostReport { name: self.name.clone(), agent: self.address, facts, vms }
-            };
+            let report = self.report();
             let path = format!("/v1/hosts/{}/heartbeat", self.name);
             // The manager may be down; then the next report tells it.
             let _ = self.manager.post::<_, Empty>(&path, &report).await;
@@ -252,6 +262,9 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/start", post(start))
         .route("/v1/vms/{id}/stop", post(stop))
         .route("/v1/vms/{id}/fence", post(fence))
+        .route("/v1/host", get(report_now))
+        .route("/v1/vms/{id}/guest", get(guest))
+        .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/incoming", post(incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard))
@@ -267,6 +280,34 @@ fn unknown() -> ErrorResponse {
 
 async fn show(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<LocalVm> {
     agent.known().vms.get(&vm).cloned().map(Json).ok_or_else(unknown)
+}
+
+async fn report_now(State(agent): State<Agent>) -> Json<HostReport> {
+    Json(agent.report())
+}
+
+async fn guest(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<GuestFacts> {
+    agent.vm_state(vm).ok_or_else(unknown)?;
+    let VmmOffer { release, protocol, sections, cpu, .. } = offer();
+    Ok(Json(GuestFacts { release, protocol, sections, cpu, blockers: vec![] }))
+}
+
+async fn admission(State(agent): State<Agent>, Json(asked): Json<AskAdmission>) -> Json<Vec<Finding>> {
+    let mut found = agent.script.borrow().admission.clone();
+    let (name, facts) = (&agent.name, agent.known().facts.clone());
+    for network in asked.spec.nics.into_iter().map(|nic| nic.network) {
+        if !facts.networks.iter().any(|offer| offer.name == network) {
+            let reason = format!("{name} does not offer the network '{network}'");
+            found.push(Finding::blocked(Check::Networks, reason, format!("use --network {network}=BRIDGE")));
+        }
+    }
+    for datastore in asked.spec.disks.into_iter().map(|disk| disk.image.datastore) {
+        if !facts.datastores.iter().any(|offer| offer.name == datastore) {
+            let reason = format!("{name} does not reach the datastore '{datastore}'");
+            found.push(Finding::blocked(Check::Datastores, reason, "mount it"));
+        }
+    }
+    Json(found)
 }
 
 async fn start(
@@ -387,6 +428,17 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
     }
 }
 
+fn offer() -> VmmOffer {
+    VmmOffer {
+        release: "0.1.0".into(),
+        protocol: ProtocolRange { min: 1, max: 1 },
+        machines: vec!["godwit-1".into()],
+        sections: BTreeMap::new(),
+        vcpus_max: 64,
+        cpu: CpuFacts { features: ["sse2".to_owned()].into(), ..CpuFacts::default() },
+    }
+}
+
 fn facts() -> HostFacts {
     HostFacts {
         version: "0.1.0".into(),
@@ -396,6 +448,7 @@ fn facts() -> HostFacts {
         memory: Bytes::mib(4096),
         memory_available: Bytes::mib(2048),
         kvm: KvmFacts { flavour: KvmFlavour::Svm, limits: None },
+        vmm: Some(offer()),
         networks: vec![NetworkOffer { name: "lan".parse().unwrap(), bridge: "br0".into(), uplink: None }],
         datastores: vec![DatastoreOffer {
             name: "shared".parse().unwrap(),

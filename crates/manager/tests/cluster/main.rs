@@ -1,6 +1,7 @@
 //! The manager with fake agents, over loopback.
 
 mod agent;
+mod checks;
 mod lifecycle;
 mod migrations;
 mod requests;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use agent::Agent;
 use godwit_api::{Client, Token};
 use godwit_manager::{Limits, ManagerConfig, ManagerError};
+use godwit_types::check::MigrationCheck;
 use godwit_types::event::Event;
 use godwit_types::host::{Host, HostState};
 use godwit_types::migration::{Budget, MigrateVm};
@@ -130,6 +132,12 @@ impl Cluster {
         let task = self.try_start(name, Some("a")).await.unwrap();
         assert_eq!(self.ended(task.id).await.state, TaskState::Succeeded);
         self.vm(name).await
+    }
+
+    /// Whether the VM can move, to one host or to which of all.
+    async fn check(&self, name: &str, to: Option<&str>) -> MigrationCheck {
+        let query = to.map(|to| format!("?to={to}")).unwrap_or_default();
+        self.get(&format!("/v1/vms/{name}/migration-check{query}")).await
     }
 
     async fn try_migrate(&self, name: &str, to: &str) -> Result<Task, ApiError> {

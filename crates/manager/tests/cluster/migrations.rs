@@ -81,7 +81,7 @@ async fn progress_is_shown_and_a_second_task_on_the_same_vm_is_refused() {
 }
 
 #[tokio::test]
-async fn a_move_that_cannot_work_is_refused_before_anybody_is_asked() {
+async fn a_move_that_cannot_work_is_refused_before_anything_is_built() {
     let cluster = Cluster::start().await;
     cluster.running("web1").await;
     cluster.b.known().facts.networks.clear();

@@ -51,6 +51,7 @@ impl Desk {
     pub fn serve(&self, request: Request, descriptors: Vec<OwnedFd>) -> Reply {
         let done = match request {
             Request::Status => return Reply::Status(Box::new(self.status())),
+            Request::Guest => return Reply::Guest(Box::new(self.machine.guest())),
             Request::Subscribe => Ok(()),
             Request::PowerButton => self.running().and_then(|()| {
                 self.machine.press_power_button().map_err(|error| conflict(error.to_string()))

@@ -142,6 +142,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_two_features_have_the_same_name() {
+        let names = FEATURE_WORDS.iter().flat_map(|word| (0..32).map(|bit| word.name(bit)));
+        let mut seen = std::collections::BTreeSet::new();
+        for name in names {
+            assert!(seen.insert(name.clone()), "{name} is two features");
+        }
+    }
+
+    #[test]
     fn names_stand_at_the_bits_that_the_manuals_give_them() {
         let name = |function, index, register: Register, bit| {
             let matches = |w: &&FeatureWord| (w.function, w.index, w.register) == (function, index, register);

@@ -1,34 +1,32 @@
 //! The CPU that the guest sees: CPUID, chosen when the VM boots, carried with the VM ever after.
 
-mod compare;
 mod features;
+mod msrs;
 mod profile;
 mod topology;
 
+use std::collections::BTreeMap;
+
+use godwit_types::cpu::{CpuFacts, TscFacts};
 use godwit_types::vm::CpuProfile;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use prost::Message;
 
+use crate::kvm::vcpu::VcpuState;
 use crate::kvm::{KvmError, call};
+use features::FEATURE_WORDS;
 pub use features::Register;
 
 /// Version of [`CpuModel::encode`]'s result.
 const ENCODING_VERSION: u32 = 1;
 
-/// CPUID without what differs from one vCPU to the next, and the frequency of the TSC.
+/// CPUID without what differs from one vCPU to the next, the frequency of the TSC, and the MSRs that tell of features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpuModel {
     entries: Vec<kvm_cpuid_entry2>,
-    tsc: Option<Tsc>,
-}
-
-/// The time stamp counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tsc {
-    pub khz: u32,
-    /// Whether this host can make it run at another frequency. Says nothing about a guest that has arrived.
-    pub scalable: bool,
+    tsc: Option<TscFacts>,
+    msrs: BTreeMap<u32, u64>,
 }
 
 /// Why the guest cannot be given a CPU.
@@ -43,40 +41,35 @@ pub enum CpuError {
 }
 
 impl CpuModel {
-    /// The CPU that this profile gives on this host.
-    pub fn new(kvm: &Kvm, profile: CpuProfile) -> Result<Self, CpuError> {
-        let offer = Self::offered(kvm)?;
-        match profile {
-            CpuProfile::Host => Ok(offer),
-            CpuProfile::X86_64V2 => profile::x86_64_v2(offer),
-        }
-    }
-
     /// Everything that this host can give to a guest that migrates.
     pub fn offered(kvm: &Kvm) -> Result<Self, CpuError> {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("asking for the supported CPUID"))?;
         let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(profile::migratable(Self { entries: supported.as_slice().to_vec(), tsc: None }, deadline_timer))
+        let (entries, msrs) = (supported.as_slice().to_vec(), msrs::offered(kvm));
+        Ok(profile::migratable(Self { entries, tsc: None, msrs }, deadline_timer))
     }
 
-    /// The same with the TSC of a vCPU on this host.
+    /// What this profile takes of an offer.
+    pub fn reduced_to(self, profile: CpuProfile) -> Result<Self, CpuError> {
+        match profile {
+            CpuProfile::Host => Ok(self),
+            CpuProfile::X86_64V2 => profile::x86_64_v2(self),
+        }
+    }
+
+    /// The same with the TSC of a vCPU on this host, if KVM tells its frequency.
     #[must_use]
     pub fn with_tsc(mut self, kvm: &Kvm, vcpu: &VcpuFd) -> Self {
         let khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz != 0);
-        self.tsc = khz.map(|khz| Tsc { khz, scalable: kvm.check_extension(Cap::TscControl) });
+        self.tsc = khz.map(|khz| TscFacts { khz, scalable: kvm.check_extension(Cap::TscControl) });
         self
     }
 
-    /// The TSC, if KVM tells its frequency.
-    pub fn tsc(&self) -> Option<Tsc> {
-        self.tsc
-    }
-
-    /// The same with another TSC.
+    /// The same with the MSRs that KVM gave to a vCPU.
     #[must_use]
-    pub fn and_tsc(mut self, tsc: Option<Tsc>) -> Self {
-        self.tsc = tsc;
+    pub fn with_msrs(mut self, vcpu: &VcpuState) -> Self {
+        self.msrs = msrs::given(vcpu);
         self
     }
 
@@ -86,9 +79,27 @@ impl CpuModel {
             .expect("fewer entries than KVM's limit")
     }
 
-    /// What a guest with this CPU would miss on a host that offers `offer`, by name; empty if nothing.
+    /// The same in words, to compare with another.
+    pub fn facts(&self) -> CpuFacts {
+        let named = |word: &features::FeatureWord| {
+            let value = self.register(word.function, word.index, word.register);
+            (0..32).filter(|bit| value >> bit & 1 == 1).map(|bit| word.name(bit)).collect::<Vec<_>>()
+        };
+        let features = FEATURE_WORDS.iter().flat_map(named).collect();
+        CpuFacts {
+            vendor: self.vendor(),
+            msr_features: msrs::names(&self.msrs, &features),
+            features,
+            physical_bits: self.register(0x8000_0008, 0, Register::Eax) & 0xff,
+            xsave_bytes: self.register(0xd, 0, Register::Ecx),
+            tsc: self.tsc,
+        }
+    }
+
+    /// What a guest with this CPU would miss on this host, which offers `offer`, by name; empty if nothing.
     pub fn missing_on(&self, offer: &Self) -> Vec<String> {
-        compare::missing(self, offer)
+        let missing = self.facts().missing_on(&offer.facts(), "this host");
+        missing.into_iter().map(|finding| finding.reason).collect()
     }
 
     /// For the manifest.
@@ -99,8 +110,14 @@ impl CpuModel {
             flags: entry.flags,
             registers: vec![entry.eax, entry.ebx, entry.ecx, entry.edx],
         });
-        Encoded { version: ENCODING_VERSION, leaves: entries.collect(), tsc_khz: self.tsc.map(|tsc| tsc.khz) }
-            .encode_to_vec()
+        let msrs = self.msrs.iter().map(|(index, value)| FeatureMsr { index: *index, value: *value });
+        Encoded {
+            version: ENCODING_VERSION,
+            leaves: entries.collect(),
+            tsc_khz: self.tsc.map(|tsc| tsc.khz),
+            msrs: msrs.collect(),
+        }
+        .encode_to_vec()
     }
 
     /// From the manifest.
@@ -126,8 +143,12 @@ impl CpuModel {
             }
             _ => Err(damaged("a CPUID leaf does not have four registers")),
         };
-        let tsc = encoded.tsc_khz.filter(|khz| *khz != 0).map(|khz| Tsc { khz, scalable: false });
-        Ok(Self { entries: encoded.leaves.iter().map(entry).collect::<Result<_, _>>()?, tsc })
+        if encoded.msrs.len() > msrs::COUNT_MAX {
+            return Err(damaged("it has too many MSRs"));
+        }
+        let tsc = encoded.tsc_khz.filter(|khz| *khz != 0).map(|khz| TscFacts { khz, scalable: false });
+        let msrs = encoded.msrs.iter().map(|msr| (msr.index, msr.value)).collect();
+        Ok(Self { entries: encoded.leaves.iter().map(entry).collect::<Result<_, _>>()?, tsc, msrs })
     }
 
     /// A register of a leaf; 0 where the leaf does not exist, as a CPU would say.
@@ -152,6 +173,16 @@ struct Encoded {
     leaves: Vec<Leaf>,
     #[prost(uint32, optional, tag = "3")]
     tsc_khz: Option<u32>,
+    #[prost(message, repeated, tag = "4")]
+    msrs: Vec<FeatureMsr>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct FeatureMsr {
+    #[prost(uint32, tag = "1")]
+    index: u32,
+    #[prost(uint64, tag = "2")]
+    value: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -178,13 +209,40 @@ pub(crate) mod tests {
 
     /// A model for tests.
     pub(crate) fn model(entries: Vec<kvm_cpuid_entry2>) -> CpuModel {
-        CpuModel { entries, tsc: None }
+        CpuModel { entries, tsc: None, msrs: BTreeMap::new() }
     }
 
     #[test]
     fn a_cpu_survives_the_journey_unchanged() {
-        let cpu = model(vec![leaf(0, 0, [0xd, 1, 2, 3]), leaf(0xd, 1, [u32::MAX, 0, 5, 0])]);
+        let mut cpu = model(vec![leaf(0, 0, [0xd, 1, 2, 3]), leaf(0xd, 1, [u32::MAX, 0, 5, 0])]);
+        cpu.msrs.insert(0x10a, 9);
+        cpu.tsc = Some(TscFacts { khz: 2_000_000, scalable: false });
         assert_eq!(CpuModel::decode(&cpu.encode()).unwrap(), cpu);
+    }
+
+    #[test]
+    fn a_guest_is_compared_by_the_names_of_what_it_sees() {
+        let cpu = |leaf7_ebx, msr| {
+            let mut cpu = model(vec![
+                leaf(0, 0, [0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]),
+                leaf(7, 0, [0, leaf7_ebx, 0, 1 << 29]),
+                leaf(0xd, 0, [0, 0, 832, 0]),
+                leaf(0x8000_0008, 0, [46, 0, 0, 0]),
+            ]);
+            cpu.msrs.insert(0x10a, msr);
+            cpu
+        };
+        let (guest, host) = (cpu(1 << 5 | 1 << 16, 1), cpu(1 << 5, 0));
+        let facts = guest.facts();
+        assert_eq!(
+            (facts.vendor.as_str(), facts.physical_bits, facts.xsave_bytes),
+            ("GenuineIntel", 46, 832)
+        );
+        assert_eq!(facts.features.iter().collect::<Vec<_>>(), ["arch-capabilities", "avx2", "avx512f"]);
+        let missing = guest.missing_on(&host);
+        assert!(missing[0].ends_with("of this host lacks avx512f"), "{missing:?}");
+        assert!(missing[1].contains("of this host lacks rdcl-no"), "{missing:?}");
+        assert_eq!(host.missing_on(&guest), Vec::<String>::new());
     }
 
     #[test]
@@ -192,6 +250,9 @@ pub(crate) mod tests {
         let good = model(vec![leaf(0, 0, [1, 2, 3, 4])]).encode();
         assert!(CpuModel::decode(&good[..good.len() - 1]).is_err());
         assert!(CpuModel::decode(&[]).is_err());
+        let mut laden = model(vec![leaf(0, 0, [1, 2, 3, 4])]);
+        laden.msrs.extend((0..=msrs::COUNT_MAX as u32).map(|index| (index, 1)));
+        assert!(CpuModel::decode(&laden.encode()).is_err());
         let too_many = vec![leaf(0, 0, [0; 4]); KVM_MAX_CPUID_ENTRIES + 1];
         assert!(CpuModel::decode(&model(too_many).encode()).is_err());
     }

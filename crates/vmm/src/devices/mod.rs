@@ -6,7 +6,7 @@ pub mod legacy;
 pub mod pci;
 pub mod report;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod virtio;
 
 use std::os::fd::OwnedFd;

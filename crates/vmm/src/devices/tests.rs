@@ -14,7 +14,7 @@ use super::*;
 
 const VM: &str = "00000000-0000-0000-0000-00000000000a";
 
-fn config(directory: &Path, host: &str, disks: usize) -> VmmConfig {
+pub(crate) fn config(directory: &Path, host: &str, disks: usize) -> VmmConfig {
     let backing = |index| DiskBacking {
         path: directory.join(format!("{index}.raw")),
         lock: directory.join(format!("{index}.raw.lock")),
@@ -59,11 +59,11 @@ fn given(config: &VmmConfig) -> Given {
     Given { terminal, disks, taps: Vec::new() }
 }
 
-fn terminal() -> Arc<ConsolePort> {
+pub(crate) fn terminal() -> Arc<ConsolePort> {
     ConsolePort::new(Arc::new(console::Console::new().unwrap())).unwrap()
 }
 
-fn built(machine: &Machine, config: &VmmConfig) -> Pci {
+pub(crate) fn built(machine: &Machine, config: &VmmConfig) -> Pci {
     let Environment { ram, msi, io_events, mmio } = machine.environment.clone();
     build(config, given(config), ram, msi, io_events, mmio, Arc::new(Bus::default())).unwrap()
 }

@@ -81,7 +81,8 @@ impl Machine {
         if usize::from(spec.vcpus) > max {
             return Err(BuildError::Vcpus { max, wanted: spec.vcpus });
         }
-        let cpu = CpuModel::new(&kvm, spec.cpu)?;
+        let offer = CpuModel::offered(&kvm)?;
+        let cpu = offer.clone().reduced_to(spec.cpu)?;
         let vm = Arc::new(kvm::create_vm(&kvm)?);
         let ram = Ram::new(spec.memory)?;
         for slot in ram.slots() {
@@ -103,8 +104,9 @@ impl Machine {
         pci.on_device_error(move |device, message| watcher.device_error(device, message));
         let facts = VcpuFacts::of(&kvm, &vm)?;
         let fds = create_vcpus(&vm, &cpu, spec.vcpus)?;
-        let cpu = cpu.with_tsc(&kvm, &fds[0]);
+        let (offer, cpu) = (offer.with_tsc(&kvm, &fds[0]), cpu.with_tsc(&kvm, &fds[0]));
         let (vcpus, pristine) = start_vcpus(&vm, fds, &facts, &buses, &doorbell)?;
+        let cpu = cpu.with_msrs(&pristine.vcpus[0]);
         let life = if matches!(config.role, Role::Boot) { Life::Built } else { Life::Incoming };
         let condition = Mutex::new(Condition { life, epoch: config.epoch });
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.slots());
@@ -120,13 +122,12 @@ impl Machine {
             facts,
             pristine,
             kernel,
-            tsc: cpu.tsc(),
+            offer,
             cpu: Mutex::new(cpu),
             condition,
             origin: Mutex::default(),
             doorbell,
             observer,
-            kvm,
             vm,
             config,
         }))

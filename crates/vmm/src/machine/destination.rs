@@ -109,8 +109,7 @@ impl Destination for Machine {
 impl Machine {
     fn admit_cpu(&self, encoded: &[u8]) -> Result<CpuModel, Vec<String>> {
         let cpu = CpuModel::decode(encoded).map_err(|error| vec![error.to_string()])?;
-        let offer = CpuModel::offered(&self.kvm).map_err(|error| vec![chain(&error)])?.and_tsc(self.tsc);
-        let missing = cpu.missing_on(&offer);
+        let missing = cpu.missing_on(&self.offer);
         if missing.is_empty() { Ok(cpu) } else { Err(missing) }
     }
 

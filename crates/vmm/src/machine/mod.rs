@@ -10,15 +10,16 @@ mod vcpu;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use godwit_migration::MachineError;
+use godwit_migration::{MachineError, Source};
+use godwit_types::capability::GuestFacts;
 use godwit_types::control::{VmmConfig, VmmState};
 use godwit_types::{Bytes, Epoch};
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::VmFd;
 use vm_memory::GuestAddress;
 
 use crate::acpi;
 use crate::boot::{BootError, Kernel, set_entry};
-use crate::cpu::{CpuModel, Tsc};
+use crate::cpu::CpuModel;
 use crate::device::Device;
 use crate::devices::legacy::pm::Pm;
 use crate::devices::{Pci, console};
@@ -27,6 +28,7 @@ use crate::kvm::dirty_log::DirtyLog;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
 use crate::memory::Ram;
+use crate::offer;
 pub use build::{BuildError, Observer, Parts};
 use doorbell::Doorbell;
 pub use life::{Illegal, Life, Step};
@@ -47,14 +49,13 @@ pub struct Machine {
     kernel: Kernel,
     /// The CPU that the guest sees: this host's choice if it booted here, else what it brought along.
     cpu: Mutex<CpuModel>,
-    /// This host's TSC.
-    tsc: Option<Tsc>,
+    /// The most that this host gives to a guest that arrives.
+    offer: CpuModel,
     condition: Mutex<Condition>,
     /// Once a source was admitted.
     origin: Mutex<Option<Origin>>,
     doorbell: Arc<Doorbell>,
     observer: Arc<dyn Observer>,
-    kvm: Kvm,
     vm: Arc<VmFd>,
     config: VmmConfig,
 }
@@ -83,6 +84,17 @@ impl Machine {
     /// What the machine was built from.
     pub fn config(&self) -> &VmmConfig {
         &self.config
+    }
+
+    /// What the VM would need elsewhere.
+    pub fn guest(&self) -> GuestFacts {
+        GuestFacts {
+            release: offer::RELEASE.to_owned(),
+            protocol: offer::PROTOCOL,
+            sections: offer::sections(),
+            cpu: self.cpu.lock().expect("no user of the CPU model panics").facts(),
+            blockers: Source::blockers(self),
+        }
     }
 
     /// Where events arrive for whoever supervises the machine.

@@ -84,9 +84,7 @@ pub(super) const VM: &[u64] = &[
     get::<kvm_pit_state2>(0x9f),
     set::<kvm_pit_state2>(0xa0),
     both::<kvm_clear_dirty_log>(0xc0),
-    // What this host's CPU offers to a guest that arrives.
     plain(0x03), // KVM_CHECK_EXTENSION
-    both::<kvm_cpuid2>(0x05),
 ];
 
 /// Building the machine, before any guest runs.
@@ -95,6 +93,7 @@ pub(super) const BUILD: &[u64] = &[
     plain(0x01), // KVM_CREATE_VM
     both::<kvm_msr_list>(0x02),
     plain(0x04), // KVM_GET_VCPU_MMAP_SIZE
+    both::<kvm_cpuid2>(0x05),
     both::<kvm_msr_list>(0x0a),
     plain(0x41), // KVM_CREATE_VCPU
     plain(0x47), // KVM_SET_TSS_ADDR

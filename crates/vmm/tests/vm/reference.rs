@@ -40,13 +40,13 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
 }
 
 /// A network of its own for this thread and the processes that it starts, and a folder for their files.
-struct Fixture {
+pub(crate) struct Fixture {
     folder: tempfile::TempDir,
     guest: PathBuf,
 }
 
 impl Fixture {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let guest = reference_guest()?;
         if !kvm_is_there() || !private_network() {
             return None;
@@ -57,6 +57,11 @@ impl Fixture {
     }
 
     fn boot(&self, vcpus: u8, load: &str) -> Vmm {
+        Vmm::start(self.config(vcpus, load))
+    }
+
+    /// Of the first process, with a disk and a network card.
+    pub(crate) fn config(&self, vcpus: u8, load: &str) -> VmmConfig {
         let cmdline = format!("godwit.ip=10.77.0.10/24 {load}");
         let mut spec = spec(vcpus, Bytes::mib(64), &cmdline);
         spec.disks = vec![DiskSpec {
@@ -66,7 +71,7 @@ impl Fixture {
         }];
         spec.nics = vec![NicSpec { network: "lan".parse().unwrap(), mac: Some(MAC.parse().unwrap()) }];
         let config = Vmm::config(self.folder.path(), 0, &self.guest, spec, 1, Role::Boot);
-        Vmm::start(self.equip(config, 0))
+        self.equip(config, 0)
     }
 
     fn destination(&self, here: &Vmm, n: u64) -> Vmm {
@@ -93,7 +98,7 @@ impl Fixture {
     }
 
     /// The guest's report, which must not name an error.
-    fn report(&self) -> Value {
+    pub(crate) fn report(&self) -> Value {
         let report = loop {
             // The guest takes a moment to come up; the caller's patience is that of the connection.
             if let Ok(report) = get("/report") {

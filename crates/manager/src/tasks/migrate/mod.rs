@@ -16,22 +16,24 @@ mod follow;
 mod prepare;
 pub mod settle;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_types::agent::{LocalState, LocalVm, Outgoing};
 use godwit_types::api::Empty;
+use godwit_types::check::{HostCheck, Verdict, refuse};
 use godwit_types::migration::{MigrateVm, MigrationReport};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Driver, Ending, drive, new_task, require_idle, told};
+use super::{Driver, Ending, drive, new_task, told};
 use crate::arbiter::{Migration, MigrationState};
-use crate::manager::{Manager, unknown_host, unknown_vm};
-use crate::preflight::{self, Plan};
-use crate::store::{NewEvent, Power, Tx};
+use crate::manager::{Manager, unknown_host};
+use crate::preflight::{self, Probe, Situation};
+use crate::store::{HostRow, NewEvent, Power, Tx};
 
 /// How long an agent may take to say how it gets on, or to discard.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,23 +43,17 @@ const LET_GO_POLL: Duration = Duration::from_millis(50);
 
 /// `POST /v1/vms/{vm}/migrate`.
 pub(crate) async fn request(manager: &Arc<Manager>, vm: String, asked: MigrateVm) -> Result<Task, ApiError> {
-    let task = manager.store.write(move |tx| plan(tx, &vm, &asked)).await?;
+    let probe = preflight::ask(manager, &vm, Some(&asked.to)).await?;
+    let task = manager.store.write(move |tx| plan(tx, &vm, &asked, &probe)).await?;
     drive(manager, task.clone(), false);
     Ok(task)
 }
 
-fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm) -> Result<Task, ApiError> {
-    let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
+fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm, probe: &Probe) -> Result<Task, ApiError> {
+    let situation = Situation::of(tx, vm)?;
     let destination = tx.host(&asked.to)?.ok_or_else(|| unknown_host(asked.to.as_str()))?;
-    require_idle(tx, &vm)?;
-    let owned = tx.ownership(vm.id)?.map(|(owned, _)| owned);
-    let source = owned.as_ref().map(|owned| tx.host(&owned.owner)).transpose()?.flatten();
-    let warnings = preflight::check(&Plan {
-        vm: &vm,
-        owned: owned.as_ref(),
-        source: source.as_ref(),
-        destination: &destination,
-    })?;
+    let warnings = require_possible(&situation, &destination, probe)?;
+    let Situation { vm, owned, source, .. } = situation;
     let (Some(owned), Some(source)) = (owned, source) else {
         // The preflight refuses a VM that no host owns, since it is not running.
         return Err(ApiError::new(ErrorCode::Internal, format!("{} runs and has no owner", vm.name)));
@@ -82,6 +78,23 @@ fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm) -> Result<Task, ApiError> {
     let message = format!("{} begins to move from {from} to {to}", vm.name);
     tx.add_event(NewEvent::new("vm.migrating", message).vm(&vm.name).host(&from).task(task.id))?;
     Ok(task)
+}
+
+/// Refuses with all reasons, or returns what to warn of.
+fn require_possible(
+    situation: &Situation,
+    destination: &HostRow,
+    probe: &Probe,
+) -> Result<BTreeSet<String>, ApiError> {
+    let HostCheck { host, findings, .. } = situation.judge(destination, probe);
+    let deed = format!("{} cannot move to {host}", situation.vm.name);
+    refuse(&deed, &findings).map_err(|error| {
+        // Whoever waits for the other task can ask again.
+        let code = if situation.busy.is_some() { ErrorCode::Conflict } else { error.code };
+        ApiError { code, ..error }
+    })?;
+    let warnings = findings.into_iter().filter(|finding| finding.verdict == Verdict::Warning);
+    Ok(warnings.map(|finding| finding.reason).collect())
 }
 
 /// Drives the task to its end.

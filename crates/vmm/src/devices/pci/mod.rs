@@ -7,7 +7,7 @@ pub mod msix;
 mod root;
 
 pub use capability::Capability;
-pub use root::{ConfigAddress, ConfigData, Ecam, Root};
+pub use root::{ConfigAddress, ConfigData, Ecam, HostBridgeState, Root};
 
 /// A function on the bus: its configuration space. Calls come from any vCPU thread.
 pub trait PciFunction: Send + Sync {

@@ -140,7 +140,7 @@ impl BusDevice for ConfigData {
 
 /// The host bridge between source and destination.
 #[derive(Clone, PartialEq, prost::Message)]
-struct HostBridgeState {
+pub struct HostBridgeState {
     #[prost(bytes = "vec", tag = "1")]
     config: Vec<u8>,
     #[prost(uint32, tag = "2")]

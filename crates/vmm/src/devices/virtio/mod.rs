@@ -24,7 +24,7 @@ mod life;
 pub mod net;
 mod queue;
 pub mod rng;
-mod state;
+pub mod state;
 #[cfg(test)]
 pub mod test_driver;
 mod worker;

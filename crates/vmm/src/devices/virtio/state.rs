@@ -7,7 +7,7 @@ use crate::device::State;
 
 /// One PCI function with everything in it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct FunctionState {
+pub struct FunctionState {
     #[prost(uint32, tag = "1")]
     pub virtio_id: u32,
     /// All registers of the configuration space.
@@ -48,7 +48,7 @@ impl State for FunctionState {
 
 /// One queue.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct SavedQueue {
+pub struct SavedQueue {
     #[prost(uint32, tag = "1")]
     pub size: u32,
     #[prost(uint32, tag = "2")]

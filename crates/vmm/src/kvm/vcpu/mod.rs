@@ -4,7 +4,7 @@
 //! the order of the calls below matters. The clock comes between [`VcpuState::restore`] and [`VcpuState::finish`].
 
 mod msrs;
-pub mod tsc;
+mod tsc;
 mod xsave;
 
 use kvm_bindings::{
@@ -112,6 +112,11 @@ impl VcpuState {
             return Err(format!("its extended registers have {} bytes, outside {xsave:?}", self.xsave.len()));
         }
         Ok(())
+    }
+
+    /// The value of an MSR, if it is part of this state.
+    pub fn msr(&self, index: u32) -> Option<u64> {
+        self.msrs.iter().find(|msr| msr.index == index).map(|msr| msr.value)
     }
 
     /// What is computed of a state that was accepted, on a host with `xsave_bytes` of extended registers.

@@ -1,0 +1,65 @@
+//! Whether a VM can be here: before it is started, and for whoever only wants to know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_types::agent::{AskAdmission, LocalState};
+use godwit_types::check::{Check, Finding};
+use godwit_types::vm::VmSpec;
+use godwit_types::{Bytes, Epoch, VmId};
+use tokio::time::timeout;
+
+use super::admission::{Backing, Candidate};
+use super::machine::blocking;
+use crate::agent::Agent;
+use crate::facts;
+
+/// How long the datastores may take to show the VM's files to whoever only asks.
+const ASKED_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a process that has handed the VM over may take to end: it still holds memory, and cannot run the VM again.
+const HANDED_OVER_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// `POST /v1/vms/{id}/admission`: everything that keeps a migration from arriving. Changes nothing, and promises nothing.
+pub(crate) async fn admission(agent: Arc<Agent>, vm: VmId, asked: AskAdmission) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Some(machine) = agent.vms.live(vm) {
+        let local = machine.report();
+        if local.state == LocalState::HandedOver {
+            machine.gone_within(HANDED_OVER_END_TIMEOUT).await;
+        } else {
+            let (name, host) = (&local.name, &agent.config.name);
+            let reason = format!(
+                "a process of {name} is on {host} already, at epoch {} ({:?})",
+                local.epoch, local.state
+            );
+            found.push(Finding::blocked(Check::Vm, reason, "wait for the VM's task to end: godwit vm show"));
+        }
+    }
+    let examined = agent.examine(vm, &asked.spec, asked.epoch, ASKED_TIMEOUT).await;
+    found.extend(examined.err().into_iter().flatten());
+    found
+}
+
+impl Agent {
+    /// What this host provides for the VM, or all that it lacks. The datastores may take as long as `patience`.
+    pub(super) async fn examine(
+        self: &Arc<Self>,
+        vm: VmId,
+        spec: &VmSpec,
+        epoch: Epoch,
+        patience: Duration,
+    ) -> Result<Backing, Vec<Finding>> {
+        let (agent, spec) = (Arc::clone(self), spec.clone());
+        let examined = blocking(move || {
+            let promised = agent.vms.memory_promised();
+            let memory = Bytes(facts::memory_available().0.saturating_sub(promised.0));
+            Candidate { config: &agent.config, vm, spec: &spec, epoch, kvm: facts::kvm(), memory }.examine()
+        });
+        timeout(patience, examined).await.unwrap_or_else(|_| {
+            let (name, seconds) = (&self.config.name, patience.as_secs());
+            let reason = format!("a datastore of {name} did not answer within {seconds} s");
+            let remedy = "check its mounts and the storage behind them";
+            Err(vec![Finding::blocked(Check::Datastores, reason, remedy)])
+        })
+    }
+}
