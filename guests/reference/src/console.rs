@@ -32,6 +32,11 @@ pub fn line(line: fmt::Arguments<'_>) {
     BUSY.store(false, Ordering::Release);
 }
 
+/// Writes one byte of a line that takes its time. Another line may get between two bytes.
+pub fn byte(byte: u8) {
+    port::write8(COM1, byte);
+}
+
 struct Port;
 
 impl Write for Port {

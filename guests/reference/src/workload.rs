@@ -2,6 +2,7 @@
 //!
 //! Every page is checked in three ways: it must be, byte for byte, the page of its number and generation; its generation
 //! is kept in a table apart; and since a pass writes each page once, the table must agree with the number of passes.
+//! The first pass gives every page its content; with `godwit.hot` those after it write the first pages only.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,12 +51,15 @@ pub struct Share {
     rate: Rate,
     writes: Pacer,
     checks: Pacer,
-    /// Passes completed, and how far the present one is.
+    /// Passes completed, how many pages the present one covers, and how far it is.
     pass: u64,
+    span: usize,
     position: usize,
     next_write: usize,
-    /// Distance of successive writes: coprime to the number of pages, so that a pass meets each page once.
+    /// Distance of successive writes: coprime to the pass's number of pages, so that it meets each page once.
     stride: usize,
+    /// How many pages all passes but the first cover.
+    hot: usize,
     next_check: usize,
     random: u64,
     written: u64,
@@ -69,6 +73,7 @@ impl Share {
         let length = part(parameters.working_set / 4096) as usize;
         // SAFETY: zeroes are valid numbers.
         let generations = unsafe { memory.zeroed(length) }?;
+        let hot = parameters.hot.map_or(length, |hot| (part(hot / 4096) as usize).clamp(1, length.max(1)));
         let per_second = match parameters.rate {
             Rate::PagesPerSecond(rate) => part(rate),
             Rate::Idle | Rate::Unlimited => 0,
@@ -82,9 +87,11 @@ impl Share {
             writes: Pacer::new(per_second, 0),
             checks: Pacer::new(CHECKS_PER_SECOND, 0),
             pass: 0,
+            span: length,
             position: 0,
             next_write: 0,
             stride: stride(length),
+            hot,
             next_check: 0,
             random: parameters.seed ^ (index + 1) << 32,
             written: 0,
@@ -129,11 +136,16 @@ impl Share {
         let stamp = self.stamp(page);
         stamp.fill(self.content, self.pages.get(page));
         self.written += 1;
-        self.next_write = (page + self.stride) % self.generations.len();
+        self.next_write = (page + self.stride) % self.span;
         self.position += 1;
-        if self.position == self.generations.len() {
-            self.position = 0;
+        if self.position == self.span {
             self.pass += 1;
+            self.position = 0;
+            if self.span != self.hot {
+                self.span = self.hot;
+                self.stride = stride(self.hot);
+                self.next_write = 0;
+            }
         }
     }
 
