@@ -2,7 +2,7 @@
 //! under any hypervisor. Numbers in decimal, the check word in hexadecimal:
 //!
 //! ```text
-//! @NUMBER NOW_US BEATS WRITTEN ERRORS GAP GAP GAP CHECK
+//! @NUMBER NOW_US BEATS WRITTEN SWEEPS ERRORS GAP GAP GAP CHECK
 //! ```
 //!
 //! A move may tear a line or two. The check word tells, and since each line names the gaps of the two lines before it as
@@ -12,6 +12,8 @@ use core::fmt::{self, Write};
 
 use crate::fnv::{FNV_START, fnv1a_64, fnv1a_64_onto};
 
+/// What is typed to have every page of the working set checked once, as fast as can be.
+pub const SWEEP: u8 = b's';
 /// Time between two lines, in microseconds of the guest's own clock.
 pub const PULSE_INTERVAL_US: u64 = 100_000;
 /// How many lines name the same gap.
@@ -30,6 +32,8 @@ pub struct Pulse {
     pub beats: u64,
     /// Pages that the memory workload has written so far.
     pub written: u64,
+    /// How often every page has been checked because it was asked for by [`SWEEP`].
+    pub sweeps: u64,
     /// Errors that the memory workload has found.
     pub errors: u64,
     /// Largest gap between two heartbeats since the line before, in microseconds, then the same of the lines before that.
@@ -39,8 +43,8 @@ pub struct Pulse {
 impl fmt::Display for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut summing = Summing { sink: f, sum: FNV_START };
-        let Self { number, now_us, beats, written, errors, gaps_us } = self;
-        write!(summing, "@{number} {now_us} {beats} {written} {errors}")?;
+        let Self { number, now_us, beats, written, sweeps, errors, gaps_us } = self;
+        write!(summing, "@{number} {now_us} {beats} {written} {sweeps} {errors}")?;
         for gap in gaps_us {
             write!(summing, " {gap}")?;
         }
@@ -60,8 +64,9 @@ impl Pulse {
         }
         let mut numbers = text[1..].split(' ').map(|word| word.parse().ok());
         let mut next = || numbers.next().flatten();
-        let (number, now_us, beats, written, errors) = (next()?, next()?, next()?, next()?, next()?);
-        Some(Self { number, now_us, beats, written, errors, gaps_us: [next()?, next()?, next()?] })
+        let (number, now_us, beats, written) = (next()?, next()?, next()?, next()?);
+        let (sweeps, errors) = (next()?, next()?);
+        Some(Self { number, now_us, beats, written, sweeps, errors, gaps_us: [next()?, next()?, next()?] })
     }
 }
 
@@ -93,6 +98,7 @@ mod tests {
         now_us: 812_345,
         beats: 811,
         written: 123_456,
+        sweeps: 1,
         errors: 0,
         gaps_us: [1_003, 45_000, 1_010],
     };
@@ -112,6 +118,7 @@ mod tests {
             now_us: most,
             beats: most,
             written: most,
+            sweeps: most,
             errors: most,
             gaps_us: [most; GAPS],
         };

@@ -1,13 +1,14 @@
-//! The pulse on the serial console; see `godwit_guest_contract::pulse`.
+//! The pulse on the serial console, and the sweep that can be asked for there; see `godwit_guest_contract::pulse`.
 
 use core::fmt::Write;
 
-use godwit_guest_contract::pulse::{PULSE_BYTES_MAX, PULSE_INTERVAL_US};
+use godwit_guest_contract::pulse::{PULSE_BYTES_MAX, PULSE_INTERVAL_US, SWEEP};
 
 use crate::clock::Micros;
 use crate::console;
 use crate::report::Heart;
 use crate::text::Text;
+use crate::workload;
 
 /// Bytes written between two looks at everything else. Each is a VM exit: a whole line at once would be a gap itself.
 const BYTES_PER_STEP: usize = 2;
@@ -38,6 +39,9 @@ impl Beacon {
             self.next = now + PULSE_INTERVAL_US;
             self.line = Text::new();
             self.position = 0;
+            if console::typed() == Some(SWEEP) {
+                workload::sweep();
+            }
             // There is room for the longest pulse.
             let _ = write!(self.line, "{}\r\n", heart.pulse(now));
         }

@@ -47,6 +47,7 @@ impl Heart {
             now_us: now,
             beats: self.beats,
             written: cpu::all().map(|cpu| cpu.tally.written()).sum(),
+            sweeps: cpu::all().map(|cpu| cpu.tally.sweeps()).min().unwrap_or_default(),
             errors: fault::MEMORY.count(),
             gaps_us: self.gaps,
         };

@@ -21,15 +21,24 @@ const CHECKS_PER_SECOND: u64 = 8000;
 const BATCH_PAGES: u64 = 16;
 const BATCH_TICKS: u64 = 200_000;
 
+/// How often somebody has asked for a sweep: every page checked once, as fast as can be.
+static SWEEPS_WANTED: AtomicU64 = AtomicU64::new(0);
+
+/// Asks for a sweep of every vCPU.
+pub fn sweep() {
+    SWEEPS_WANTED.fetch_add(1, Ordering::Relaxed);
+}
+
 /// What a vCPU has done, for the report.
 pub struct Tally {
     written: AtomicU64,
     checked: AtomicU64,
+    sweeps: AtomicU64,
 }
 
 impl Tally {
     pub const fn new() -> Self {
-        Self { written: AtomicU64::new(0), checked: AtomicU64::new(0) }
+        Self { written: AtomicU64::new(0), checked: AtomicU64::new(0), sweeps: AtomicU64::new(0) }
     }
 
     pub fn written(&self) -> u64 {
@@ -38,6 +47,10 @@ impl Tally {
 
     pub fn checked(&self) -> u64 {
         self.checked.load(Ordering::Relaxed)
+    }
+
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::Relaxed)
     }
 }
 
@@ -61,6 +74,9 @@ pub struct Share {
     /// How many pages all passes but the first cover.
     hot: usize,
     next_check: usize,
+    /// Sweeps completed, and how far the present one is.
+    sweeps: u64,
+    swept: usize,
     random: u64,
     written: u64,
     checked: u64,
@@ -93,6 +109,8 @@ impl Share {
             stride: stride(length),
             hot,
             next_check: 0,
+            sweeps: 0,
+            swept: 0,
             random: parameters.seed ^ (index + 1) << 32,
             written: 0,
             checked: 0,
@@ -116,9 +134,14 @@ impl Share {
         let in_time = |_: &u64| clock::timestamp().wrapping_sub(start) < BATCH_TICKS;
         (0..writes).take_while(in_time).for_each(|_| self.rewrite());
         (0..checks).take_while(in_time).for_each(|_| self.check_another());
+        let sweeps = self.sweeps < SWEEPS_WANTED.load(Ordering::Relaxed);
+        if sweeps {
+            (0..BATCH_PAGES).take_while(in_time).for_each(|_| self.sweep_on());
+        }
         tally.written.store(self.written, Ordering::Relaxed);
         tally.checked.store(self.checked, Ordering::Relaxed);
-        writes == BATCH_PAGES || checks == BATCH_PAGES
+        tally.sweeps.store(self.sweeps, Ordering::Relaxed);
+        writes == BATCH_PAGES || checks == BATCH_PAGES || sweeps
     }
 
     fn rewrite(&mut self) {
@@ -146,6 +169,15 @@ impl Share {
                 self.stride = stride(self.hot);
                 self.next_write = 0;
             }
+        }
+    }
+
+    fn sweep_on(&mut self) {
+        self.check(self.swept);
+        self.swept += 1;
+        if self.swept == self.generations.len() {
+            self.swept = 0;
+            self.sweeps += 1;
         }
     }
 
