@@ -1,0 +1,99 @@
+//! One run: a VM boots, settles, moves, and is asked whether all its memory came along.
+
+use std::time::{Duration, Instant};
+
+use godwit_guest_contract::pulse::SWEEP;
+
+use crate::case::Case;
+use crate::engine::{Bed, Engine, Running, Terms};
+use crate::error::{BenchError, Result};
+use crate::link::{self, Cap};
+use crate::measure::{self, Disturbed};
+use crate::watch::Watch;
+
+/// How long a guest may take to boot and fill its memory.
+const FILL_LIMIT: Duration = Duration::from_secs(90);
+/// Once filled, a guest is left alone for so long, then measured undisturbed for so long.
+const SETTLE: Duration = Duration::from_millis(500);
+const UNDISTURBED: Duration = Duration::from_millis(1500);
+/// After the migration's end, what the guest loses still counts for so long.
+const AFTERMATH: Duration = Duration::from_secs(1);
+/// How long a guest may be silent, and how long it may take to check all its memory.
+const PULSE_LIMIT: Duration = Duration::from_secs(20);
+const SWEEP_LIMIT: Duration = Duration::from_secs(120);
+/// A clock that has lost this much has stood still; less is the jitter of a line's arrival.
+const CLOCK_SLACK_MS: f64 = 100.0;
+
+/// What one run has shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) converged: bool,
+    pub(crate) total_ms: f64,
+    pub(crate) noticed: Disturbed,
+    pub(crate) undisturbed_gap_ms: f64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) reported_blackout_ms: Option<f64>,
+}
+
+/// Boots a VM of the case, moves it on these terms, and ends it.
+pub(crate) fn run(bed: &Bed, case: &Case, engine: Engine, name: &str, terms: Terms) -> Result<Run> {
+    let _cap = Cap::set(bed, case.link_bits_per_s)?;
+    let mut vm = engine.boot(bed, case, name)?;
+    let seen = observe(bed, case, vm.as_mut(), terms);
+    let ended = vm.end();
+    let run = seen?;
+    ended.map(|()| run)
+}
+
+fn observe(bed: &Bed, case: &Case, vm: &mut dyn Running, terms: Terms) -> Result<Run> {
+    let watch = Watch::start(&vm.consoles());
+    let pages = case.working_set().pages();
+    watch.wait_for("filling the guest's memory", FILL_LIMIT, |heard| heard.pulse.written >= pages)?;
+    std::thread::sleep(SETTLE);
+    let (from, to) = measured_span(&watch)?;
+    let undisturbed = measure::undisturbed(&watch.heard(), case.load, from, to).ok_or(BenchError::Unheard)?;
+
+    let sent_before = link::sent_bytes(bed)?;
+    let moved = vm.migrate(terms)?;
+    let bytes_sent = link::sent_bytes(bed)? - sent_before;
+    let (begun, settled) = (watch.since_start(moved.begun), watch.since_start(moved.ended) + AFTERMATH);
+    watch
+        .wait_for("the guest's pulse after the move", AFTERMATH + PULSE_LIMIT, |heard| heard.at >= settled)?;
+    let noticed = measure::disturbed(&watch.heard(), case.load, &undisturbed, begun, settled);
+    let noticed = noticed.ok_or(BenchError::Unheard)?;
+    if noticed.clock_lost_ms > CLOCK_SLACK_MS {
+        eprintln!(
+            "warning: the guest's clock stood still for {:.0} ms: its blackout is counted too low",
+            noticed.clock_lost_ms
+        );
+    }
+    check_memory(&watch, vm)?;
+    Ok(Run {
+        converged: moved.converged,
+        total_ms: (moved.ended - moved.begun).as_secs_f64() * 1e3,
+        noticed,
+        undisturbed_gap_ms: undisturbed.gap_ms,
+        bytes_sent,
+        reported_blackout_ms: moved.reported_blackout_ms,
+    })
+}
+
+/// Waits while the guest is left alone; returns from when to when.
+fn measured_span(watch: &Watch) -> Result<(Duration, Duration)> {
+    let from = watch.since_start(Instant::now());
+    let to = from + UNDISTURBED;
+    watch.wait_for("the guest's pulse before the move", UNDISTURBED + PULSE_LIMIT, |heard| heard.at >= to)?;
+    Ok((from, to))
+}
+
+/// Has the guest check every page.
+fn check_memory(watch: &Watch, vm: &mut dyn Running) -> Result<()> {
+    vm.type_byte(SWEEP)?;
+    let swept = watch.wait_for("the check of all memory", SWEEP_LIMIT, |heard| {
+        heard.pulse.sweeps > 0 || heard.pulse.errors > 0
+    })?;
+    match swept.pulse.errors {
+        0 => Ok(()),
+        count => Err(BenchError::MemoryErrors { count, console: watch.last_words() }),
+    }
+}
