@@ -44,6 +44,8 @@ use crate::row::Row;
 const LIMIT: Duration = Duration::from_secs(30);
 /// The same in a quick round.
 const QUICK_LIMIT: Duration = Duration::from_secs(10);
+/// A guest that sees larger gaps than this when nothing moves shares its CPUs with somebody.
+const NOISY_MS: f64 = 10.0;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,7 +53,8 @@ Examples:
   cargo xtask bench migrate --case rewrite-2g --engine godwit --engine qemu-multifd --repeat 5
   cargo xtask bench migrate --json > rows.jsonl
 
-Other work on the machine shows in the guest: look at `gap before`, and raise the bench's priority with `nice -n -10`.";
+Other work on the machine shows in the guest: look at `gap before`. If the machine cannot be left alone, raise the
+priority of the shell's session before: `echo -10 > /proc/self/autogroup`, or `nice -n -10` where there is no such file.";
 
 /// Measures what a guest notices of a migration.
 #[derive(Debug, Parser)]
@@ -168,6 +171,16 @@ fn run_case(bed: &Bed, case: &Case, engines: &[Engine], options: &Migrate) -> Ve
         }
     }
     results.into_iter().map(|(engine, runs, errors)| Row::new(case, engine, &runs, errors)).collect()
+}
+
+fn warn_of_noise(rows: &[Row]) {
+    let noisy = rows.iter().filter(|row| row.undisturbed_gap_ms.is_some_and(|gap| gap > NOISY_MS)).count();
+    if noisy > 0 {
+        say(format_args!(
+            "{noisy} rows are doubtful: their guests saw gaps of more than {NOISY_MS} ms before anything moved; other work \
+             on this machine takes their CPUs (see --help)"
+        ));
+    }
 }
 
 impl Migrate {

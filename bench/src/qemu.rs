@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -153,7 +153,7 @@ impl Side {
         case: &Case,
         name: &str,
         host: &HostName,
-        disk: &PathBuf,
+        disk: &Path,
         more: &[&str],
     ) -> Result<Self> {
         let file = |kind: &str| bed.fabric.logs().join(format!("{name}-{host}.{kind}"));
