@@ -128,6 +128,7 @@ fn migrate(options: &Migrate) -> Result<()> {
     } else {
         print(&format!("{}\n\n{}", table::rows(&rows), table::ratios(&ratios)));
     }
+    warn_of_noise(&rows);
     let (runs, wrong) =
         rows.iter().fold((0, 0), |(runs, wrong), row| (runs + row.runs, wrong + row.errors.len()));
     if wrong > 0 { Err(BenchError::RunsFailed { count: wrong, runs }) } else { Ok(()) }

@@ -11,6 +11,9 @@ use crate::link::{self, Cap};
 use crate::measure::{self, Disturbed};
 use crate::watch::Watch;
 
+/// The pause before each run. Where the machine is itself a virtual one, it gives memory that was freed back to its host
+/// some two seconds later, and stands still meanwhile: what one run leaves behind must not be measured in the next.
+const PAUSE: Duration = Duration::from_secs(3);
 /// How long a guest may take to boot and fill its memory.
 const FILL_LIMIT: Duration = Duration::from_secs(90);
 /// Once filled, a guest is left alone for so long, then measured undisturbed for so long.
@@ -37,6 +40,7 @@ pub(crate) struct Run {
 
 /// Boots a VM of the case, moves it on these terms, and ends it.
 pub(crate) fn run(bed: &Bed, case: &Case, engine: Engine, name: &str, terms: Terms) -> Result<Run> {
+    std::thread::sleep(PAUSE);
     let _cap = Cap::set(bed, case.link_bits_per_s)?;
     let mut vm = engine.boot(bed, case, name)?;
     let seen = observe(bed, case, vm.as_mut(), terms);
