@@ -72,7 +72,15 @@ pub(crate) struct Moved {
     /// When it had ended and the VM ran at the destination; or when it was given up.
     pub(crate) ended: Instant,
     pub(crate) converged: bool,
-    pub(crate) reported_blackout_ms: Option<f64>,
+    /// What the engine itself says; nothing of a migration that was given up.
+    pub(crate) reported: Option<Reported>,
+}
+
+/// An engine's own account of a migration, in milliseconds. QEMU's blackout is known to be wrong at times.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reported {
+    pub(crate) total_ms: f64,
+    pub(crate) blackout_ms: f64,
 }
 
 impl Engine {

@@ -12,7 +12,7 @@ use godwit_types::vm::Vm;
 use godwit_types::{Bytes, HostName};
 
 use crate::case::Case;
-use crate::engine::{Bed, Moved, Running, Terms};
+use crate::engine::{Bed, Moved, Reported, Running, Terms};
 use crate::error::{BenchError, Result};
 
 /// How much longer than the bound a migration that did not converge may take to end as cancelled.
@@ -75,12 +75,7 @@ impl Running for GodwitVm<'_> {
     fn migrate(&mut self, terms: Terms) -> Result<Moved> {
         let (begun, begun_unix) = (Instant::now(), unix_now());
         let Some(task) = self.run_task(terms, begun)? else {
-            return Ok(Moved {
-                begun,
-                ended: begun + terms.limit,
-                converged: false,
-                reported_blackout_ms: None,
-            });
+            return Ok(Moved { begun, ended: begun + terms.limit, converged: false, reported: None });
         };
         let (TaskState::Succeeded, Some(report), Some(finished)) =
             (task.state, task.report, task.finished_unix_ms)
@@ -90,7 +85,8 @@ impl Running for GodwitVm<'_> {
         self.on = self.bed.destination.clone();
         let after = |unix_ms: u64| begun + Duration::from_millis(unix_ms).saturating_sub(begun_unix);
         let (begun, ended) = (after(task.started_unix_ms), after(finished));
-        Ok(Moved { begun, ended, converged: true, reported_blackout_ms: Some(report.blackout.total_ms) })
+        let reported = Reported { total_ms: report.total_ms, blackout_ms: report.blackout.total_ms };
+        Ok(Moved { begun, ended, converged: true, reported: Some(reported) })
     }
 
     fn type_byte(&mut self, byte: u8) -> Result<()> {

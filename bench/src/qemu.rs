@@ -15,7 +15,7 @@ use godwit_types::HostName;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::engine::{Bed, Engine, Moved, Running, Terms};
+use crate::engine::{Bed, Engine, Moved, Reported, Running, Terms};
 use crate::error::{BenchError, Result};
 use crate::qmp::Qmp;
 
@@ -118,13 +118,15 @@ impl Running for QemuVm {
         self.source.qmp.execute("migrate", json!({"uri": uri}))?;
         let Some(completed) = self.follow(begun + terms.limit)? else {
             self.source.qmp.execute("migrate_cancel", json!({}))?;
-            return Ok(Moved { begun, ended: Instant::now(), converged: false, reported_blackout_ms: None });
+            return Ok(Moved { begun, ended: Instant::now(), converged: false, reported: None });
         };
         let ended = completed.max(self.resumed()?);
         self.moved = true;
         let told = self.source.qmp.execute("query-migrate", json!({}))?;
-        let reported_blackout_ms = told.get("downtime").and_then(Value::as_f64);
-        Ok(Moved { begun, ended, converged: true, reported_blackout_ms })
+        let number = |key: &str| told.get(key).and_then(Value::as_f64);
+        let reported = number("total-time").zip(number("downtime"));
+        let reported = reported.map(|(total_ms, blackout_ms)| Reported { total_ms, blackout_ms });
+        Ok(Moved { begun, ended, converged: true, reported })
     }
 
     fn type_byte(&mut self, byte: u8) -> Result<()> {

@@ -39,6 +39,8 @@ pub(crate) struct Row {
     /// What the engine itself says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reported_blackout_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reported_total_ms: Option<f64>,
     /// The largest gap just before the request: what this machine does to a guest anyway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) undisturbed_gap_ms: Option<f64>,
@@ -76,7 +78,8 @@ impl Row {
             brownout_lost_ms: rounded(median(&all(|run| Some(run.noticed.lost_ms)))),
             goodput_bytes_per_s: rounded(median(&goodputs)),
             bytes_sent: median(&all(|run| Some(run.bytes_sent as f64))),
-            reported_blackout_ms: rounded(median(&all(|run| run.reported_blackout_ms))),
+            reported_blackout_ms: rounded(median(&all(|run| Some(run.reported?.blackout_ms)))),
+            reported_total_ms: rounded(median(&all(|run| Some(run.reported?.total_ms)))),
             undisturbed_gap_ms: rounded(median(&all(|run| Some(run.undisturbed_gap_ms)))),
             guest_clock_lost_ms: rounded(median(&all(|run| Some(run.noticed.clock_lost_ms)))),
             errors,
@@ -115,7 +118,7 @@ mod tests {
             noticed: Disturbed { blackout_ms: total_ms / 100.0, lost_ms: 1.0, clock_lost_ms: 0.0 },
             undisturbed_gap_ms: 1.0,
             bytes_sent: 10,
-            reported_blackout_ms: None,
+            reported: None,
         }
     }
 

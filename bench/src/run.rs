@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use godwit_guest_contract::pulse::SWEEP;
 
 use crate::case::Case;
-use crate::engine::{Bed, Engine, Running, Terms};
+use crate::engine::{Bed, Engine, Reported, Running, Terms};
 use crate::error::{BenchError, Result};
 use crate::link::{self, Cap};
 use crate::measure::{self, Disturbed};
@@ -35,7 +35,7 @@ pub(crate) struct Run {
     pub(crate) noticed: Disturbed,
     pub(crate) undisturbed_gap_ms: f64,
     pub(crate) bytes_sent: u64,
-    pub(crate) reported_blackout_ms: Option<f64>,
+    pub(crate) reported: Option<Reported>,
 }
 
 /// Boots a VM of the case, moves it on these terms, and ends it.
@@ -78,7 +78,7 @@ fn observe(bed: &Bed, case: &Case, vm: &mut dyn Running, terms: Terms) -> Result
         noticed,
         undisturbed_gap_ms: undisturbed.gap_ms,
         bytes_sent,
-        reported_blackout_ms: moved.reported_blackout_ms,
+        reported: moved.reported,
     })
 }
 
