@@ -73,7 +73,7 @@ impl Case {
 
     /// The guest's command line. Its own disk is none of its load: what is measured is memory.
     pub(crate) fn command_line(&self) -> String {
-        let (filled, content) = (self.working_set(), self.content);
+        let (filled, content) = (self.working_set().0, self.content);
         let load = match self.load {
             Load::Idle => "godwit.rate=idle".to_owned(),
             Load::Hot => {
