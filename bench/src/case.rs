@@ -4,6 +4,8 @@ use godwit_types::Bytes;
 
 /// How many eighths of a VM's memory are filled. The rest is left to kernels and page tables.
 const FILLED_EIGHTHS: u64 = 7;
+/// What the machine keeps for everything but the two sides' memory.
+const RESERVE: Bytes = Bytes::mib(1024);
 /// A hot load rewrites its part this fast: 100 MiB/s.
 const HOT_PAGES_PER_S: u64 = 25_600;
 
@@ -66,6 +68,11 @@ pub(crate) const CASES: [Case; 11] = [
 ];
 
 impl Case {
+    /// What a run takes of the machine: source and destination have the whole VM each, for a moment.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        2 * Bytes::mib(self.memory_mib).0 + RESERVE.0
+    }
+
     /// The memory that is filled.
     pub(crate) fn working_set(&self) -> Bytes {
         Bytes::mib(self.memory_mib * FILLED_EIGHTHS / 8)

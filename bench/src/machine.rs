@@ -34,6 +34,17 @@ pub(crate) fn rows(bed: &Bed) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Memory that processes can still have, in bytes; `None` if the kernel does not say.
+pub(crate) fn available_bytes() -> Option<u64> {
+    parse_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 /// From one namespace to another.
 struct Way<'a> {
     from: &'a Namespace,
@@ -91,5 +102,17 @@ fn count_all(mut stream: TcpStream) -> Result<u64> {
             0 => return Ok(received),
             count => received += count as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        let meminfo = "MemTotal:       24689764 kB\nMemFree:         123 kB\nMemAvailable:   20000000 kB\n";
+        assert_eq!(parse_available(meminfo), Some(20_000_000 << 10));
+        assert_eq!(parse_available("MemTotal: 1 kB\n"), None);
     }
 }

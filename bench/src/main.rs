@@ -33,6 +33,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use godwit_lab::fabric::require_root_and_kvm;
 use godwit_lab::setup::{self, packages, say};
 use godwit_lab::{cleanup, emulated};
+use godwit_types::Bytes;
 use serde::Serialize;
 
 use crate::case::{CASES, Case};
@@ -108,20 +109,7 @@ fn main() -> ExitCode {
 fn migrate(options: &Migrate) -> Result<()> {
     let (cases, engines) = (options.cases()?, options.engines());
     prepare(&engines)?;
-    let bed = Bed::start()?;
-    let mut rows = Vec::new();
-    say("measuring plain TCP");
-    for row in machine::rows(&bed)? {
-        options.tell(&row)?;
-        rows.push(row);
-    }
-    for case in cases {
-        for row in run_case(&bed, case, &engines, options) {
-            options.tell(&row)?;
-            rows.push(row);
-        }
-    }
-    drop(bed);
+    let rows = measure_all(&cases, &engines, options)?;
     let ratios = ratio::ratios(&rows);
     if options.json {
         ratios.iter().try_for_each(|ratio| options.tell(ratio))?;
@@ -132,6 +120,25 @@ fn migrate(options: &Migrate) -> Result<()> {
     let (runs, wrong) =
         rows.iter().fold((0, 0), |(runs, wrong), row| (runs + row.runs, wrong + row.errors.len()));
     if wrong > 0 { Err(BenchError::RunsFailed { count: wrong, runs }) } else { Ok(()) }
+}
+
+/// All rows, told as they come.
+fn measure_all(cases: &[&Case], engines: &[Engine], options: &Migrate) -> Result<Vec<Row>> {
+    let bed = Bed::start()?;
+    say("measuring plain TCP");
+    let mut rows = machine::rows(&bed)?;
+    rows.iter().try_for_each(|row| options.tell(row))?;
+    for case in cases {
+        if let Some(available) = machine::available_bytes().filter(|bytes| *bytes < case.needed_bytes()) {
+            let (needed, available) = (Bytes(case.needed_bytes()), Bytes(available));
+            say(format_args!("{}: SKIPPED, it needs {needed} of memory and {available} are left", case.name));
+            continue;
+        }
+        let of_case = run_case(&bed, case, engines, options);
+        of_case.iter().try_for_each(|row| options.tell(row))?;
+        rows.extend(of_case);
+    }
+    Ok(rows)
 }
 
 /// Everything that must be there, with what to do if it is not.
