@@ -40,13 +40,12 @@ use crate::case::{CASES, Case};
 use crate::engine::{Bed, Engine, Terms};
 use crate::error::{BenchError, Result};
 use crate::row::Row;
+use crate::run::NOISY_MS;
 
 /// How long a migration may take until it is given up.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The same in a quick round.
 const QUICK_LIMIT: Duration = Duration::from_secs(10);
-/// A guest that sees larger gaps than this when nothing moves shares its CPUs with somebody.
-const NOISY_MS: f64 = 10.0;
 
 const EXAMPLES: &str = "\
 Examples:
