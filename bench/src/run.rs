@@ -13,7 +13,7 @@ use crate::watch::Watch;
 
 /// The pause before each run. Where the machine is itself a virtual one, it gives memory that was freed back to its host
 /// some two seconds later, and stands still meanwhile: what one run leaves behind must not be measured in the next.
-const PAUSE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_secs(2);
 /// How long a guest may take to boot and fill its memory.
 const FILL_LIMIT: Duration = Duration::from_secs(90);
 /// Once filled, a guest is left alone for so long, then measured undisturbed for so long.
