@@ -17,6 +17,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use godwit_types::HostName;
@@ -55,6 +56,11 @@ pub fn linux_guest() -> Result<GuestFiles> {
     let kernel = cache.put("linux-guest.vmlinuz", &content)?;
     let initrd = cache.put("linux-guest.initrd", &image::guest(&packages)?)?;
     Ok(GuestFiles { kernel, initrd: Some(initrd), cmdline: GUEST_COMMAND_LINE.to_owned() })
+}
+
+/// QEMU itself, without arguments but those that it needs to find its own files. Fetches it if it is not there yet.
+pub fn qemu() -> Result<Command> {
+    Ok(packages::Packages::ensure(&Cache::open()?.dir)?.qemu())
 }
 
 /// Fails with the reason and the remedy when emulated hosts cannot run on this machine. Fetches their packages.

@@ -13,6 +13,7 @@
 //! away by the next one.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,6 +36,7 @@ mod processes;
 mod run;
 
 pub use kvm::require_root_and_kvm;
+pub use network::MANAGEMENT_INTERFACE;
 pub use processes::Process;
 
 use network::Network;
@@ -52,11 +54,13 @@ pub struct FabricOptions {
     pub hosts: Vec<HostName>,
     /// Hosts of these that offer neither the guest network nor the datastore.
     pub bare: Vec<HostName>,
+    /// Whether tests may hold the programs; those that are built as they are released refuse it.
+    pub faults: bool,
 }
 
 impl Default for FabricOptions {
     fn default() -> Self {
-        Self { hosts: vec![name("host-a"), name("host-b")], bare: Vec::new() }
+        Self { hosts: vec![name("host-a"), name("host-b")], bare: Vec::new(), faults: true }
     }
 }
 
@@ -123,6 +127,12 @@ impl Fabric {
     /// The network namespace of a host.
     pub fn host_namespace(&self, host: &HostName) -> Result<&Namespace> {
         let known = self.network.hosts.get(host);
+        known.ok_or_else(|| LabError::Broken(format!("the fabric has no host {host}")))
+    }
+
+    /// A host's address on the management network, which migrations use as well.
+    pub fn host_address(&self, host: &HostName) -> Result<Ipv4Addr> {
+        let known = self.network.address(host);
         known.ok_or_else(|| LabError::Broken(format!("the fabric has no host {host}")))
     }
 

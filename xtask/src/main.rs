@@ -25,6 +25,7 @@ Examples:
   cargo xtask demo --guest reference    the same within seconds on any /dev/kvm
   cargo xtask test                      every test; prints what was skipped, and why
   cargo xtask check                     formatting, lints, layering, licences
+  cargo xtask bench migrate --quick     Godwit and QEMU move the same guest, and what it notices
   cargo xtask sim --seeds 100000        simulated migrations among faults of every kind
   cargo xtask fuzz --seconds 60         hostile input for whatever a peer, a guest or a client writes
   cargo xtask lab up                    two emulated hosts to try things on";
@@ -55,6 +56,16 @@ enum Verb {
     },
     /// Check formatting, lints, layering, licences and duplicate versions.
     Check,
+    /// Measure migrations against QEMU's; takes the arguments of `godwit-bench`.
+    #[command(after_help = "Examples:
+  cargo xtask bench migrate --quick
+  cargo xtask bench migrate --repeat 5 --json > rows.jsonl
+  cargo xtask bench -- migrate --help            all arguments")]
+    Bench {
+        /// What `godwit-bench` is given.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<String>,
+    },
     /// Simulate migrations among faults of every kind; takes the arguments of `godwit-sim`.
     #[command(after_help = "Examples:
   cargo xtask sim --seeds 100000
@@ -137,11 +148,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(options) => run_demo(&options),
         Verb::Test { no_lab } => test::run(no_lab),
         Verb::Check => check::run(),
-        Verb::Sim { arguments } => {
-            let mut command = step::cargo(&["run", "--release", "--quiet", "-p", "godwit-sim", "--"]);
-            command.args(arguments);
-            Ok(if step::handed(command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
+        Verb::Bench { arguments } => hand_to("godwit-bench", &arguments),
+        Verb::Sim { arguments } => hand_to("godwit-sim", &arguments),
         Verb::Fuzz { target, seconds } => {
             let effort = seconds.map_or(fuzz::Effort::Bounded, fuzz::Effort::Seconds);
             let tally = fuzz::run(target.as_deref(), effort)?;
@@ -155,6 +163,13 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Lab(verb) => lab::run(verb),
     }
+}
+
+/// Runs one of the project's own programs, which speaks for itself.
+fn hand_to(program: &str, arguments: &[String]) -> Result<ExitCode> {
+    let mut command = step::cargo(&["run", "--release", "--quiet", "-p", program, "--"]);
+    command.args(arguments);
+    Ok(if step::handed(command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_demo(options: &Demo) -> Result<ExitCode> {

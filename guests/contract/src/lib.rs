@@ -1,5 +1,5 @@
 //! What both test guests promise to whoever tests with them: the records on their disk, the stamps in their memory,
-//! their parameters and their report. Pure and without allocation, so that the reference guest's kernel, the Linux
+//! their parameters, their report and their pulse. Pure and without allocation, so that the reference guest's kernel, the Linux
 //! guest's init program and the load harness share it.
 
 #![no_std]
@@ -9,6 +9,7 @@ mod fnv;
 mod pacer;
 pub mod page;
 pub mod params;
+pub mod pulse;
 pub mod report;
 
 pub use fnv::fnv1a_64;

@@ -4,9 +4,11 @@
 //! | --- | --- | --- |
 //! | `godwit.ip` | static IPv4 address and prefix length of the first network card, `10.77.0.10/24` | none: no network |
 //! | `godwit.ws` | working set in bytes, with `KiB`, `MiB` or `GiB` | `64MiB` |
+//! | `godwit.hot` | how much of the working set is rewritten, after its first pass | all of it |
 //! | `godwit.rate` | pages rewritten a second; `0`: as fast as possible; `idle`: never | `1000` |
 //! | `godwit.content` | `zero`, `compressible` or `random` | `random` |
 //! | `godwit.disk` | `on` or `off` | `on` |
+//! | `godwit.pulse` | `on` or `off`: the [pulse](crate::pulse) on the serial console (reference guest) | `off` |
 //! | `godwit.seed` | number that sets this run's pages apart from others' | `1` |
 
 use core::fmt;
@@ -21,10 +23,14 @@ pub struct Parameters {
     pub ip: Option<(Ipv4Addr, u8)>,
     /// Working set in bytes.
     pub working_set: u64,
+    /// How much of the working set is rewritten once all of it has its content, in bytes.
+    pub hot: Option<u64>,
     pub rate: Rate,
     pub content: Content,
     /// Whether records are written to the first disk.
     pub disk: bool,
+    /// Whether the pulse is printed.
+    pub pulse: bool,
     pub seed: u64,
 }
 
@@ -41,9 +47,11 @@ impl Default for Parameters {
         Self {
             ip: None,
             working_set: 64 << 20,
+            hot: None,
             rate: Rate::PagesPerSecond(1000),
             content: Content::Random,
             disk: true,
+            pulse: false,
             seed: 1,
         }
     }
@@ -65,9 +73,11 @@ impl Parameters {
         match key {
             "ip" => self.ip = Some(cidr(value)?),
             "ws" => self.working_set = size(value)?,
+            "hot" => self.hot = Some(size(value)?),
             "rate" => self.rate = rate(value)?,
             "content" => self.content = content(value)?,
             "disk" => self.disk = switch(value)?,
+            "pulse" => self.pulse = switch(value)?,
             "seed" => self.seed = value.parse().ok()?,
             _ => return None,
         }
@@ -141,14 +151,16 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read_among_foreign_words() {
-        let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.rate=0 godwit.content=zero \
-                    godwit.disk=off godwit.seed=7 quiet";
+        let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.content=zero \
+                    godwit.disk=off godwit.pulse=on godwit.seed=7 quiet";
         let expected = Parameters {
             ip: Some((Ipv4Addr::new(10, 77, 0, 10), 24)),
             working_set: 256 << 20,
+            hot: Some(32 << 20),
             rate: Rate::Unlimited,
             content: Content::Zero,
             disk: false,
+            pulse: true,
             seed: 7,
         };
         assert_eq!(Parameters::parse(line), Ok(expected));
@@ -167,6 +179,8 @@ mod tests {
             "ws=1TiB",
             "ws=99999999999GiB",
             "ws=-1",
+            "hot=most",
+            "pulse=fast",
             "rate=fast",
             "rate=",
             "content=",

@@ -8,6 +8,8 @@ use crate::cpu::port;
 const COM1: u16 = 0x3f8;
 const LINE_CONTROL: u16 = COM1 + 3;
 const MODEM_CONTROL: u16 = COM1 + 4;
+const LINE_STATUS: u16 = COM1 + 5;
+const DATA_READY: u8 = 1;
 
 /// 8 bits, no parity; the speed means nothing to a virtual port.
 pub fn initialise() {
@@ -30,6 +32,16 @@ pub fn line(line: fmt::Arguments<'_>) {
     // Writing to a port cannot fail.
     let _ = writeln!(Port, "godwit: {line}\r");
     BUSY.store(false, Ordering::Release);
+}
+
+/// Writes one byte of a line that takes its time. Another line may get between two bytes.
+pub fn byte(byte: u8) {
+    port::write8(COM1, byte);
+}
+
+/// What was typed. Asking is a VM exit.
+pub fn typed() -> Option<u8> {
+    (port::read8(LINE_STATUS) & DATA_READY != 0).then(|| port::read8(COM1))
 }
 
 struct Port;

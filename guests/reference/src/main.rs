@@ -26,6 +26,7 @@ mod net;
 mod network;
 mod pci;
 mod power;
+mod pulse;
 mod queue;
 mod records;
 mod report;
@@ -48,6 +49,7 @@ use memory::Memory;
 use net::Card;
 use network::Network;
 use power::Power;
+use pulse::Beacon;
 use records::Records;
 use report::{Heart, Served, View};
 use smp::Ring;
@@ -105,6 +107,7 @@ struct Devices {
     network: Option<Network>,
     records: Option<Records>,
     power: Power,
+    beacon: Option<Beacon>,
 }
 
 impl Devices {
@@ -122,7 +125,7 @@ impl Devices {
             say!("disk of {} KiB, newest record {}", bytes >> 10, records.acknowledged());
             records
         });
-        Self { network, records, power: Power::new(acpi) }
+        Self { network, records, power: Power::new(acpi), beacon: parameters.pulse.then(Beacon::default) }
     }
 }
 
@@ -154,7 +157,7 @@ fn share(parameters: &Parameters, index: u64, count: u64, memory: &mut Memory) -
 
 /// The boot vCPU's main loop.
 fn run(cpu: &'static Cpu, mut clock: Clock, mut share: Share, devices: Devices, working_set_bytes: u64) -> ! {
-    let Devices { mut network, mut records, mut power } = devices;
+    let Devices { mut network, mut records, mut power, mut beacon } = devices;
     let (mut heart, mut served, mut ring) = (Heart::default(), Served::default(), Ring::new());
     loop {
         cpu.clear_wake();
@@ -162,6 +165,9 @@ fn run(cpu: &'static Cpu, mut clock: Clock, mut share: Share, devices: Devices, 
         heart.step(now);
         ring.step(now, cpu);
         power.step(now);
+        if let Some(beacon) = &mut beacon {
+            beacon.step(now, &mut heart);
+        }
         if let Some(records) = &mut records {
             records.step(now);
         }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use godwit_guest_contract::pulse::{GAPS, Pulse};
 use godwit_guest_contract::report::{DiskReport, MemoryReport, Report};
 
 use crate::clock::Micros;
@@ -19,6 +20,9 @@ pub struct Heart {
     last: Micros,
     next: Micros,
     max_gap: Micros,
+    /// Largest gaps since the last pulse, and between those before.
+    gaps: [Micros; GAPS],
+    pulses: u64,
 }
 
 impl Heart {
@@ -30,8 +34,27 @@ impl Heart {
         let behind = now - self.next > BEAT_INTERVAL;
         self.next = if behind { now } else { self.next } + BEAT_INTERVAL;
         self.beats += 1;
-        self.max_gap = self.max_gap.max(now - self.last);
+        let gap = now - self.last;
+        self.max_gap = self.max_gap.max(gap);
+        self.gaps[0] = self.gaps[0].max(gap);
         self.last = now;
+    }
+
+    /// The next pulse.
+    pub fn pulse(&mut self, now: Micros) -> Pulse {
+        let pulse = Pulse {
+            number: self.pulses,
+            now_us: now,
+            beats: self.beats,
+            written: cpu::all().map(|cpu| cpu.tally.written()).sum(),
+            sweeps: cpu::all().map(|cpu| cpu.tally.sweeps()).min().unwrap_or_default(),
+            errors: fault::MEMORY.count(),
+            gaps_us: self.gaps,
+        };
+        self.pulses += 1;
+        self.gaps.rotate_right(1);
+        self.gaps[0] = 0;
+        pulse
     }
 }
 

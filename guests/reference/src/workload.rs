@@ -2,6 +2,7 @@
 //!
 //! Every page is checked in three ways: it must be, byte for byte, the page of its number and generation; its generation
 //! is kept in a table apart; and since a pass writes each page once, the table must agree with the number of passes.
+//! The first pass gives every page its content; with `godwit.hot` those after it write the first pages only.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,15 +21,24 @@ const CHECKS_PER_SECOND: u64 = 8000;
 const BATCH_PAGES: u64 = 16;
 const BATCH_TICKS: u64 = 200_000;
 
+/// How often somebody has asked for a sweep: every page checked once, as fast as can be.
+static SWEEPS_WANTED: AtomicU64 = AtomicU64::new(0);
+
+/// Asks for a sweep of every vCPU.
+pub fn sweep() {
+    SWEEPS_WANTED.fetch_add(1, Ordering::Relaxed);
+}
+
 /// What a vCPU has done, for the report.
 pub struct Tally {
     written: AtomicU64,
     checked: AtomicU64,
+    sweeps: AtomicU64,
 }
 
 impl Tally {
     pub const fn new() -> Self {
-        Self { written: AtomicU64::new(0), checked: AtomicU64::new(0) }
+        Self { written: AtomicU64::new(0), checked: AtomicU64::new(0), sweeps: AtomicU64::new(0) }
     }
 
     pub fn written(&self) -> u64 {
@@ -37,6 +47,10 @@ impl Tally {
 
     pub fn checked(&self) -> u64 {
         self.checked.load(Ordering::Relaxed)
+    }
+
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::Relaxed)
     }
 }
 
@@ -50,13 +64,19 @@ pub struct Share {
     rate: Rate,
     writes: Pacer,
     checks: Pacer,
-    /// Passes completed, and how far the present one is.
+    /// Passes completed, how many pages the present one covers, and how far it is.
     pass: u64,
+    span: usize,
     position: usize,
     next_write: usize,
-    /// Distance of successive writes: coprime to the number of pages, so that a pass meets each page once.
+    /// Distance of successive writes: coprime to the pass's number of pages, so that it meets each page once.
     stride: usize,
+    /// How many pages all passes but the first cover.
+    hot: usize,
     next_check: usize,
+    /// Sweeps completed, and how far the present one is.
+    sweeps: u64,
+    swept: usize,
     random: u64,
     written: u64,
     checked: u64,
@@ -69,6 +89,7 @@ impl Share {
         let length = part(parameters.working_set / 4096) as usize;
         // SAFETY: zeroes are valid numbers.
         let generations = unsafe { memory.zeroed(length) }?;
+        let hot = parameters.hot.map_or(length, |hot| (part(hot / 4096) as usize).clamp(1, length.max(1)));
         let per_second = match parameters.rate {
             Rate::PagesPerSecond(rate) => part(rate),
             Rate::Idle | Rate::Unlimited => 0,
@@ -82,10 +103,14 @@ impl Share {
             writes: Pacer::new(per_second, 0),
             checks: Pacer::new(CHECKS_PER_SECOND, 0),
             pass: 0,
+            span: length,
             position: 0,
             next_write: 0,
             stride: stride(length),
+            hot,
             next_check: 0,
+            sweeps: 0,
+            swept: 0,
             random: parameters.seed ^ (index + 1) << 32,
             written: 0,
             checked: 0,
@@ -109,9 +134,14 @@ impl Share {
         let in_time = |_: &u64| clock::timestamp().wrapping_sub(start) < BATCH_TICKS;
         (0..writes).take_while(in_time).for_each(|_| self.rewrite());
         (0..checks).take_while(in_time).for_each(|_| self.check_another());
+        let sweeps = self.sweeps < SWEEPS_WANTED.load(Ordering::Relaxed);
+        if sweeps {
+            (0..BATCH_PAGES).take_while(in_time).for_each(|_| self.sweep_on());
+        }
         tally.written.store(self.written, Ordering::Relaxed);
         tally.checked.store(self.checked, Ordering::Relaxed);
-        writes == BATCH_PAGES || checks == BATCH_PAGES
+        tally.sweeps.store(self.sweeps, Ordering::Relaxed);
+        writes == BATCH_PAGES || checks == BATCH_PAGES || sweeps
     }
 
     fn rewrite(&mut self) {
@@ -129,11 +159,25 @@ impl Share {
         let stamp = self.stamp(page);
         stamp.fill(self.content, self.pages.get(page));
         self.written += 1;
-        self.next_write = (page + self.stride) % self.generations.len();
+        self.next_write = (page + self.stride) % self.span;
         self.position += 1;
-        if self.position == self.generations.len() {
-            self.position = 0;
+        if self.position == self.span {
             self.pass += 1;
+            self.position = 0;
+            if self.span != self.hot {
+                self.span = self.hot;
+                self.stride = stride(self.hot);
+                self.next_write = 0;
+            }
+        }
+    }
+
+    fn sweep_on(&mut self) {
+        self.check(self.swept);
+        self.swept += 1;
+        if self.swept == self.generations.len() {
+            self.swept = 0;
+            self.sweeps += 1;
         }
     }
 

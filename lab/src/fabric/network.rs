@@ -14,6 +14,9 @@ pub(super) const MANAGER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 76, 0, 1);
 /// A host's interface on the guest network, without an address; the agent puts it into its bridge.
 pub(super) const UPLINK: &str = "uplink0";
 
+/// The interface on the management network, in every namespace that has one.
+pub const MANAGEMENT_INTERFACE: &str = "mgmt0";
+
 const MANAGEMENT: &str = "mgmt";
 const GUEST: &str = "guest";
 const FIRST_HOST_ADDRESS: u8 = 11;
@@ -45,8 +48,14 @@ impl Network {
             addresses: BTreeMap::new(),
             switch,
         };
-        network.connect(&network.manager, "mgmt0", MANAGEMENT, "manager")?;
-        network.manager.ip(&["addr", "add", &format!("{MANAGER_ADDRESS}/24"), "dev", "mgmt0"])?;
+        network.connect(&network.manager, MANAGEMENT_INTERFACE, MANAGEMENT, "manager")?;
+        network.manager.ip(&[
+            "addr",
+            "add",
+            &format!("{MANAGER_ADDRESS}/24"),
+            "dev",
+            MANAGEMENT_INTERFACE,
+        ])?;
         network.connect(&network.client, "guest0", GUEST, "client")?;
         let client_address = format!("{CLIENT_ADDRESS}/{NETWORK_PREFIX_BITS}");
         network.client.ip(&["addr", "add", &client_address, "dev", "guest0"])?;
@@ -73,8 +82,8 @@ impl Network {
     fn add_host(&mut self, prefix: &str, index: u8, host: &HostName) -> Result<()> {
         let namespace = Namespace::create(&format!("{prefix}-{host}"))?;
         let address = Ipv4Addr::new(10, 76, 0, FIRST_HOST_ADDRESS + index);
-        self.connect(&namespace, "mgmt0", MANAGEMENT, &format!("m{index}"))?;
-        namespace.ip(&["addr", "add", &format!("{address}/24"), "dev", "mgmt0"])?;
+        self.connect(&namespace, MANAGEMENT_INTERFACE, MANAGEMENT, &format!("m{index}"))?;
+        namespace.ip(&["addr", "add", &format!("{address}/24"), "dev", MANAGEMENT_INTERFACE])?;
         self.connect(&namespace, UPLINK, GUEST, &format!("g{index}"))?;
         self.hosts.insert(host.clone(), namespace);
         self.addresses.insert(host.clone(), address);

@@ -46,7 +46,9 @@ pub(super) fn spawn(fabric: &Fabric, process: &Process) -> Result<Child> {
     let opening = LabError::io(format!("open {}", path.display()));
     let log = OpenOptions::new().create(true).append(true).open(&path).map_err(opening)?;
     let errors = log.try_clone().map_err(LabError::io("duplicate a log's descriptor"))?;
-    command.env(godwit_faults::FILE, fabric.faults());
+    if fabric.options.faults {
+        command.env(godwit_faults::FILE, fabric.faults());
+    }
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     command.spawn().map_err(LabError::io(format!("start the {process}")))
 }

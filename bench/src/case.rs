@@ -1,0 +1,118 @@
+//! What moves: one case is one VM with one load.
+
+use godwit_types::Bytes;
+
+/// How many eighths of a VM's memory are filled. The rest is left to kernels and page tables.
+const FILLED_EIGHTHS: u64 = 7;
+/// What the machine keeps for everything but the two sides' memory.
+const RESERVE: Bytes = Bytes::mib(1024);
+/// A hot load rewrites its part this fast: 100 MiB/s.
+const HOT_PAGES_PER_S: u64 = 25_600;
+
+/// A VM and its load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) memory_mib: u64,
+    pub(crate) vcpus: u8,
+    pub(crate) load: Load,
+    /// What the memory is filled with: `random` or `compressible`.
+    pub(crate) content: &'static str,
+    /// Cap on what each host sends, in bits per second.
+    pub(crate) link_bits_per_s: Option<u64>,
+    /// Whether it is part of the quick round.
+    pub(crate) quick: bool,
+}
+
+/// What the guest does to its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Nothing but checking it now and then.
+    Idle,
+    /// A tenth of it is rewritten, at [`HOT_PAGES_PER_S`].
+    Hot,
+    /// All of it is rewritten, as fast as can be.
+    Rewrite,
+}
+
+const SMALL: Case = Case {
+    name: "",
+    memory_mib: 512,
+    vcpus: 1,
+    load: Load::Idle,
+    content: "random",
+    link_bits_per_s: None,
+    quick: true,
+};
+const LARGE: Case = Case { memory_mib: 2048, quick: false, ..SMALL };
+
+/// All cases, in the order of their runs.
+pub(crate) const CASES: [Case; 11] = [
+    Case { name: "idle-512m", ..SMALL },
+    Case { name: "hot-512m", load: Load::Hot, ..SMALL },
+    Case { name: "rewrite-512m", load: Load::Rewrite, ..SMALL },
+    Case { name: "idle-2g", ..LARGE },
+    Case { name: "hot-2g", load: Load::Hot, ..LARGE },
+    Case { name: "rewrite-2g", load: Load::Rewrite, ..LARGE },
+    Case { name: "hot-2g-compressible", load: Load::Hot, content: "compressible", ..LARGE },
+    Case { name: "hot-2g-2cpu", load: Load::Hot, vcpus: 2, ..LARGE },
+    Case { name: "rewrite-2g-2cpu", load: Load::Rewrite, vcpus: 2, ..LARGE },
+    Case { name: "hot-4g", load: Load::Hot, memory_mib: 4096, ..LARGE },
+    Case {
+        name: "hot-512m-1gbit",
+        load: Load::Hot,
+        link_bits_per_s: Some(1_000_000_000),
+        quick: false,
+        ..SMALL
+    },
+];
+
+impl Case {
+    /// What a run takes of the machine: source and destination have the whole VM each, for a moment.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        2 * Bytes::mib(self.memory_mib).0 + RESERVE.0
+    }
+
+    /// The memory that is filled.
+    pub(crate) fn working_set(&self) -> Bytes {
+        Bytes::mib(self.memory_mib * FILLED_EIGHTHS / 8)
+    }
+
+    /// The guest's command line. Its own disk is none of its load: what is measured is memory.
+    pub(crate) fn command_line(&self) -> String {
+        let (filled, content) = (self.working_set().0, self.content);
+        let load = match self.load {
+            Load::Idle => "godwit.rate=idle".to_owned(),
+            Load::Hot => {
+                let hot = Bytes(Bytes::mib(self.memory_mib).0 / 10);
+                format!("godwit.rate={HOT_PAGES_PER_S} godwit.hot={}", hot.0)
+            }
+            Load::Rewrite => "godwit.rate=0".to_owned(),
+        };
+        format!("godwit.ws={filled} godwit.content={content} {load} godwit.disk=off godwit.pulse=on")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_guest_contract::params::{Parameters, Rate};
+
+    use super::*;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own_and_the_guest_understands_it() {
+        for (index, case) in CASES.iter().enumerate() {
+            assert!(
+                CASES[..index].iter().all(|other| other.name != case.name),
+                "{} is there twice",
+                case.name
+            );
+            let line = case.command_line();
+            let parameters = Parameters::parse(&line).unwrap();
+            assert!(parameters.pulse && !parameters.disk);
+            assert_eq!(parameters.working_set, case.working_set().0);
+            assert_eq!(parameters.rate == Rate::Idle, case.load == Load::Idle);
+            assert_eq!(parameters.hot.is_some(), case.load == Load::Hot);
+        }
+    }
+}

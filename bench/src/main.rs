@@ -1,0 +1,229 @@
+//! `godwit-bench`: the same guest, moved by Godwit and by QEMU in turn on the same `/dev/kvm`, and what it noticed.
+//!
+//! ```text
+//!   case     what moves: memory, vCPUs, load
+//!   engine   who moves it, on which bed: godwit, qemu (qmp), and the link between the hosts
+//!   run      one move:  boot -> settle -> migrate -> aftermath -> check of all memory
+//!   watch    the guest's pulse, from its serial console; measure: what it says of a move
+//!   row, ratio, table (stats)    the result
+//!   machine  what plain TCP can do here
+//! ```
+
+mod case;
+mod engine;
+mod error;
+mod godwit;
+mod link;
+mod machine;
+mod measure;
+mod qemu;
+mod qmp;
+mod ratio;
+mod row;
+mod run;
+mod stats;
+mod table;
+mod watch;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use godwit_lab::fabric::require_root_and_kvm;
+use godwit_lab::setup::{self, packages, say};
+use godwit_lab::{cleanup, emulated};
+use godwit_types::Bytes;
+use serde::Serialize;
+
+use crate::case::{CASES, Case};
+use crate::engine::{Bed, Engine, Terms};
+use crate::error::{BenchError, Result};
+use crate::row::Row;
+use crate::run::NOISY_MS;
+
+/// How long a migration may take until it is given up.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The same in a quick round.
+const QUICK_LIMIT: Duration = Duration::from_secs(10);
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench migrate --quick
+  cargo xtask bench migrate --case rewrite-2g --engine godwit --engine qemu-multifd --repeat 5
+  cargo xtask bench migrate --json > rows.jsonl
+
+Other work on the machine shows in the guest: look at `gap before`. If the machine cannot be left alone, raise the
+priority of the shell's session before: `echo -10 > /proc/self/autogroup`, or `nice -n -10` where there is no such file.";
+
+/// Measures what a guest notices of a migration.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Move the same guest by Godwit and by QEMU in turn.
+    #[command(after_help = EXAMPLES)]
+    Migrate(Migrate),
+}
+
+#[derive(Debug, Args)]
+struct Migrate {
+    /// One small round: the small cases, and less patience with migrations that do not converge.
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object a line on standard output, as soon as it is known, instead of tables at the end.
+    #[arg(long)]
+    json: bool,
+    /// A case to run; may be repeated [default: all].
+    #[arg(long = "case", value_name = "NAME", long_help = format!("A case to run; may be repeated [default: all]: {}", case_names()))]
+    cases: Vec<String>,
+    /// An engine to run; may be repeated [default: all].
+    #[arg(long = "engine", value_name = "NAME", value_enum)]
+    engines: Vec<Engine>,
+    /// Give every engine this blackout budget, in ms [default: each its own: Godwit 50, QEMU 300].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_blackout: Option<u32>,
+    /// Runs of each case on each engine.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+}
+
+fn main() -> ExitCode {
+    let Cli { verb: Verb::Migrate(options) } = Cli::parse();
+    cleanup::on_interrupt();
+    match migrate(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn migrate(options: &Migrate) -> Result<()> {
+    let (cases, engines) = (options.cases()?, options.engines());
+    prepare(&engines)?;
+    let rows = measure_all(&cases, &engines, options)?;
+    let ratios = ratio::ratios(&rows);
+    if options.json {
+        ratios.iter().try_for_each(|ratio| options.tell(ratio))?;
+    } else {
+        print(&format!("{}\n\n{}", table::rows(&rows), table::ratios(&ratios)));
+    }
+    warn_of_noise(&rows);
+    let (runs, wrong) =
+        rows.iter().fold((0, 0), |(runs, wrong), row| (runs + row.runs, wrong + row.errors.len()));
+    if wrong > 0 { Err(BenchError::RunsFailed { count: wrong, runs }) } else { Ok(()) }
+}
+
+/// All rows, told as they come.
+fn measure_all(cases: &[&Case], engines: &[Engine], options: &Migrate) -> Result<Vec<Row>> {
+    let bed = Bed::start()?;
+    say("measuring plain TCP");
+    let mut rows = machine::rows(&bed)?;
+    rows.iter().try_for_each(|row| options.tell(row))?;
+    for case in cases {
+        if let Some(available) = machine::available_bytes().filter(|bytes| *bytes < case.needed_bytes()) {
+            let (needed, available) = (Bytes(case.needed_bytes()), Bytes(available));
+            say(format_args!("{}: SKIPPED, it needs {needed} of memory and {available} are left", case.name));
+            continue;
+        }
+        let of_case = run_case(&bed, case, engines, options);
+        of_case.iter().try_for_each(|row| options.tell(row))?;
+        rows.extend(of_case);
+    }
+    Ok(rows)
+}
+
+/// Everything that must be there, with what to do if it is not.
+fn prepare(engines: &[Engine]) -> Result<()> {
+    require_root_and_kvm()?;
+    packages::ensure(&packages::NATIVE)?;
+    setup::build_released_programs()?;
+    setup::build_reference_guest()?;
+    if engines.iter().any(|engine| *engine != Engine::Godwit) {
+        emulated::qemu()?;
+    }
+    Ok(())
+}
+
+/// The engines in turn, as often as asked for.
+fn run_case(bed: &Bed, case: &Case, engines: &[Engine], options: &Migrate) -> Vec<Row> {
+    let mut results: Vec<_> = engines.iter().map(|engine| (*engine, Vec::new(), Vec::new())).collect();
+    for repetition in 1..=options.repeat {
+        for (engine, runs, errors) in &mut results {
+            let name = format!("{}-{}-{repetition}", case.name, engine.name());
+            let begun = Instant::now();
+            match run::run(bed, case, *engine, &name, options.terms()) {
+                Ok(run) => {
+                    say(format_args!(
+                        "{name}: {} {:.0} ms, blackout {:.1} ms ({:.1} s)",
+                        if run.converged { "moved in" } else { "NOT moved in" },
+                        run.total_ms,
+                        run.noticed.blackout_ms,
+                        begun.elapsed().as_secs_f64()
+                    ));
+                    runs.push(run);
+                }
+                Err(error) => {
+                    say(format_args!("{name}: WENT WRONG: {error}"));
+                    errors.push(error.to_string());
+                }
+            }
+        }
+    }
+    results.into_iter().map(|(engine, runs, errors)| Row::new(case, engine, &runs, errors)).collect()
+}
+
+fn warn_of_noise(rows: &[Row]) {
+    let noisy = rows.iter().filter(|row| row.undisturbed_gap_ms.is_some_and(|gap| gap > NOISY_MS)).count();
+    if noisy > 0 {
+        say(format_args!(
+            "{noisy} rows are doubtful: their guests saw gaps of more than {NOISY_MS} ms before anything moved; other work \
+             on this machine takes their CPUs (see --help)"
+        ));
+    }
+}
+
+impl Migrate {
+    fn cases(&self) -> Result<Vec<&'static Case>> {
+        if self.cases.is_empty() {
+            return Ok(CASES.iter().filter(|case| case.quick || !self.quick).collect());
+        }
+        let find = |name: &String| {
+            let found = CASES.iter().find(|case| case.name == name);
+            found.ok_or_else(|| BenchError::NoSuchCase(name.clone()))
+        };
+        self.cases.iter().map(find).collect()
+    }
+
+    fn engines(&self) -> Vec<Engine> {
+        if self.engines.is_empty() { Engine::value_variants().to_vec() } else { self.engines.clone() }
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { limit: if self.quick { QUICK_LIMIT } else { LIMIT }, blackout_ms_max: self.max_blackout }
+    }
+
+    /// Prints it, if that is how the result is wanted.
+    fn tell(&self, row: &impl Serialize) -> Result<()> {
+        if self.json {
+            print(&serde_json::to_string(row).map_err(BenchError::Print)?);
+        }
+        Ok(())
+    }
+}
+
+fn case_names() -> String {
+    CASES.map(|case| case.name).join(", ")
+}
+
+/// A reader that has gone away has seen enough.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

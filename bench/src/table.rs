@@ -1,0 +1,89 @@
+//! The result for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::ratio::Ratio;
+use crate::row::Row;
+
+const MEBIBYTE: f64 = 1_048_576.0;
+
+/// One line for each row.
+pub(crate) fn rows(rows: &[Row]) -> String {
+    let header = [
+        "case",
+        "engine",
+        "total ms",
+        "p99",
+        "blackout ms",
+        "p99",
+        "lost ms",
+        "goodput MiB/s",
+        "sent MiB",
+        "says ms",
+        "gap before ms",
+        "runs",
+    ];
+    let lines = rows.iter().map(|row| {
+        let total = if row.converged_runs == 0 && row.total_ms.is_some() {
+            format!("not in {}", number(row.total_ms, 0))
+        } else {
+            number(row.total_ms, 0)
+        };
+        vec![
+            row.case.clone(),
+            row.engine.clone(),
+            total,
+            number(row.total_ms_p99, 0),
+            number(row.blackout_ms, 1),
+            number(row.blackout_ms_p99, 1),
+            number(row.brownout_lost_ms, 0),
+            number(row.goodput_bytes_per_s.map(|rate| rate / MEBIBYTE), 0),
+            number(row.bytes_sent.map(|bytes| bytes / MEBIBYTE), 0),
+            number(row.reported_blackout_ms, 1),
+            number(row.undisturbed_gap_ms, 1),
+            runs(row),
+        ]
+    });
+    table(&header, lines)
+}
+
+/// One line for each engine that Godwit is compared with.
+pub(crate) fn ratios(ratios: &[Ratio]) -> String {
+    let header =
+        ["godwit against", "total", "blackout", "lost", "cases", "godwit converged", "the other converged"];
+    let lines = ratios.iter().map(|ratio| {
+        vec![
+            ratio.against.to_owned(),
+            number(ratio.total_ratio, 2),
+            number(ratio.blackout_ratio, 2),
+            number(ratio.brownout_ratio, 2),
+            ratio.cases.to_string(),
+            ratio.godwit_converged.to_string(),
+            ratio.other_converged.to_string(),
+        ]
+    });
+    table(&header, lines)
+}
+
+fn runs(row: &Row) -> String {
+    match row.errors.len() {
+        0 if row.converged => row.runs.to_string(),
+        0 => format!("{} of {} converged", row.converged_runs, row.runs),
+        wrong => format!("{wrong} of {} WENT WRONG", row.runs),
+    }
+}
+
+fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+fn table(header: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+    /// Columns of text; those after them are numbers.
+    const TEXTS: usize = 2;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header).add_rows(lines);
+    for column in table.column_iter_mut().skip(TEXTS) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.trim_fmt()
+}
