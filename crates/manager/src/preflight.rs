@@ -21,7 +21,7 @@ use crate::manager::{Manager, unknown_host, unknown_vm};
 use crate::store::{HostRow, Power, Tx, VmRow};
 
 /// How long an agent may take to answer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+const ASK_TIMEOUT: Duration = Duration::from_secs(8);
 /// How far a host's clock may be off what its reports say: they take their time.
 const REPORT_DELAY_MS: u64 = 500;
 

@@ -18,15 +18,25 @@ use crate::facts;
 const ASKED_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a process that has handed the VM over may take to end: it still holds memory, and cannot run the VM again.
 const HANDED_OVER_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one that waits for an arrival may be here still: the next heartbeat's answer discards what was aborted while
+/// this host was cut off.
+const ABORTED_END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `POST /v1/vms/{id}/admission`: everything that keeps a migration from arriving. Changes nothing, and promises nothing.
 pub(crate) async fn admission(agent: Arc<Agent>, vm: VmId, asked: AskAdmission) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(machine) = agent.vms.live(vm) {
         let local = machine.report();
-        if local.state == LocalState::HandedOver {
-            machine.gone_within(HANDED_OVER_END_TIMEOUT).await;
-        } else {
+        let gone = match local.state {
+            // It cannot run the VM again.
+            LocalState::HandedOver => {
+                machine.gone_within(HANDED_OVER_END_TIMEOUT).await;
+                true
+            }
+            LocalState::Incoming => machine.gone_within(ABORTED_END_TIMEOUT).await,
+            _ => false,
+        };
+        if !gone {
             let (name, host) = (&local.name, &agent.config.name);
             let reason = format!(
                 "a process of {name} is on {host} already, at epoch {} ({:?})",
