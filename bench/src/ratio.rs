@@ -1,5 +1,6 @@
 //! Godwit against each setting of QEMU: the median over the cases of the one's number by the other's. Below 1 is better.
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::engine::Engine;
@@ -29,8 +30,8 @@ pub(crate) struct Ratio {
 
 /// One for each engine that the rows have beside Godwit.
 pub(crate) fn ratios(rows: &[Row]) -> Vec<Ratio> {
-    let others = [Engine::QemuDefault, Engine::QemuUncapped, Engine::QemuMultifd, Engine::QemuPostcopy];
-    others.into_iter().filter_map(|other| against(rows, other.name())).collect()
+    let others = Engine::value_variants().iter().filter(|engine| **engine != Engine::Godwit);
+    others.filter_map(|other| against(rows, other.name())).collect()
 }
 
 fn against(rows: &[Row], other: &'static str) -> Option<Ratio> {

@@ -7,11 +7,11 @@ use arbitrary::{Result, Unstructured};
 use godwit_fuzz::machine::Model;
 use godwit_fuzz::stream::Pieces;
 use godwit_fuzz::{edited, message};
+use godwit_migration::Section;
 use godwit_migration::driver::fuzzing;
 use godwit_migration::wire::{
-    DeviceState, HEADER_BYTES, Header, PREAMBLE_BYTES, PageKind, Preamble, RoundEnd, RunTable, Tag,
+    DeviceState, HEADER_BYTES, Header, PREAMBLE_BYTES, PageKind, PageRecord, Preamble, RoundEnd, Tag,
 };
-use godwit_migration::{PageRange, Section};
 use godwit_types::{Gfn, PAGE_SIZE_BYTES};
 use libfuzzer_sys::fuzz_target;
 
@@ -90,14 +90,14 @@ fn state(input: &mut Unstructured<'_>) -> Result<DeviceState> {
 }
 
 fn page_record(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Vec<u8>, usize)> {
-    let mut table = RunTable::new();
-    table.reset(input.int_in_range(1..=3)?);
-    let mut raw = 0;
+    let mut record = PageRecord::default();
+    record.begin(input.int_in_range(1..=3)?);
     for _ in 0..input.int_in_range(0..=4)? {
         let kind = if input.arbitrary()? { PageKind::Raw } else { PageKind::Zero };
-        table.push(PageRange { start: Gfn(input.int_in_range(0..=21)?), pages: 1 }, kind);
-        raw += usize::from(kind == PageKind::Raw);
-        *pages += 1;
+        record.push(Gfn(input.int_in_range(0..=21)?), kind);
     }
-    Ok((table.encode().to_vec(), raw * PAGE_SIZE_BYTES as usize))
+    *pages += record.pages;
+    let mut payload = Vec::new();
+    record.encode_into(&mut payload);
+    Ok((payload, (record.raw_pages * PAGE_SIZE_BYTES) as usize))
 }

@@ -89,7 +89,11 @@ impl Agent {
         {
             tracing::warn!("{} does not say what it can run here: {why}", self.vmm.display());
         }
-        *offer = asked.ok();
+        let now = asked.ok();
+        if *offer != now {
+            *offer = now;
+            self.changed.notify_one();
+        }
     }
 
     /// Looks at the datastores. Takes as long as they do.

@@ -20,33 +20,30 @@ const INTERVAL_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
-/// Looks at the datastores until it is aborted.
-async fn watch_datastores(agent: Arc<Agent>, first: oneshot::Sender<()>) {
-    agent.look_at_datastores().await;
-    drop(first);
-    loop {
-        sleep(DATASTORES_INTERVAL).await;
-        agent.look_at_datastores().await;
-    }
-}
-
-/// Asks the VMM until it is aborted.
-async fn watch_vmm(agent: Arc<Agent>, first: oneshot::Sender<()>) {
-    agent.look_at_vmm().await;
-    agent.changed.notify_one();
-    drop(first);
-    loop {
-        sleep(VMM_INTERVAL).await;
-        agent.look_at_vmm().await;
-    }
+/// Looks at something now and then until it is aborted. Returns what ends with the first look.
+fn watch<Look: Future<Output = ()> + Send>(
+    agent: &Arc<Agent>,
+    interval: Duration,
+    look: impl Fn(Arc<Agent>) -> Look + Send + 'static,
+) -> oneshot::Receiver<()> {
+    let (first, looked) = oneshot::channel();
+    let watched = Arc::clone(agent);
+    agent.spawn(async move {
+        look(Arc::clone(&watched)).await;
+        drop(first);
+        loop {
+            sleep(interval).await;
+            look(Arc::clone(&watched)).await;
+        }
+    });
+    looked
 }
 
 /// Reports until it is aborted.
 pub(crate) async fn report_forever(agent: Arc<Agent>) {
-    let (first, datastores) = oneshot::channel();
-    agent.spawn(watch_datastores(Arc::clone(&agent), first));
-    let (first, vmm) = oneshot::channel();
-    agent.spawn(watch_vmm(Arc::clone(&agent), first));
+    let datastores =
+        watch(&agent, DATASTORES_INTERVAL, |agent| async move { agent.look_at_datastores().await });
+    let vmm = watch(&agent, VMM_INTERVAL, |agent| async move { agent.look_at_vmm().await });
     // The report goes out either way.
     let _ = timeout(FIRST_LOOK, async { tokio::join!(datastores, vmm) }).await;
     let mut pause = PAUSE_MIN;

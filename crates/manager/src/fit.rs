@@ -23,34 +23,19 @@ pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
     }
     if facts.kvm.flavour == KvmFlavour::None {
         let limits = facts.kvm.limits.as_deref().unwrap_or("no usable /dev/kvm");
-        let remedy = format!("enable virtualisation on {name}, or name another host");
-        found.push(Finding::blocked(
-            Check::Virtualisation,
-            format!("{name} cannot run VMs: {limits}"),
-            remedy,
-        ));
+        found.push(Finding::no_virtualisation(name, limits));
     }
     let offered: BTreeSet<&Name> = facts.networks.iter().map(|offer| &offer.name).collect();
-    for network in needed_networks(spec).difference(&offered) {
-        let remedy = format!("run its agent with --network {network}=BRIDGE");
-        let reason = format!("{name} does not offer the network '{network}'");
-        found.push(Finding::blocked(Check::Networks, reason, remedy));
-    }
+    let needed = needed_networks(spec);
+    found.extend(needed.difference(&offered).map(|network| Finding::no_network(name, network)));
     let reached: BTreeSet<&Name> = facts.datastores.iter().map(|offer| &offer.name).collect();
-    for datastore in needed_datastores(spec).difference(&reached) {
-        let remedy = format!("mount it there and run its agent with --datastore {datastore}=DIR");
-        let reason = format!("{name} does not reach the datastore '{datastore}'");
-        found.push(Finding::blocked(Check::Datastores, reason, remedy));
-    }
+    let needed = needed_datastores(spec);
+    found.extend(needed.difference(&reached).map(|datastore| Finding::no_datastore(name, datastore)));
     let needed = needed_memory(spec);
     let available = facts.memory_available;
     if available < needed {
         let reason = format!("{name} has {available} of memory available, and the VM needs {needed}");
-        found.push(Finding::blocked(
-            Check::Memory,
-            reason,
-            format!("free memory on {name}, or name another host"),
-        ));
+        found.push(Finding::no_memory(name, reason));
     }
     if let Some(max) = facts.vmm.as_ref().map(|vmm| vmm.vcpus_max).filter(|max| *max < spec.vcpus.into()) {
         let reason = format!("the VM has {} vCPUs and KVM of {name} runs at most {max}", spec.vcpus);

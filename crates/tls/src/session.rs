@@ -1,7 +1,6 @@
 //! The handshake of each connection of a migration.
 
 use std::io::{self, Read};
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 
 use godwit_migration::secure::{
@@ -80,7 +79,7 @@ impl Secure for Session {
 }
 
 /// What the two kinds of connection have in common, for which rustls has no name.
-trait Side: DerefMut + Deref<Target: Sized> {
+trait Side {
     /// How it goes on with `incoming`, of which it removes what it has used up.
     fn step(&mut self, incoming: &mut Vec<u8>, outgoing: &mut Vec<u8>) -> Result<Next, rustls::Error>;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, ErrorCode};
-use crate::ids::{HostName, VmName};
+use crate::ids::{HostName, Name, VmName};
 
 /// What is looked at before a VM moves, in the order in which it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,27 @@ impl Finding {
 
     pub fn blocked(check: Check, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { check, verdict: Verdict::Blocked, reason: reason.into(), remedy: Some(remedy.into()) }
+    }
+
+    /// The host cannot run VMs at all, for the reason that its `/dev/kvm` gives.
+    pub fn no_virtualisation(host: &HostName, limits: &str) -> Self {
+        let remedy = format!("enable virtualisation on {host}, or name another host");
+        Self::blocked(Check::Virtualisation, format!("{host} cannot run VMs: {limits}"), remedy)
+    }
+
+    pub fn no_network(host: &HostName, network: &Name) -> Self {
+        let reason = format!("{host} does not offer the network '{network}'");
+        Self::blocked(Check::Networks, reason, format!("run its agent with --network {network}=BRIDGE"))
+    }
+
+    pub fn no_datastore(host: &HostName, datastore: &Name) -> Self {
+        let remedy = format!("mount it there and run its agent with --datastore {datastore}=DIR");
+        Self::blocked(Check::Datastores, format!("{host} does not reach the datastore '{datastore}'"), remedy)
+    }
+
+    /// The host has not the memory, for the reason given.
+    pub fn no_memory(host: &HostName, reason: String) -> Self {
+        Self::blocked(Check::Memory, reason, format!("free memory on {host}, or name another host"))
     }
 
     pub fn is_blocked(&self) -> bool {

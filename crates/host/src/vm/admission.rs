@@ -76,8 +76,7 @@ impl Candidate<'_> {
         let name = &self.config.name;
         (self.kvm.flavour == KvmFlavour::None).then(|| {
             let limits = self.kvm.limits.as_deref().unwrap_or("there is no usable /dev/kvm");
-            let remedy = format!("enable virtualisation on {name}, or name another host");
-            Finding::blocked(Check::Virtualisation, format!("{name} cannot run VMs: {limits}"), remedy)
+            Finding::no_virtualisation(name, limits)
         })
     }
 
@@ -88,7 +87,7 @@ impl Candidate<'_> {
                 "the VM needs {needed} of memory, and of that of {name} {} is neither in use nor promised to other VMs",
                 self.memory
             );
-            Finding::blocked(Check::Memory, reason, format!("free memory on {name}, or name another host"))
+            Finding::no_memory(name, reason)
         })
     }
 
@@ -135,11 +134,7 @@ impl Candidate<'_> {
     fn file(&self, place: &DatastorePath, write: bool) -> Result<PathBuf, Finding> {
         let (name, wanted) = (&self.config.name, &place.datastore);
         let datastore = self.config.datastores.iter().find(|datastore| datastore.name == *wanted);
-        let datastore = datastore.ok_or_else(|| {
-            let remedy = format!("mount it there and run its agent with --datastore {wanted}=DIR");
-            let reason = format!("{name} does not reach the datastore '{wanted}'");
-            Finding::blocked(Check::Datastores, reason, remedy)
-        })?;
+        let datastore = datastore.ok_or_else(|| Finding::no_datastore(name, wanted))?;
         let unusable = |reason: String| {
             let remedy =
                 format!("check the mount of '{wanted}' on {name}, and the file: all hosts see the same");
@@ -159,13 +154,8 @@ impl Candidate<'_> {
     }
 
     fn port(&self, index: usize, nic: &NicSpec) -> Result<Port, Finding> {
-        let (name, wanted) = (&self.config.name, &nic.network);
-        let network = self.config.networks.iter().find(|network| network.name == *wanted);
-        let network = network.ok_or_else(|| {
-            let remedy = format!("run its agent with --network {wanted}=BRIDGE");
-            let reason = format!("{name} does not offer the network '{wanted}'");
-            Finding::blocked(Check::Networks, reason, remedy)
-        })?;
+        let network = self.config.networks.iter().find(|network| network.name == nic.network);
+        let network = network.ok_or_else(|| Finding::no_network(&self.config.name, &nic.network))?;
         let mac = nic.mac.ok_or_else(|| {
             let reason = format!("its network card {index} has no MAC address");
             Finding::blocked(Check::Networks, reason, "define the VM anew: godwit vm create")

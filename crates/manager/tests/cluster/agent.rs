@@ -19,7 +19,7 @@ use godwit_types::agent::{
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
-use godwit_types::check::{Check, Finding};
+use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
 use godwit_types::host::{DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, NetworkOffer};
 use godwit_types::migration::{
@@ -297,14 +297,12 @@ async fn admission(State(agent): State<Agent>, Json(asked): Json<AskAdmission>) 
     let (name, facts) = (&agent.name, agent.known().facts.clone());
     for network in asked.spec.nics.into_iter().map(|nic| nic.network) {
         if !facts.networks.iter().any(|offer| offer.name == network) {
-            let reason = format!("{name} does not offer the network '{network}'");
-            found.push(Finding::blocked(Check::Networks, reason, format!("use --network {network}=BRIDGE")));
+            found.push(Finding::no_network(name, &network));
         }
     }
     for datastore in asked.spec.disks.into_iter().map(|disk| disk.image.datastore) {
         if !facts.datastores.iter().any(|offer| offer.name == datastore) {
-            let reason = format!("{name} does not reach the datastore '{datastore}'");
-            found.push(Finding::blocked(Check::Datastores, reason, "mount it"));
+            found.push(Finding::no_datastore(name, &datastore));
         }
     }
     Json(found)

@@ -15,7 +15,7 @@ use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{GuestMemory, MachineError, PageRange, Source};
 use crate::source::Input;
-use crate::wire::{PageKind, RAW_BYTES_MAX, RUNS_MAX, RoundEnd, RunTable, Tag};
+use crate::wire::{PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Tag};
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
 /// Pages go to the streams in turn, in pieces of this many; a page always goes to the same stream.
@@ -36,13 +36,11 @@ pub(super) struct Pump {
     line: Line,
     count: u32,
     machine: Arc<dyn Source>,
-    table: RunTable,
-    /// Of the pages in `table`, those whose contents follow; and how many there may be.
-    raw: Vec<PageRange>,
-    raw_pages: u64,
+    record: PageRecord,
+    /// The record as it is sent; kept to use its memory again.
+    payload: Vec<u8>,
+    /// How many pages with contents a record may have.
     raw_pages_max: u64,
-    record_pages: u64,
-    round: u32,
     sent_pages: u64,
 }
 
@@ -70,17 +68,14 @@ impl Pump {
         flow: Arc<Flow>,
         bytes_per_s: Option<f64>,
     ) -> Self {
-        let paced = bytes_per_s.map_or(RAW_BYTES_MAX as u64, |rate| (rate / PACED_RECORDS_PER_S) as u64);
+        let paced = |rate: f64| (rate / PACED_RECORDS_PER_S) as u64 / PAGE_SIZE_BYTES;
         Self {
             line: Line { index, writer, flow, pace: Pace::new(bytes_per_s), sent_bytes: 0 },
             count,
             machine,
-            table: RunTable::new(),
-            raw: Vec::with_capacity(RUNS_MAX),
-            raw_pages: 0,
-            raw_pages_max: (paced / PAGE_SIZE_BYTES).clamp(1, RAW_BYTES_MAX as u64 / PAGE_SIZE_BYTES),
-            record_pages: 0,
-            round: 0,
+            record: PageRecord::default(),
+            payload: Vec::new(),
+            raw_pages_max: bytes_per_s.map_or(RAW_PAGES_MAX, paced).clamp(1, RAW_PAGES_MAX),
             sent_pages: 0,
         }
     }
@@ -116,7 +111,7 @@ impl Pump {
     fn round(&mut self, round: u32, pages: &PageBitmap) -> Result<(), PumpError> {
         let machine = Arc::clone(&self.machine);
         let memory = machine.memory();
-        self.begin_record(round);
+        self.record.begin(round);
         for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
                 for run in pages.runs(shard) {
@@ -133,53 +128,33 @@ impl Pump {
     fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange) -> Result<(), PumpError> {
         let bytes = memory.bytes(run).map_err(PumpError::Machine)?;
         for (gfn, page) in (run.start.0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
-            self.make_room()?;
-            let one = PageRange { start: Gfn(gfn), pages: 1 };
-            self.record_pages += 1;
-            if is_zero(page) {
-                self.table.push(one, PageKind::Zero);
-                continue;
+            if self.is_full() {
+                self.flush()?;
             }
-            self.table.push(one, PageKind::Raw);
-            self.raw_pages += 1;
-            match self.raw.last_mut() {
-                Some(last) if last.start.0 + last.pages == gfn => last.pages += 1,
-                _ => self.raw.push(one),
-            }
+            self.record.push(Gfn(gfn), if is_zero(page) { PageKind::Zero } else { PageKind::Raw });
         }
         Ok(())
     }
 
-    /// Sends the record first if it takes no more pages.
-    fn make_room(&mut self) -> Result<(), PumpError> {
-        let full = self.record_pages == RECORD_PAGES_MAX
-            || self.raw_pages == self.raw_pages_max
-            || self.table.runs_left() == 0;
-        if full {
-            self.flush()?;
-        }
-        Ok(())
+    fn is_full(&self) -> bool {
+        let PageRecord { pages, raw_pages, runs, .. } = &self.record;
+        *pages == RECORD_PAGES_MAX || *raw_pages == self.raw_pages_max || runs.len() == RUNS_MAX
     }
 
-    fn begin_record(&mut self, round: u32) {
-        self.round = round;
-        self.table.reset(round);
-        self.raw.clear();
-        (self.raw_pages, self.record_pages) = (0, 0);
-    }
-
-    /// Sends the record, if it names any page, and begins the next.
+    /// Sends the record, if it names any page, and begins the next of the same round.
     fn flush(&mut self) -> Result<(), PumpError> {
-        if !self.table.is_empty() {
-            self.line.flow.raw_pages.fetch_add(self.raw_pages, Relaxed);
-            self.line.flow.zero_pages.fetch_add(self.record_pages - self.raw_pages, Relaxed);
-            self.sent_pages += self.record_pages;
+        let PageRecord { round, pages, raw_pages, .. } = self.record;
+        if pages > 0 {
+            self.line.flow.raw_pages.fetch_add(raw_pages, Relaxed);
+            self.line.flow.zero_pages.fetch_add(pages - raw_pages, Relaxed);
+            self.sent_pages += pages;
             let memory = self.machine.memory();
-            let contents: Result<Vec<_>, _> = self.raw.iter().map(|run| memory.bytes(*run)).collect();
+            let contents: Result<Vec<_>, _> = self.record.raw().map(|run| memory.bytes(run)).collect();
             let contents = contents.map_err(PumpError::Machine)?;
-            self.line.transmit(Tag::Pages, self.table.encode(), &contents)?;
+            self.record.encode_into(&mut self.payload);
+            self.line.transmit(Tag::Pages, &self.payload, &contents)?;
         }
-        self.begin_record(self.round);
+        self.record.begin(round);
         Ok(())
     }
 }

@@ -121,7 +121,7 @@ where
                 self.record.decode_into(payload)?;
                 check_round(self.record.round, self.next.round)?;
                 self.pages()?;
-                self.next.wire_bytes += self.record.raw_bytes as u64;
+                self.next.wire_bytes += self.record.raw_pages * PAGE_SIZE_BYTES;
                 self.next.pages += self.record.pages;
                 Ok(self.next.wire_bytes - self.acked.wire_bytes >= ACK_WIRE_BYTES
                     || self.next.pages - self.acked.pages >= ACK_PAGES

@@ -34,6 +34,6 @@ pub use hello::{Hello, MANIFEST_RANGES_MAX, PAGE_STREAMS_MAX, Role};
 pub use message::{
     Ack, Committed, Control, ERROR_TEXT_BYTES_MAX, Failure, Heartbeat, Prepared, Ready, Resumed, Welcome,
 };
-pub use pages::{PageKind, PageRecord, RAW_BYTES_MAX, RUN_BYTES, RUNS_MAX, RoundEnd, Run, RunTable};
+pub use pages::{PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Run};
 pub use preamble::{MAGIC, PREAMBLE_BYTES, Preamble, VERSION_MAX, VERSION_MIN};
 pub use state::{DeviceState, SECTION_BYTES_MAX, SECTION_NAME_BYTES_MAX, SECTIONS_MAX};

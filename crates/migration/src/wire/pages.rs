@@ -11,17 +11,17 @@
 //! lie while the guest may write them: on an encrypted connection each record is authenticated, in clear they are only
 //! as safe as TCP makes them.
 
-use godwit_types::{Gfn, PAGE_SIZE_BYTES};
+use godwit_types::Gfn;
 
 use super::error::WireError;
 use crate::machine::PageRange;
 
 /// Most runs in one record.
 pub const RUNS_MAX: usize = 1024;
-/// Most page contents in one record, in bytes.
-pub const RAW_BYTES_MAX: usize = 1 << 20;
+/// Most pages whose contents follow one record: 1 MiB.
+pub const RAW_PAGES_MAX: u64 = 256;
 /// Length of an encoded run, in bytes.
-pub const RUN_BYTES: usize = 16;
+const RUN_BYTES: usize = 16;
 /// Length of the fields before the runs, in bytes.
 const PREFIX_BYTES: usize = 8;
 pub(super) const TABLE_BYTES_MAX: usize = PREFIX_BYTES + RUNS_MAX * RUN_BYTES;
@@ -44,107 +44,78 @@ pub struct Run {
     pub kind: PageKind,
 }
 
-/// The part of a record before the page contents, as it is built up.
-#[derive(Debug)]
-pub struct RunTable {
-    bytes: Vec<u8>,
-    last: Option<Run>,
-}
-
-impl RunTable {
-    /// An empty table with room for all runs.
-    pub fn new() -> Self {
-        Self { bytes: Vec::with_capacity(TABLE_BYTES_MAX), last: None }
-    }
-
-    /// Begins a record.
-    pub fn reset(&mut self, round: u32) {
-        self.bytes.clear();
-        self.bytes.extend_from_slice(&round.to_le_bytes());
-        self.bytes.extend_from_slice(&0u32.to_le_bytes());
-        self.last = None;
-    }
-
-    /// Adds pages, to the last run if they continue that one.
-    pub fn push(&mut self, added: PageRange, kind: PageKind) {
-        let tail = self.bytes.len().saturating_sub(RUN_BYTES);
-        let run = match self.last {
-            Some(Run { range, kind: same })
-                if same == kind
-                    && range.start.0 + range.pages == added.start.0
-                    && range.pages + added.pages <= u64::from(u32::MAX) =>
-            {
-                self.bytes.truncate(tail);
-                Run { range: PageRange { pages: range.pages + added.pages, ..range }, kind }
-            }
-            _ => Run { range: added, kind },
-        };
-        self.bytes.extend_from_slice(&run.range.start.0.to_le_bytes());
-        self.bytes.extend_from_slice(&(run.range.pages as u32).to_le_bytes());
-        self.bytes.extend_from_slice(&(kind as u32).to_le_bytes());
-        self.last = Some(run);
-    }
-
-    /// How many more runs fit.
-    pub fn runs_left(&self) -> usize {
-        RUNS_MAX - self.runs()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.runs() == 0
-    }
-
-    /// The encoded table.
-    pub fn encode(&mut self) -> &[u8] {
-        let runs = self.runs() as u32;
-        self.bytes[4..PREFIX_BYTES].copy_from_slice(&runs.to_le_bytes());
-        &self.bytes
-    }
-
-    fn runs(&self) -> usize {
-        self.bytes.len().saturating_sub(PREFIX_BYTES) / RUN_BYTES
-    }
-}
-
-impl Default for RunTable {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A received record, checked. Its contents follow.
+/// The pages that one record names, on both sides. The contents of the raw ones follow the frame, in the order of the runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageRecord {
     pub round: u32,
     /// Pages named by all runs.
     pub pages: u64,
-    /// Length of the contents of the raw runs, in bytes; at most [`RAW_BYTES_MAX`].
-    pub raw_bytes: usize,
+    /// Those of them whose contents follow.
+    pub raw_pages: u64,
     pub runs: Vec<Run>,
 }
 
 impl PageRecord {
-    /// Takes the place of this record; uses its memory again. What it holds after an error is of no use.
+    /// Begins a record without pages; the memory of the last one is used again.
+    pub fn begin(&mut self, round: u32) {
+        self.runs.clear();
+        (self.round, self.pages, self.raw_pages) = (round, 0, 0);
+    }
+
+    /// Adds a page, to the last run if it continues that one.
+    pub fn push(&mut self, gfn: Gfn, kind: PageKind) {
+        match self.runs.last_mut() {
+            Some(Run { range, kind: same })
+                if *same == kind
+                    && range.start.0 + range.pages == gfn.0
+                    && range.pages < u64::from(u32::MAX) =>
+            {
+                range.pages += 1;
+            }
+            _ => self.runs.push(Run { range: PageRange { start: gfn, pages: 1 }, kind }),
+        }
+        self.count(1, kind);
+    }
+
+    /// The runs whose contents follow.
+    pub fn raw(&self) -> impl Iterator<Item = PageRange> {
+        self.runs.iter().filter(|run| run.kind == PageKind::Raw).map(|run| run.range)
+    }
+
+    /// Replaces what is in `payload`.
+    pub fn encode_into(&self, payload: &mut Vec<u8>) {
+        payload.clear();
+        payload.extend_from_slice(&self.round.to_le_bytes());
+        payload.extend_from_slice(&(self.runs.len() as u32).to_le_bytes());
+        for Run { range, kind } in &self.runs {
+            payload.extend_from_slice(&range.start.0.to_le_bytes());
+            payload.extend_from_slice(&(range.pages as u32).to_le_bytes());
+            payload.extend_from_slice(&(*kind as u32).to_le_bytes());
+        }
+    }
+
+    /// Takes the place of this record, within all limits. What it holds after an error is of no use.
     pub fn decode_into(&mut self, payload: &[u8]) -> Result<(), WireError> {
         let (round, rest) = take_u32(payload)?;
         let (runs, table) = take_u32(rest)?;
         if runs as usize > RUNS_MAX || runs as usize * RUN_BYTES != table.len() {
             return Err(malformed("the run table does not fit"));
         }
-        self.runs.clear();
-        (self.round, self.pages) = (round, 0);
-        let mut raw_pages: u64 = 0;
+        self.begin(round);
         for entry in table.chunks_exact(RUN_BYTES) {
             let run = run(entry)?;
-            self.pages += run.range.pages;
-            raw_pages += if run.kind == PageKind::Raw { run.range.pages } else { 0 };
+            self.count(run.range.pages, run.kind);
             self.runs.push(run);
         }
-        if raw_pages > (RAW_BYTES_MAX as u64) / PAGE_SIZE_BYTES {
-            return Err(malformed(format!("{raw_pages} pages of contents in one record")));
+        if self.raw_pages > RAW_PAGES_MAX {
+            return Err(malformed(format!("{} pages of contents in one record", self.raw_pages)));
         }
-        self.raw_bytes = (raw_pages * PAGE_SIZE_BYTES) as usize;
         Ok(())
+    }
+
+    fn count(&mut self, pages: u64, kind: PageKind) {
+        self.pages += pages;
+        self.raw_pages += if kind == PageKind::Raw { pages } else { 0 };
     }
 }
 
@@ -203,23 +174,22 @@ mod tests {
 
     use super::*;
 
-    const PAGE: usize = PAGE_SIZE_BYTES as usize;
-
     proptest! {
         #[test]
         fn a_record_gives_back_every_page_as_it_was_put_in(
-            pages in prop::collection::btree_map(0u64..2000, any::<bool>(), 0..RAW_BYTES_MAX / PAGE),
+            pages in prop::collection::btree_map(0u64..2000, any::<bool>(), 0..RAW_PAGES_MAX as usize),
             round: u32,
         ) {
-            let mut table = RunTable::new();
-            table.reset(round);
+            let mut sent = PageRecord::default();
+            sent.begin(round);
             for (gfn, zero) in &pages {
-                table.push(one(*gfn), if *zero { PageKind::Zero } else { PageKind::Raw });
+                sent.push(Gfn(*gfn), if *zero { PageKind::Zero } else { PageKind::Raw });
             }
-            let mut record = PageRecord { runs: vec![Run { range: one(7), kind: PageKind::Raw }], ..Default::default() };
-            record.decode_into(table.encode()).unwrap();
+            let mut record = of_one_run(7, 1);
+            record.decode_into(&encoded(&sent)).unwrap();
+            prop_assert_eq!(&record, &sent);
             prop_assert_eq!((record.round, record.pages), (round, pages.len() as u64));
-            prop_assert_eq!(record.raw_bytes, pages.values().filter(|zero| !**zero).count() * PAGE);
+            prop_assert_eq!(record.raw_pages, pages.values().filter(|zero| !**zero).count() as u64);
             let back = record.runs.iter().flat_map(|run| {
                 (run.range.start.0..run.range.start.0 + run.range.pages).map(|gfn| (gfn, run.kind == PageKind::Zero))
             });
@@ -230,7 +200,7 @@ mod tests {
         fn arbitrary_record_bytes_are_an_answer_not_a_crash(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut record = PageRecord::default();
             if record.decode_into(&bytes).is_ok() {
-                prop_assert!(record.raw_bytes <= RAW_BYTES_MAX);
+                prop_assert!(record.raw_pages <= RAW_PAGES_MAX);
             }
             let _ = RoundEnd::decode(&bytes);
         }
@@ -242,27 +212,30 @@ mod tests {
         }
     }
 
-    fn one(gfn: u64) -> PageRange {
-        PageRange { start: Gfn(gfn), pages: 1 }
+    /// A record that says nothing of how many pages its one raw run has.
+    fn of_one_run(start: u64, pages: u64) -> PageRecord {
+        let range = PageRange { start: Gfn(start), pages };
+        PageRecord { round: 1, runs: vec![Run { range, kind: PageKind::Raw }], ..Default::default() }
+    }
+
+    fn encoded(record: &PageRecord) -> Vec<u8> {
+        let mut payload = vec![0xee; 3];
+        record.encode_into(&mut payload);
+        payload
     }
 
     #[test]
     fn a_record_that_promises_more_contents_than_the_limit_is_refused() {
-        let most = (RAW_BYTES_MAX / PAGE) as u64;
-        for (pages, fits) in [(most, true), (most + 1, false), (u64::from(u32::MAX), false)] {
-            let mut table = RunTable::new();
-            table.reset(1);
-            table.push(PageRange { start: Gfn(5), pages }, PageKind::Raw);
-            assert_eq!(PageRecord::default().decode_into(table.encode()).is_ok(), fits, "{pages} pages");
+        for (pages, fits) in [(RAW_PAGES_MAX, true), (RAW_PAGES_MAX + 1, false), (u64::from(u32::MAX), false)]
+        {
+            let payload = encoded(&of_one_run(5, pages));
+            assert_eq!(PageRecord::default().decode_into(&payload).is_ok(), fits, "{pages} pages");
         }
     }
 
     #[test]
     fn a_table_that_is_cut_short_or_too_long_is_refused() {
-        let mut table = RunTable::new();
-        table.reset(1);
-        table.push(one(5), PageKind::Raw);
-        let whole = table.encode().to_vec();
+        let whole = encoded(&of_one_run(5, 1));
         assert!(PageRecord::default().decode_into(&whole[..whole.len() - 1]).is_err());
         assert!(PageRecord::default().decode_into(&[&whole[..], &[0]].concat()).is_err());
     }

@@ -35,8 +35,8 @@ pub struct Slot {
 pub enum MemoryError {
     #[error("cannot map {0} of guest memory; free memory on this host")]
     Map(Bytes, #[source] vm_memory::mmap::FromRangesError),
-    #[error("cannot tell the kernel how guest memory is to be treated")]
-    Advise(#[source] io::Error),
+    #[error("cannot clear guest memory")]
+    Clear(#[source] io::Error),
 }
 
 impl Ram {
@@ -52,8 +52,6 @@ impl Ram {
         if let Err(error) = ram.advise(libc::MADV_HUGEPAGE) {
             tracing::info!("guest memory is in small pages: {error}");
         }
-        // A dump would show the guest's secrets, and be as large as its memory.
-        ram.advise(libc::MADV_DONTDUMP).map_err(MemoryError::Advise)?;
         Ok(ram)
     }
 
@@ -74,7 +72,7 @@ impl Ram {
 
     /// Makes all RAM read as zeros, as after power-on, and counts all of it as written by the VMM.
     pub fn clear(&self) -> Result<(), MemoryError> {
-        self.advise(libc::MADV_DONTNEED).map_err(MemoryError::Advise)?;
+        self.advise(libc::MADV_DONTNEED).map_err(MemoryError::Clear)?;
         for region in self.guest.iter() {
             region.bitmap().mark_dirty(0, region.len() as usize);
         }
