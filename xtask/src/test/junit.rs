@@ -2,6 +2,9 @@
 
 use super::tally::{Tally, skip_reason};
 
+/// A failed test is quoted with at most this many lines of its message.
+const REASON_LINES_MAX: usize = 8;
+
 /// Counts the tests of a report.
 pub(crate) fn read(report: &str) -> Tally {
     let mut tally = Tally::default();
@@ -11,8 +14,9 @@ pub(crate) fn read(report: &str) -> Tally {
         let name = format!("{} {}", attribute(head, "classname"), attribute(head, "name"));
         let body = if head.ends_with('/') { "" } else { rest };
         // A test that passed after a retry is reported as `flakyFailure`.
-        if body.contains("<failure") || body.contains("<error") {
-            tally.failures.push(name);
+        if let Some(failure) = element(body, "failure").or_else(|| element(body, "error")) {
+            let why: Vec<_> = reason(failure).map(unescape).collect();
+            tally.failures.push(if why.is_empty() { name } else { format!("{name}: {}", why.join("; ")) });
         } else if let Some(reason) = output(body).find_map(skip_reason) {
             tally.skips.push(format!("{name}: {}", unescape(reason)));
         } else {
@@ -20,6 +24,20 @@ pub(crate) fn read(report: &str) -> Tally {
         }
     }
     tally
+}
+
+/// The text of the first element of this name.
+fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = body.split_once(&format!("<{name}"))?;
+    let (_, text) = rest.split_once('>')?;
+    text.split(&format!("</{name}>")).next()
+}
+
+/// What a failed test says, without where in the code it said so.
+fn reason(failure: &str) -> impl Iterator<Item = &str> {
+    let lines = failure.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said = lines.take_while(|line| !line.starts_with("stack backtrace:") && !line.starts_with("note: "));
+    said.filter(|line| !(line.starts_with("thread ") && line.ends_with(':'))).take(REASON_LINES_MAX)
 }
 
 /// The lines that the test printed.
@@ -59,7 +77,10 @@ all is well
             <system-err>it says that nothing is SKIPPED: here</system-err>
         </testcase>
         <testcase name="tests::fails" classname="a" time="0.01">
-            <failure type="test failure with exit code 101">panicked</failure>
+            <failure message="thread &apos;fails&apos; panicked" type="test failure with exit code 101">thread &apos;fails&apos; (1) panicked at src/lib.rs:1:50:
+3 is not &lt; 2
+stack backtrace:
+   0: somewhere</failure>
         </testcase>
         <testcase name="moves" classname="b::c" time="0.01">
             <system-out>running 1 test
@@ -74,7 +95,7 @@ all is well
     fn passed_failed_and_skipped_tests_are_told_apart() {
         let tally = read(REPORT);
         assert_eq!(tally.passed, 2);
-        assert_eq!(tally.failures, ["a tests::fails"]);
+        assert_eq!(tally.failures, ["a tests::fails: 3 is not < 2"]);
         assert_eq!(tally.skips, ["b::c moves: /dev/kvm cannot be opened <here>"]);
         assert_eq!(tally.to_string(), "2 passed, 1 failed, 1 skipped");
     }
