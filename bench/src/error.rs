@@ -27,6 +27,10 @@ pub(crate) enum BenchError {
     NoSuchCase(String),
     #[error("{count} of {runs} runs went wrong; they are named above")]
     RunsFailed { count: usize, runs: usize },
+    #[error("{0}")]
+    Memory(String),
+    #[error("TLS refuses: {0}")]
+    Secure(String),
     #[error("cannot print a row as JSON: {0}")]
     Print(serde_json::Error),
 }

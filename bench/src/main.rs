@@ -7,12 +7,14 @@
 //!   watch    the guest's pulse, from its serial console; measure: what it says of a move
 //!   row, ratio, table (stats)    the result
 //!   machine  what plain TCP can do here
+//!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
 mod case;
 mod engine;
 mod error;
 mod godwit;
+mod goodput;
 mod link;
 mod machine;
 mod measure;
@@ -33,6 +35,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use godwit_lab::fabric::require_root_and_kvm;
 use godwit_lab::setup::{self, packages, say};
 use godwit_lab::{cleanup, emulated};
+use godwit_migration::wire::PAGE_STREAMS_MAX;
 use godwit_types::Bytes;
 use serde::Serialize;
 
@@ -69,6 +72,26 @@ enum Verb {
     /// Move the same guest by Godwit and by QEMU in turn.
     #[command(after_help = EXAMPLES)]
     Migrate(Migrate),
+    /// Move random memory over the loopback, and compare with what plain TCP and rustls carry there. No guest, no KVM.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench goodput\n  cargo xtask bench goodput --streams 4 --repeat 9 --json"
+    )]
+    Goodput(MeasureGoodput),
+}
+
+#[derive(Debug, Args)]
+struct MeasureGoodput {
+    /// How much memory moves. This much is needed twice.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    memory: Bytes,
+    /// How many page streams; may be repeated [default: 1 and 2].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_STREAMS_MAX)))]
+    streams: Vec<u32>,
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// Print one JSON object a line on standard output instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -94,15 +117,30 @@ struct Migrate {
 }
 
 fn main() -> ExitCode {
-    let Cli { verb: Verb::Migrate(options) } = Cli::parse();
+    let Cli { verb } = Cli::parse();
     cleanup::on_interrupt();
-    match migrate(&options) {
+    let done = match verb {
+        Verb::Migrate(options) => migrate(&options),
+        Verb::Goodput(options) => measure_goodput(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure_goodput(options: &MeasureGoodput) -> Result<()> {
+    let streams = if options.streams.is_empty() { &[1, 2][..] } else { &options.streams };
+    let goodputs = goodput::measure(options.memory, streams, options.repeat)?;
+    if !options.json {
+        print(&table::goodputs(&goodputs));
+        return Ok(());
+    }
+    let told = goodputs.iter().map(|goodput| serde_json::to_string(goodput).map_err(BenchError::Print));
+    told.collect::<Result<Vec<_>>>().map(|rows| print(&rows.join("\n")))
 }
 
 fn migrate(options: &Migrate) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::goodput::Goodput;
 use crate::ratio::Ratio;
 use crate::row::Row;
 
@@ -60,6 +61,22 @@ pub(crate) fn ratios(ratios: &[Ratio]) -> String {
             ratio.cases.to_string(),
             ratio.godwit_converged.to_string(),
             ratio.other_converged.to_string(),
+        ]
+    });
+    table(&header, lines)
+}
+
+/// One line for each way that memory went.
+pub(crate) fn goodputs(goodputs: &[Goodput]) -> String {
+    let header = ["way", "streams", "GB/s", "CPU s/GB", "of its peer", "runs"];
+    let lines = goodputs.iter().map(|goodput| {
+        vec![
+            goodput.engine.to_owned(),
+            goodput.streams.to_string(),
+            number(Some(goodput.goodput_bytes_per_s / 1e9), 2),
+            number(Some(goodput.cpu_s_per_gb), 2),
+            number(goodput.of_peer, 2),
+            goodput.runs.to_string(),
         ]
     });
     table(&header, lines)

@@ -12,6 +12,18 @@ pub struct PageRange {
     pub pages: u64,
 }
 
+impl PageRange {
+    /// The number of the first page behind it.
+    pub const fn end(self) -> u64 {
+        self.start.0 + self.pages
+    }
+
+    /// Whether the page is in it.
+    pub const fn contains(self, page: Gfn) -> bool {
+        page.0 >= self.start.0 && page.0 < self.end()
+    }
+}
+
 /// One device's state: tagged, versioned, opaque to the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
@@ -62,6 +74,9 @@ pub trait GuestMemory: Send + Sync {
 
     /// Makes pages read as zeros, before the guest runs here; costs nothing where they were never written.
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError>;
+
+    /// These pages will probably be written soon, for the first time: makes that cheap. What they read as stays.
+    fn prepare(&self, _pages: PageRange) {}
 }
 
 /// A VM that runs here and is to leave. Every call may come from any thread; none may block for long.

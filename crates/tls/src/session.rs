@@ -57,6 +57,11 @@ impl Session {
         server.ignore_client_order = !has_aes();
         Ok(Self { client: Arc::new(client), server: Arc::new(server) })
     }
+
+    /// How the two sides shake hands, for a peer that leaves the records to rustls as well.
+    pub fn configs(&self) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+        (Arc::clone(&self.client), Arc::clone(&self.server))
+    }
 }
 
 impl Secure for Session {

@@ -195,15 +195,17 @@ impl Acceptor {
         let ours = hello.migration == self.migration && hello.epoch == self.epoch;
         match hello.role {
             Role::Pages { stream } if ours && matches!(sinks.get(stream as usize), Some(None)) => {
-                sinks[stream as usize] =
-                    Some(self.open(stream, connection).map_err(|error| (stream, error))?);
+                sinks[stream as usize] = Some(
+                    self.open((stream, sinks.len() as u32), connection).map_err(|error| (stream, error))?,
+                );
             }
             _ => refuse(connection, self.migration, &hello),
         }
         Ok(())
     }
 
-    fn open(&self, stream: u32, connection: Connection) -> Result<JoinHandle<()>, LinkError> {
+    /// Opens a stream of so many.
+    fn open(&self, (stream, count): (u32, u32), connection: Connection) -> Result<JoinHandle<()>, LinkError> {
         let mut connection = connection.established(Link::Pages(stream), &self.tuning)?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(connection.stream()?);
         connection.writer.control(&Control::Welcome(Welcome {}))?;
@@ -211,7 +213,7 @@ impl Acceptor {
         let (sender, peer) = (self.sender.clone(), self.peer.clone());
         let thread = thread::Builder::new()
             .name(format!("mig-sink-{stream}"))
-            .spawn(move || sink.run(&sender, &peer))
+            .spawn(move || sink.run(count, &sender, &peer))
             .map_err(LinkError::Io)?;
         let _ = self.sender.send(Event::Input(Input::StreamOpened));
         Ok(thread)

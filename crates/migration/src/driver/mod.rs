@@ -12,6 +12,7 @@
 //! the state machine decided. All threads and connections exist before the guest is stopped.
 
 mod acceptor;
+mod ahead;
 mod answer;
 mod flow;
 #[cfg(feature = "fuzzing")]

@@ -19,7 +19,7 @@ use crate::wire::{PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Tag};
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
 /// Pages go to the streams in turn, in pieces of this many; a page always goes to the same stream.
-const SHARD_PAGES: u64 = 1024;
+pub(super) const SHARD_PAGES: u64 = 1024;
 /// A record names at most this many pages, so that acknowledgements keep coming where all is zero.
 const RECORD_PAGES_MAX: u64 = 16 << 10;
 /// A paced stream sends records that take about this part of a second.

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
+use super::ahead::Ahead;
 use super::incoming::Event;
 use super::link::{LinkError, Reader};
+use super::pump::SHARD_PAGES;
 use crate::destination::Input;
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError};
@@ -53,6 +55,8 @@ pub(super) struct Sink<S = TcpStream> {
     acked_at: Instant,
     /// Kept to use its memory again.
     record: PageRecord,
+    /// None outside of [`Sink::run`].
+    ahead: Option<Ahead>,
 }
 
 pub(super) enum SinkError {
@@ -86,11 +90,23 @@ where
             next: acked,
             acked_at: Instant::now(),
             record: PageRecord::default(),
+            ahead: None,
         }
     }
 
-    /// Receives until the connection ends.
-    pub(super) fn run(mut self, events: &SyncSender<Event>, peer: &str) {
+    /// Receives until the connection ends, as one of `count` streams.
+    pub(super) fn run(mut self, count: u32, events: &SyncSender<Event>, peer: &str) {
+        let machine = Arc::clone(&self.machine);
+        let gap_pages = u64::from(count - 1) * SHARD_PAGES;
+        std::thread::scope(|scope| {
+            self.ahead = Ahead::start(scope, self.next.stream, gap_pages, machine.memory());
+            self.receive(events, peer);
+            // Ends its thread.
+            self.ahead = None;
+        });
+    }
+
+    fn receive(&mut self, events: &SyncSender<Event>, peer: &str) {
         loop {
             let input = match self.frame() {
                 Ok(false) => continue,
@@ -149,6 +165,10 @@ where
             if *kind == PageKind::Zero {
                 self.seal.write(|| memory.zero(range.start, range.pages))?;
                 continue;
+            }
+            // Later rounds bring pages that have been touched.
+            if let Some(ahead) = self.ahead.as_mut().filter(|_| self.record.round == 1) {
+                ahead.came(memory, *range);
             }
             while next < end {
                 let bytes = ((end - next) * PAGE_SIZE_BYTES) as usize;

@@ -146,6 +146,18 @@ impl GuestMemory for Ram {
         }
         Ok(())
     }
+
+    fn prepare(&self, pages: PageRange) {
+        let Ok(slice) = self.slice(pages) else { return };
+        // SAFETY: the pages are this process's own private mapping, and their contents stay as they are.
+        let populated = unsafe {
+            libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_POPULATE_WRITE)
+        };
+        if populated != 0 {
+            // Older kernels cannot (before Linux 5.14), and memory may be short: the pages are touched when they are written.
+            tracing::debug!("guest memory is not made ready ahead: {}", io::Error::last_os_error());
+        }
+    }
 }
 
 /// Adds a bitmap's words, whose first bit stands for `start`, a multiple of 64.
@@ -217,6 +229,17 @@ mod tests {
         assert!(pages[PAGE..2 * PAGE].iter().all(|byte| *byte == 0));
         assert!(pages[2 * PAGE..].iter().all(|byte| *byte == 9));
         assert_eq!(ram.guest().read_obj::<u8>(GuestAddress(11 * PAGE as u64)).unwrap(), 0);
+    }
+
+    #[test]
+    fn prepared_memory_is_there_and_reads_as_before() {
+        let ram = Ram::new(Bytes::mib(16)).unwrap();
+        ram.write(Gfn(700), &[5; PAGE]).unwrap();
+        ram.prepare(run(512, 1024));
+        assert!(allocated_kib(&ram) >= 4096);
+        assert_eq!(ram.bytes(run(700, 1)).unwrap(), [5; PAGE]);
+        assert!(ram.bytes(run(701, 1)).unwrap().iter().all(|byte| *byte == 0));
+        ram.prepare(run(u64::MAX, 2));
     }
 
     #[test]
