@@ -47,7 +47,7 @@ const SMALL: Case = Case {
 const LARGE: Case = Case { memory_mib: 2048, quick: false, ..SMALL };
 
 /// All cases, in the order of their runs.
-pub(crate) const CASES: [Case; 11] = [
+pub(crate) const CASES: [Case; 12] = [
     Case { name: "idle-512m", ..SMALL },
     Case { name: "hot-512m", load: Load::Hot, ..SMALL },
     Case { name: "rewrite-512m", load: Load::Rewrite, ..SMALL },
@@ -61,6 +61,14 @@ pub(crate) const CASES: [Case; 11] = [
     Case {
         name: "hot-512m-1gbit",
         load: Load::Hot,
+        link_bits_per_s: Some(1_000_000_000),
+        quick: false,
+        ..SMALL
+    },
+    Case {
+        name: "hot-512m-1gbit-compressible",
+        load: Load::Hot,
+        content: "compressible",
         link_bits_per_s: Some(1_000_000_000),
         quick: false,
         ..SMALL

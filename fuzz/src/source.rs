@@ -142,6 +142,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
             page_stream_bytes: bytes.arbitrary::<u32>()?.into(),
             raw_pages: bytes.int_in_range(0..=100)?,
             zero_pages: bytes.int_in_range(0..=100)?,
+            packed_bytes: bytes.int_in_range(0..=100)?,
             ..Sent::default()
         }),
         9 => Input::Paused(message::outcome(bytes)?),

@@ -8,11 +8,12 @@ use godwit_fuzz::machine::Model;
 use godwit_fuzz::stream::Pieces;
 use godwit_fuzz::{edited, message};
 use godwit_migration::Section;
+use godwit_migration::codec::{Packer, Packing};
 use godwit_migration::driver::fuzzing;
 use godwit_migration::wire::{
     DeviceState, HEADER_BYTES, Header, PREAMBLE_BYTES, PageKind, PageRecord, Preamble, RoundEnd, Tag,
 };
-use godwit_types::{Gfn, PAGE_SIZE_BYTES};
+use godwit_types::Gfn;
 use libfuzzer_sys::fuzz_target;
 
 /// Most frames of one connection.
@@ -34,7 +35,7 @@ fn connection(input: &mut Unstructured<'_>) -> Result<()> {
         if let Ok(header) = Header::encode(tag, &payload) {
             bytes.extend(edited_sometimes(header.to_vec(), input)?);
             bytes.extend(payload);
-            bytes.resize(bytes.len() + contents, 7);
+            bytes.extend(contents);
         }
     }
     bytes.extend_from_slice(input.bytes(input.len())?);
@@ -65,8 +66,8 @@ fn edited_sometimes(header: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec
     Ok(header)
 }
 
-/// A frame as a healthy peer would send it, or nearly, and how many bytes of contents follow it.
-fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>, usize)> {
+/// A frame as a healthy peer would send it, or nearly, and the contents that follow it.
+fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>, Vec<u8>)> {
     let (tag, payload) = match input.int_in_range(0..=5)? {
         0 => (Tag::Hello, message::hello(input)?.encode()),
         1 => (Tag::Control, message::control(input)?.to_payload()),
@@ -77,7 +78,7 @@ fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>,
         }
         _ => (Tag::RoundEnd, RoundEnd { round: input.int_in_range(0..=3)?, pages: *pages }.encode().to_vec()),
     };
-    Ok((tag, payload, 0))
+    Ok((tag, payload, Vec::new()))
 }
 
 fn state(input: &mut Unstructured<'_>) -> Result<DeviceState> {
@@ -89,15 +90,19 @@ fn state(input: &mut Unstructured<'_>) -> Result<DeviceState> {
     Ok(DeviceState { last_round: input.arbitrary()?, sections })
 }
 
-fn page_record(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Vec<u8>, usize)> {
+fn page_record(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Vec<u8>, Vec<u8>)> {
+    let mut packer = Packer::default();
     let mut record = PageRecord::default();
     record.begin(input.int_in_range(1..=3)?);
     for _ in 0..input.int_in_range(0..=4)? {
-        let kind = if input.arbitrary()? { PageKind::Raw } else { PageKind::Zero };
+        let kind = *input.choose(&[PageKind::Raw, PageKind::Zero, PageKind::Delta])?;
         record.push(Gfn(input.int_in_range(0..=21)?), kind);
     }
     *pages += record.pages;
+    let plain = vec![7; record.raw_bytes() as usize];
+    let (codec, contents) = packer.pack(*input.choose(&Packing::ALL)?, &plain);
+    (record.codec, record.contents_bytes) = (codec, contents.len() as u32);
     let mut payload = Vec::new();
     record.encode_into(&mut payload);
-    Ok((payload, (record.raw_pages * PAGE_SIZE_BYTES) as usize))
+    Ok((payload, contents.to_vec()))
 }

@@ -24,6 +24,15 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("rounds", report.rounds.to_string()),
         ("sent", Bytes(bytes.sent).to_string()),
         ("  pages", format!("{} in {} pages", Bytes(bytes.raw), bytes.raw_pages)),
+        (
+            "  packed",
+            format!(
+                "{} for {} pages, {} as deltas",
+                Bytes(bytes.packed),
+                bytes.packed_pages,
+                bytes.delta_pages
+            ),
+        ),
         ("  zero pages", format!("{} named, not sent", bytes.zero_pages)),
         ("  state", Bytes(bytes.state).to_string()),
         ("  overhead", Bytes(bytes.overhead).to_string()),

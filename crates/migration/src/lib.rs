@@ -9,6 +9,7 @@
 //! ```
 
 pub mod bitmap;
+pub mod codec;
 pub mod destination;
 pub mod driver;
 mod failure;

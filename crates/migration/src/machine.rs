@@ -18,6 +18,11 @@ impl PageRange {
         self.start.0 + self.pages
     }
 
+    /// Its pages.
+    pub fn gfns(self) -> impl Iterator<Item = Gfn> {
+        (self.start.0..self.end()).map(Gfn)
+    }
+
     /// Whether the page is in it.
     pub const fn contains(self, page: Gfn) -> bool {
         page.0 >= self.start.0 && page.0 < self.end()

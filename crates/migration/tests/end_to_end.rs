@@ -97,9 +97,25 @@ fn a_busy_vm_moves_many_times_without_losing_a_write() {
             + blackout.resume_ms;
         assert!((parts - blackout.total_ms).abs() < 1e-6 && report.total_ms >= blackout.total_ms);
         let bytes = &report.bytes;
-        assert_eq!(bytes.sent, bytes.raw + bytes.state + bytes.overhead);
+        assert_eq!(bytes.sent, bytes.raw + bytes.packed + bytes.state + bytes.overhead);
         assert!(bytes.zero_pages >= 900, "{} of about 1250 zero pages were left out", bytes.zero_pages);
-        assert!(bytes.raw_pages + bytes.zero_pages >= 2560, "all RAM is accounted for");
+        let pages = bytes.raw_pages + bytes.packed_pages + bytes.zero_pages;
+        assert!(pages >= 2560, "all RAM is accounted for");
+    }
+}
+
+#[test]
+fn over_a_slow_network_memory_goes_packed_and_arrives_the_same() {
+    let mut world = World::new(BUSY);
+    for page_streams in [1, 2] {
+        let budget = Budget { bandwidth_bytes_per_s_max: Some(4 << 20), ..budget() };
+        let limits = (budget, godwit_migration::Tuning { page_streams, ..tuning() });
+        let (attempt, target) = world.attempt_with(limits, |address| address);
+        let (outcome, arrival) = attempt.end();
+        let bytes = world.expect_moved(outcome, &arrival, &target).bytes;
+        assert!(bytes.packed_pages > bytes.raw_pages, "{bytes:?}");
+        assert!(bytes.packed < bytes.packed_pages * 4096 / 4, "{bytes:?}");
+        assert_eq!(bytes.sent, bytes.raw + bytes.packed + bytes.state + bytes.overhead);
     }
 }
 

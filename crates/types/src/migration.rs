@@ -142,11 +142,20 @@ pub struct BytesByKind {
     pub sent: u64,
     /// Page contents sent as they are, in bytes.
     pub raw: u64,
+    /// Page contents sent packed, in bytes as they were sent.
+    #[serde(default)]
+    pub packed: u64,
     /// Device state, in bytes.
     pub state: u64,
     /// Framing, handshake, acknowledgements, in bytes.
     pub overhead: u64,
     pub raw_pages: u64,
+    /// Pages whose contents were packed (LZ4, zstd).
+    #[serde(default)]
+    pub packed_pages: u64,
+    /// Pages of which only what had changed since they were last sent went, packed or not.
+    #[serde(default)]
+    pub delta_pages: u64,
     /// Pages named as zero, without contents.
     pub zero_pages: u64,
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::codec::Codec;
 use crate::source::Sent;
+use crate::wire::PageRecord;
 
 /// Most bytes that one page stream may have on their way unacknowledged: 1 Gb/s at 2 s, 10 Gb/s at 200 ms.
 const WINDOW_BYTES: u64 = 256 << 20;
@@ -17,6 +19,9 @@ pub(super) struct Flow {
     changed: Condvar,
     pub(super) page_stream_bytes: AtomicU64,
     pub(super) raw_pages: AtomicU64,
+    pub(super) packed_pages: AtomicU64,
+    pub(super) packed_bytes: AtomicU64,
+    pub(super) delta_pages: AtomicU64,
     pub(super) zero_pages: AtomicU64,
     pub(super) state_bytes: AtomicU64,
     pub(super) other_bytes: AtomicU64,
@@ -39,6 +44,9 @@ impl Flow {
             changed: Condvar::new(),
             page_stream_bytes: AtomicU64::new(0),
             raw_pages: AtomicU64::new(0),
+            packed_pages: AtomicU64::new(0),
+            packed_bytes: AtomicU64::new(0),
+            delta_pages: AtomicU64::new(0),
             zero_pages: AtomicU64::new(0),
             state_bytes: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
@@ -50,10 +58,26 @@ impl Flow {
         Sent {
             page_stream_bytes: self.page_stream_bytes.load(Relaxed),
             raw_pages: self.raw_pages.load(Relaxed),
+            packed_pages: self.packed_pages.load(Relaxed),
+            packed_bytes: self.packed_bytes.load(Relaxed),
+            delta_pages: self.delta_pages.load(Relaxed),
             zero_pages: self.zero_pages.load(Relaxed),
             state_bytes: self.state_bytes.load(Relaxed),
             other_bytes: self.other_bytes.load(Relaxed),
         }
+    }
+
+    /// Counts the pages of a record that is sent.
+    pub(super) fn count(&self, record: &PageRecord) {
+        let contents = if record.codec == Codec::None {
+            &self.raw_pages
+        } else {
+            self.packed_bytes.fetch_add(u64::from(record.contents_bytes), Relaxed);
+            &self.packed_pages
+        };
+        contents.fetch_add(record.raw_pages, Relaxed);
+        self.delta_pages.fetch_add(record.delta_pages, Relaxed);
+        self.zero_pages.fetch_add(record.pages - record.raw_pages, Relaxed);
     }
 
     /// Notes an acknowledgement.

@@ -96,6 +96,11 @@ where
         }
     }
 
+    /// Packed page contents that follow a frame, all of them.
+    pub(super) fn contents(&mut self, bytes: usize) -> Result<&[u8], LinkError> {
+        self.inflow.take(bytes, false)
+    }
+
     /// Page contents that follow a frame: whole pages, at least one and at most `bytes`.
     pub(super) fn pages(&mut self, bytes: usize) -> Result<&[u8], LinkError> {
         self.inflow.take_pages(bytes)

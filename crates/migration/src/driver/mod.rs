@@ -14,6 +14,7 @@
 mod acceptor;
 mod ahead;
 mod answer;
+mod contents;
 mod flow;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -100,6 +100,8 @@ struct Run {
     sender: SyncSender<Event>,
     pages_to_send: PageSets,
     sections: Vec<Section>,
+    /// The guest stands.
+    paused: bool,
     /// Why the VM could not be reclaimed the last time.
     stands: Option<String>,
     outcome: Option<MigrationOutcome>,
@@ -168,6 +170,7 @@ impl Run {
             sender,
             pages_to_send,
             sections: Vec::new(),
+            paused: false,
             stands: None,
             outcome: None,
         })
@@ -231,7 +234,11 @@ impl Run {
             Action::StartLog => return Some(Input::LogStarted(self.start_log())),
             Action::Harvest => return Some(Input::Harvested(self.harvest())),
             Action::SendRound { round } => self.send_round(round),
-            Action::Pause => return Some(Input::Paused(machine.pause())),
+            Action::Pause => {
+                let paused = machine.pause();
+                self.paused = paused.is_ok();
+                return Some(Input::Paused(paused));
+            }
             Action::Save => {
                 let saved = machine.save().map(|sections| self.sections = sections);
                 return Some(Input::Saved(saved));
@@ -340,7 +347,7 @@ impl Run {
         let pages = self.pages_to_send.take();
         for pump in &self.pumps {
             // A pump that is gone has reported why.
-            let _ = pump.send(Job { round, pages: Arc::clone(&pages) });
+            let _ = pump.send(Job { round, pages: Arc::clone(&pages), hurried: self.paused });
         }
     }
 

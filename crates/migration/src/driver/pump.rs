@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
+use super::contents::Contents;
 use super::flow::{Flow, Pace, Stopped};
 use super::link::LinkError;
 use super::outflow::Outflow;
@@ -29,6 +30,8 @@ const PACED_RECORDS_PER_S: f64 = 20.0;
 pub(super) struct Job {
     pub(super) round: u32,
     pub(super) pages: Arc<PageBitmap>,
+    /// The guest stands.
+    pub(super) hurried: bool,
 }
 
 /// See the module.
@@ -37,6 +40,7 @@ pub(super) struct Pump {
     count: u32,
     machine: Arc<dyn Source>,
     record: PageRecord,
+    contents: Contents,
     /// The record as it is sent; kept to use its memory again.
     payload: Vec<u8>,
     /// How many pages with contents a record may have.
@@ -59,6 +63,12 @@ enum PumpError {
     Machine(MachineError),
 }
 
+impl From<MachineError> for PumpError {
+    fn from(error: MachineError) -> Self {
+        Self::Machine(error)
+    }
+}
+
 impl Pump {
     /// Stream `index` of `count`, whose handshake is done; `bytes_per_s` is this stream's share of the cap.
     pub(super) fn new(
@@ -69,29 +79,31 @@ impl Pump {
         bytes_per_s: Option<f64>,
     ) -> Self {
         let paced = |rate: f64| (rate / PACED_RECORDS_PER_S) as u64 / PAGE_SIZE_BYTES;
+        let raw_pages_max = bytes_per_s.map_or(RAW_PAGES_MAX, paced).clamp(1, RAW_PAGES_MAX);
         Self {
             line: Line { index, writer, flow, pace: Pace::new(bytes_per_s), sent_bytes: 0 },
             count,
             machine,
             record: PageRecord::default(),
+            contents: Contents::new(count, raw_pages_max),
             payload: Vec::new(),
-            raw_pages_max: bytes_per_s.map_or(RAW_PAGES_MAX, paced).clamp(1, RAW_PAGES_MAX),
+            raw_pages_max,
             sent_pages: 0,
         }
     }
 
     /// Sends rounds until there are no more, or one fails. `peer` is who the pages go to.
     pub(super) fn run(mut self, jobs: &Receiver<Job>, events: &SyncSender<Event>, peer: &str) {
-        for Job { round, pages } in jobs {
-            let result = self.round(round, &pages);
-            drop(pages);
+        for job in jobs {
+            let result = self.round(&job);
             let input = match result {
-                Ok(()) => Input::RoundSent { stream: self.line.index, round },
+                Ok(()) => Input::RoundSent { stream: self.line.index, round: job.round },
                 Err(PumpError::Stopped) => return,
                 Err(error) => {
                     Input::Lost { link: Link::Pages(self.line.index), error: self.describe(error, peer) }
                 }
             };
+            drop(job);
             let failed = matches!(input, Input::Lost { .. });
             // The engine may have gone; then there is nobody left to tell.
             if events.send(Event::Input(input)).is_err() || failed {
@@ -108,28 +120,28 @@ impl Pump {
         }
     }
 
-    fn round(&mut self, round: u32, pages: &PageBitmap) -> Result<(), PumpError> {
+    fn round(&mut self, job: &Job) -> Result<(), PumpError> {
         let machine = Arc::clone(&self.machine);
         let memory = machine.memory();
-        self.record.begin(round);
+        self.record.begin(job.round);
         for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
-                for run in pages.runs(shard) {
-                    self.pages(memory, run)?;
+                for run in job.pages.runs(shard) {
+                    self.pages(memory, run, job.hurried)?;
                 }
             }
         }
-        self.flush()?;
-        let end = RoundEnd { round, pages: self.sent_pages }.encode();
+        self.flush(memory, job.hurried)?;
+        let end = RoundEnd { round: job.round, pages: self.sent_pages }.encode();
         self.line.transmit(Tag::RoundEnd, &end, &[])
     }
 
     /// Adds the pages of a run, each as what it holds.
-    fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange) -> Result<(), PumpError> {
-        let bytes = memory.bytes(run).map_err(PumpError::Machine)?;
+    fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange, hurried: bool) -> Result<(), PumpError> {
+        let bytes = memory.bytes(run)?;
         for (gfn, page) in (run.start.0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
             if self.is_full() {
-                self.flush()?;
+                self.flush(memory, hurried)?;
             }
             self.record.push(Gfn(gfn), if is_zero(page) { PageKind::Zero } else { PageKind::Raw });
         }
@@ -137,24 +149,24 @@ impl Pump {
     }
 
     fn is_full(&self) -> bool {
+        // Deltas cut the runs of pages with contents into pieces, at worst into pages.
+        const RUNS: usize = RUNS_MAX - RAW_PAGES_MAX as usize;
         let PageRecord { pages, raw_pages, runs, .. } = &self.record;
-        *pages == RECORD_PAGES_MAX || *raw_pages == self.raw_pages_max || runs.len() == RUNS_MAX
+        *pages == RECORD_PAGES_MAX || *raw_pages == self.raw_pages_max || runs.len() == RUNS
     }
 
     /// Sends the record, if it names any page, and begins the next of the same round.
-    fn flush(&mut self) -> Result<(), PumpError> {
-        let PageRecord { round, pages, raw_pages, .. } = self.record;
-        if pages > 0 {
-            self.line.flow.raw_pages.fetch_add(raw_pages, Relaxed);
-            self.line.flow.zero_pages.fetch_add(pages - raw_pages, Relaxed);
-            self.sent_pages += pages;
-            let memory = self.machine.memory();
-            let contents: Result<Vec<_>, _> = self.record.raw().map(|run| memory.bytes(run)).collect();
-            let contents = contents.map_err(PumpError::Machine)?;
-            self.record.encode_into(&mut self.payload);
-            self.line.transmit(Tag::Pages, &self.payload, &contents)?;
+    fn flush(&mut self, memory: &dyn GuestMemory, hurried: bool) -> Result<(), PumpError> {
+        let Self { record, contents, line, payload, .. } = self;
+        if record.pages > 0 {
+            self.sent_pages += record.pages;
+            contents.send(record, memory, hurried, |record, contents| {
+                line.flow.count(record);
+                record.encode_into(payload);
+                line.transmit(Tag::Pages, payload, contents)
+            })?;
         }
-        self.record.begin(round);
+        record.begin(record.round);
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use super::ahead::Ahead;
 use super::incoming::Event;
 use super::link::{LinkError, Reader};
 use super::pump::SHARD_PAGES;
+use crate::codec::{Codec, Unpacker, delta};
 use crate::destination::Input;
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError};
@@ -55,6 +56,7 @@ pub(super) struct Sink<S = TcpStream> {
     acked_at: Instant,
     /// Kept to use its memory again.
     record: PageRecord,
+    unpacker: Unpacker,
     /// None outside of [`Sink::run`].
     ahead: Option<Ahead>,
 }
@@ -90,6 +92,7 @@ where
             next: acked,
             acked_at: Instant::now(),
             record: PageRecord::default(),
+            unpacker: Unpacker::default(),
             ahead: None,
         }
     }
@@ -137,7 +140,7 @@ where
                 self.record.decode_into(payload)?;
                 check_round(self.record.round, self.next.round)?;
                 self.pages()?;
-                self.next.wire_bytes += self.record.raw_pages * PAGE_SIZE_BYTES;
+                self.next.wire_bytes += u64::from(self.record.contents_bytes);
                 self.next.pages += self.record.pages;
                 Ok(self.next.wire_bytes - self.acked.wire_bytes >= ACK_WIRE_BYTES
                     || self.next.pages - self.acked.pages >= ACK_PAGES
@@ -157,25 +160,55 @@ where
         }
     }
 
-    /// Brings the pages of the record into guest memory, the contents straight from where they arrived.
+    /// Brings the pages of the record into guest memory.
     fn pages(&mut self) -> Result<(), SinkError> {
         let memory = self.machine.memory();
+        // Later rounds bring pages that have been touched.
+        if let Some(ahead) = self.ahead.as_mut().filter(|_| self.record.round == 1) {
+            self.record.raw().for_each(|run| ahead.came(memory, run));
+        }
         for Run { range, kind } in &self.record.runs {
-            let (mut next, end) = (range.start.0, range.start.0 + range.pages);
             if *kind == PageKind::Zero {
                 self.seal.write(|| memory.zero(range.start, range.pages))?;
-                continue;
             }
-            // Later rounds bring pages that have been touched.
-            if let Some(ahead) = self.ahead.as_mut().filter(|_| self.record.round == 1) {
-                ahead.came(memory, *range);
-            }
-            while next < end {
-                let bytes = ((end - next) * PAGE_SIZE_BYTES) as usize;
+        }
+        if self.record.codec == Codec::None && self.record.delta_pages == 0 {
+            self.plain_contents()
+        } else {
+            self.packed_contents()
+        }
+    }
+
+    /// The contents go into guest memory straight from where they arrived.
+    fn plain_contents(&mut self) -> Result<(), SinkError> {
+        let memory = self.machine.memory();
+        for range in self.record.raw() {
+            let mut next = range.start.0;
+            while next < range.end() {
+                let bytes = ((range.end() - next) * PAGE_SIZE_BYTES) as usize;
                 let contents = self.reader.pages(bytes).map_err(SinkError::Link)?;
                 self.seal.write(|| memory.write(Gfn(next), contents))?;
                 next += contents.len() as u64 / PAGE_SIZE_BYTES;
             }
+        }
+        Ok(())
+    }
+
+    fn packed_contents(&mut self) -> Result<(), SinkError> {
+        let (memory, record) = (self.machine.memory(), &self.record);
+        let packed = self.reader.contents(record.contents_bytes as usize).map_err(SinkError::Link)?;
+        let unpacked = self.unpacker.unpack(record.codec, packed, record.raw_bytes() as usize);
+        let mut rest = unpacked.map_err(|reason| WireError::malformed("page contents", reason))?;
+        for Run { range, kind } in record.runs.iter().filter(|run| run.kind != PageKind::Zero) {
+            // As many bytes as there are pages in all these runs were unpacked.
+            let (contents, others) = rest.split_at_mut((range.pages * PAGE_SIZE_BYTES) as usize);
+            rest = others;
+            self.seal.write(|| {
+                if *kind == PageKind::Delta {
+                    delta::apply(memory.bytes(*range)?, contents);
+                }
+                memory.write(range.start, contents)
+            })?;
         }
         Ok(())
     }

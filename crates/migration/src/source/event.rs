@@ -62,6 +62,11 @@ pub struct Sent {
     /// On the page streams after the handshake, in bytes.
     pub page_stream_bytes: u64,
     pub raw_pages: u64,
+    /// Pages whose contents were packed, and how many bytes they then were.
+    pub packed_pages: u64,
+    pub packed_bytes: u64,
+    /// Pages sent as what had changed in them, packed or not.
+    pub delta_pages: u64,
     pub zero_pages: u64,
     /// The STATE frame, in bytes.
     pub state_bytes: u64,
@@ -73,13 +78,17 @@ impl Sent {
     /// The same by kind, as the report shows it.
     pub fn by_kind(&self) -> BytesByKind {
         let raw = self.raw_pages * PAGE_SIZE_BYTES;
-        let overhead = self.page_stream_bytes.saturating_sub(raw) + self.other_bytes;
+        let contents = raw + self.packed_bytes;
+        let overhead = self.page_stream_bytes.saturating_sub(contents) + self.other_bytes;
         BytesByKind {
-            sent: raw + self.state_bytes + overhead,
+            sent: contents + self.state_bytes + overhead,
             raw,
+            packed: self.packed_bytes,
             state: self.state_bytes,
             overhead,
             raw_pages: self.raw_pages,
+            packed_pages: self.packed_pages,
+            delta_pages: self.delta_pages,
             zero_pages: self.zero_pages,
         }
     }
