@@ -66,7 +66,10 @@ pub fn run(seed: u64, protocol: Protocol, commit: Commit) -> Run {
     let mut random = Random::new(seed);
     let shared_locks = random.below(2) == 0;
     let slow_calls = random.below(4) == 0;
-    let rules = Rules { protocol, commit, shared_locks, slow_calls, grants_outlive_sources: false };
+    // Drawn apart, so that a run without it is what it was before.
+    let post_copy = protocol == Protocol::TrustSent || Random::new(!seed).below(3) == 0;
+    let grants_outlive_sources = false;
+    let rules = Rules { protocol, commit, shared_locks, slow_calls, grants_outlive_sources, post_copy };
     let planned = random.below(FAULTS_MAX + 2).saturating_sub(1);
     let mut plan: Vec<u64> = (0..planned).map(|_| random.below(FAULT_STEPS)).collect();
     plan.sort_unstable_by(|one, other| other.cmp(one));

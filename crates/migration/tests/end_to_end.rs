@@ -363,7 +363,7 @@ fn memory_that_never_rests_fails_at_the_deadline_or_switches_over_as_the_user_ch
             deadline_ms: 400,
             on_deadline,
             bandwidth_bytes_per_s_max: Some(30 << 20),
-            plain: false,
+            ..Budget::default()
         };
         (budget, tuning())
     };

@@ -32,6 +32,7 @@ pub use tap::attach;
 /// The first number that a process inherits, after its standard streams.
 const FIRST: RawFd = 3;
 const KVM: &str = "/dev/kvm";
+const USERFAULT: &str = "/dev/userfaultfd";
 
 /// Why a VM cannot be given what it needs.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,7 @@ pub fn open(config: &VmmConfig) -> Result<Descriptors<OwnedFd>, ProvisionError> 
             OpenOptions::new().append(true).create(true),
         )?,
         migration: migration_listener(&config.role)?,
+        userfault: userfault(&config.role),
         cgroup: None,
     })
 }
@@ -136,6 +138,14 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 fn bind(path: &Path) -> Result<OwnedFd, ProvisionError> {
     let failed = |cause| ProvisionError::Listen { place: path.display().to_string(), cause };
     sockets::bind(path).map_err(failed)
+}
+
+/// Without it the process may still have the system call, or say that memory cannot follow to it.
+fn userfault(role: &Role) -> Option<OwnedFd> {
+    match role {
+        Role::Incoming { .. } => File::open(USERFAULT).map(OwnedFd::from).ok(),
+        Role::Boot => None,
+    }
 }
 
 fn migration_listener(role: &Role) -> Result<Option<OwnedFd>, ProvisionError> {

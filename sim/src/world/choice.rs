@@ -35,6 +35,8 @@ pub enum Fault {
         to_source: u8,
     },
     CutPages,
+    /// New connections break before both sides know of them.
+    ConnectionBreaks,
     /// Nothing passes between the VMMs any more, and nobody is told.
     Silence,
     /// A VMM dies; so many of its frames still arrive.
@@ -123,6 +125,10 @@ pub enum Choice {
     RestartManager,
     RestartAgent(Side),
     Rejoin(Side),
+    /// The source's agent answers its wish for new connections.
+    Connect,
+    /// What was silent is heard again.
+    Mend,
     /// The manager's store becomes durable by itself.
     Sync,
     Fault(Fault),

@@ -11,6 +11,7 @@ use super::flow::{Flow, Pace, Stopped};
 use super::link::LinkError;
 use super::outflow::Outflow;
 use super::outgoing::Event;
+use super::rest::Rest;
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{GuestMemory, MachineError, PageRange, Source};
@@ -25,10 +26,12 @@ const RECORD_PAGES_MAX: u64 = 16 << 10;
 /// A paced stream sends records that take about this part of a second.
 const PACED_RECORDS_PER_S: f64 = 20.0;
 
-/// A round to send.
-pub(super) struct Job {
-    pub(super) round: u32,
-    pub(super) pages: Arc<PageBitmap>,
+/// What a pump is to send.
+pub(super) enum Job {
+    /// Its part of these pages.
+    Round { round: u32, pages: Arc<PageBitmap> },
+    /// Whatever is left, together with the other streams, as this round. It has no end: the receiver knows what it needs.
+    Rest { round: u32, rest: Arc<Rest> },
 }
 
 /// See the module.
@@ -81,10 +84,13 @@ impl Pump {
     }
 
     /// Sends rounds until there are no more, or one fails. `peer` is who the pages go to.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, events: &SyncSender<Event>, peer: &str) {
-        for Job { round, pages } in jobs {
-            let result = self.round(round, &pages);
-            drop(pages);
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, events: &SyncSender<Event>, session: u32, peer: &str) {
+        for job in jobs {
+            let (result, round) = match &job {
+                Job::Round { round, pages } => (self.round(*round, pages), *round),
+                Job::Rest { round, rest } => (self.rest(*round, rest), *round),
+            };
+            drop(job);
             let input = match result {
                 Ok(()) => Input::RoundSent { stream: self.line.index, round },
                 Err(PumpError::Stopped) => return,
@@ -94,7 +100,7 @@ impl Pump {
             };
             let failed = matches!(input, Input::Lost { .. });
             // The engine may have gone; then there is nobody left to tell.
-            if events.send(Event::Input(input)).is_err() || failed {
+            if events.send(Event::Input(session, input)).is_err() || failed {
                 return;
             }
         }
@@ -124,6 +130,16 @@ impl Pump {
         self.line.transmit(Tag::RoundEnd, &end, &[])
     }
 
+    /// Pages of the guest that stands go to any stream, since their contents do not change.
+    fn rest(&mut self, round: u32, rest: &Rest) -> Result<(), PumpError> {
+        let machine = Arc::clone(&self.machine);
+        self.record.begin(round);
+        while let Some(run) = rest.take(self.raw_pages_max) {
+            self.pages(machine.memory(), run)?;
+        }
+        self.flush()
+    }
+
     /// Adds the pages of a run, each as what it holds.
     fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange) -> Result<(), PumpError> {
         let bytes = memory.bytes(run).map_err(PumpError::Machine)?;
@@ -131,7 +147,7 @@ impl Pump {
             if self.is_full() {
                 self.flush()?;
             }
-            self.record.push(Gfn(gfn), if is_zero(page) { PageKind::Zero } else { PageKind::Raw });
+            self.record.push(Gfn(gfn), kind(page));
         }
         Ok(())
     }
@@ -186,6 +202,11 @@ fn shards(range: PageRange, index: u32, count: u32) -> impl Iterator<Item = Page
         }
         None
     })
+}
+
+/// How a page is sent.
+pub(super) fn kind(page: &[u8]) -> PageKind {
+    if is_zero(page) { PageKind::Zero } else { PageKind::Raw }
 }
 
 /// Whether a page holds only zeros. Folding fixed chunks lets the compiler use vector instructions.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
+use super::arriving::Arriving;
 use super::incoming::Event;
 use super::link::{LinkError, Reader};
 use crate::destination::Input;
 use crate::failure::{self, Link};
-use crate::machine::{Destination, MachineError};
+use crate::machine::{Destination, GuestMemory, MachineError, PageRange};
 use crate::wire::{Ack, HEADER_BYTES, PageKind, PageRecord, RoundEnd, Run, Tag, WireError};
 
 /// An acknowledgement follows after this many bytes on the wire,
@@ -22,31 +23,91 @@ const ACK_PAGES: u64 = 16 << 10;
 /// or with the first record after this time.
 const ACK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Once closed, no sink writes guest memory any more, whatever a source sends.
+/// Once closed, nobody writes guest memory any more, whatever a source sends: only pages that are to follow are placed.
+#[derive(Clone, Default)]
+pub(super) struct Seal(Arc<RwLock<Stage>>);
+
 #[derive(Default)]
-pub(super) struct Seal(RwLock<bool>);
+enum Stage {
+    #[default]
+    Open,
+    Closed,
+    Following(Arc<Arriving>),
+}
 
 impl Seal {
     /// Returns when the writes that were under way have ended.
     pub(super) fn close(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Closed;
     }
 
-    /// Writes guest memory, unless the seal is closed.
-    fn write(&self, write: impl FnOnce() -> Result<(), MachineError>) -> Result<(), SinkError> {
-        let closed = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if *closed {
-            return Err(WireError::malformed("page record", "pages after the device state").into());
-        }
-        write().map_err(SinkError::Machine)
+    /// From now on, pages that are missing are placed.
+    pub(super) fn follow(&self, arriving: Arc<Arriving>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Following(arriving);
     }
+
+    /// The pages that are to follow, if any are.
+    pub(super) fn arriving(&self) -> Option<Arc<Arriving>> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Following(arriving) => Some(Arc::clone(arriving)),
+            Stage::Open | Stage::Closed => None,
+        }
+    }
+
+    /// Brings the pages of a record into guest memory, the contents straight from where they arrived.
+    pub(super) fn pages<S>(
+        &self,
+        record: &PageRecord,
+        reader: &mut Reader<S>,
+        memory: &dyn GuestMemory,
+    ) -> Result<(), SinkError>
+    where
+        for<'a> &'a S: Read,
+    {
+        for Run { range, kind } in &record.runs {
+            let (mut next, end) = (range.start.0, range.start.0 + range.pages);
+            if *kind == PageKind::Zero {
+                self.zero(memory, *range)?;
+                continue;
+            }
+            while next < end {
+                let bytes = ((end - next) * PAGE_SIZE_BYTES) as usize;
+                let contents = reader.pages(bytes).map_err(SinkError::Link)?;
+                self.write(memory, Gfn(next), contents)?;
+                next += contents.len() as u64 / PAGE_SIZE_BYTES;
+            }
+        }
+        Ok(())
+    }
+
+    fn zero(&self, memory: &dyn GuestMemory, range: PageRange) -> Result<(), SinkError> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => memory.zero(range.start, range.pages),
+            Stage::Following(arriving) => arriving.place_zeros(range),
+            Stage::Closed => return Err(sealed()),
+        }
+        .map_err(SinkError::Machine)
+    }
+
+    fn write(&self, memory: &dyn GuestMemory, first: Gfn, contents: &[u8]) -> Result<(), SinkError> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => memory.write(first, contents),
+            Stage::Following(arriving) => arriving.place(first, contents),
+            Stage::Closed => return Err(sealed()),
+        }
+        .map_err(SinkError::Machine)
+    }
+}
+
+fn sealed() -> SinkError {
+    WireError::malformed("page record", "pages after the device state").into()
 }
 
 /// See the module.
 pub(super) struct Sink<S = TcpStream> {
     reader: Reader<S>,
     machine: Arc<dyn Destination>,
-    seal: Arc<Seal>,
+    seal: Seal,
     /// What the last acknowledgement said, and what the next will say.
     acked: Ack,
     next: Ack,
@@ -71,12 +132,7 @@ where
     for<'a> &'a S: Read,
 {
     /// A stream whose handshake is done.
-    pub(super) fn new(
-        stream: u32,
-        reader: Reader<S>,
-        machine: Arc<dyn Destination>,
-        seal: Arc<Seal>,
-    ) -> Self {
+    pub(super) fn new(stream: u32, reader: Reader<S>, machine: Arc<dyn Destination>, seal: Seal) -> Self {
         let acked = Ack { stream, ..Ack::default() };
         Self {
             reader,
@@ -90,7 +146,7 @@ where
     }
 
     /// Receives until the connection ends.
-    pub(super) fn run(mut self, events: &SyncSender<Event>, peer: &str) {
+    pub(super) fn run(mut self, events: &SyncSender<Event>, session: u32, peer: &str) {
         loop {
             let input = match self.frame() {
                 Ok(false) => continue,
@@ -99,14 +155,14 @@ where
                     self.acked_at = Instant::now();
                     Input::Received(self.acked)
                 }
-                Err(error) => Input::Lost {
-                    link: Link::Pages(self.next.stream),
-                    error: describe(error, peer, self.next.stream),
-                },
+                Err(error) => {
+                    let link = Link::Pages(self.next.stream);
+                    Input::Lost { link, error: describe(error, peer, link) }
+                }
             };
             let failed = matches!(input, Input::Lost { .. });
             // The engine may have gone; then there is nobody left to tell.
-            if events.send(Event::Input(input)).is_err() || failed {
+            if events.send(Event::Of(session, input)).is_err() || failed {
                 return;
             }
         }
@@ -120,7 +176,7 @@ where
             Tag::Pages => {
                 self.record.decode_into(payload)?;
                 check_round(self.record.round, self.next.round)?;
-                self.pages()?;
+                self.seal.pages(&self.record, &mut self.reader, self.machine.memory())?;
                 self.next.wire_bytes += self.record.raw_pages * PAGE_SIZE_BYTES;
                 self.next.pages += self.record.pages;
                 Ok(self.next.wire_bytes - self.acked.wire_bytes >= ACK_WIRE_BYTES
@@ -140,25 +196,6 @@ where
             tag => Err(WireError::OutOfPlace { tag, expected: "pages" }.into()),
         }
     }
-
-    /// Brings the pages of the record into guest memory, the contents straight from where they arrived.
-    fn pages(&mut self) -> Result<(), SinkError> {
-        let memory = self.machine.memory();
-        for Run { range, kind } in &self.record.runs {
-            let (mut next, end) = (range.start.0, range.start.0 + range.pages);
-            if *kind == PageKind::Zero {
-                self.seal.write(|| memory.zero(range.start, range.pages))?;
-                continue;
-            }
-            while next < end {
-                let bytes = ((end - next) * PAGE_SIZE_BYTES) as usize;
-                let contents = self.reader.pages(bytes).map_err(SinkError::Link)?;
-                self.seal.write(|| memory.write(Gfn(next), contents))?;
-                next += contents.len() as u64 / PAGE_SIZE_BYTES;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A round must follow the last one that ended.
@@ -169,9 +206,9 @@ fn check_round(round: u32, ended: u32) -> Result<(), WireError> {
     Err(WireError::malformed("round", format!("round {round} after round {ended} had ended")))
 }
 
-fn describe(error: SinkError, peer: &str, stream: u32) -> ApiError {
+pub(super) fn describe(error: SinkError, peer: &str, link: Link) -> ApiError {
     match error {
-        SinkError::Link(error) => error.describe(peer, Link::Pages(stream)),
+        SinkError::Link(error) => error.describe(peer, link),
         SinkError::Machine(error) => failure::machine(&error),
     }
 }

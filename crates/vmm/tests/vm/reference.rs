@@ -39,6 +39,42 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
     }
 }
 
+/// The guest writes faster than its memory may leave.
+const WILD: &str = "godwit.ws=24MiB godwit.rate=20000 godwit.content=random";
+
+fn post_copy() -> Budget {
+    Budget {
+        blackout_ms_max: 5,
+        bandwidth_bytes_per_s_max: Some(16 << 20),
+        post_copy: true,
+        ..Budget::default()
+    }
+}
+
+#[test]
+fn a_guest_that_never_rests_moves_by_post_copy_and_finds_nothing_wrong() {
+    for vcpus in [1, 2] {
+        let Some(fixture) = Fixture::new() else { return };
+        let mut here = fixture.boot(vcpus, WILD);
+        let mut before = fixture.report();
+        for hop in 1..=3 {
+            let migration = migration_id(hop);
+            let mut there = fixture.destination(&here, hop);
+            here.migrate_to(&there, migration, post_copy());
+            let outcome = grant_everything(&mut here, &mut there);
+            let MigrationOutcome::Completed { report } = outcome else {
+                panic!("{outcome:?}; {}", here.errors())
+            };
+            eprintln!("{vcpus} vCPUs, move {hop}: {report:?}");
+            let rest = report.post_copy.expect("memory followed");
+            assert!(rest.pages > 0 && rest.faults > 0, "{rest:?}");
+            assert!(here.wait().success(), "{}", here.errors());
+            here = there;
+            before = fixture.progress(&before);
+        }
+    }
+}
+
 /// A network of its own for this thread and the processes that it starts, and a folder for their files.
 pub(crate) struct Fixture {
     folder: tempfile::TempDir,
