@@ -15,7 +15,7 @@ pub enum Protocol {
     LockWithoutEpoch,
     /// A source whose destination may have everything runs on without saying so in the disk lock's record.
     RunOnUnrecorded,
-    /// A source that has connected again takes what it has sent before for arrived.
+    /// A source takes what it has sent for arrived, whatever happened to the connections since.
     TrustSent,
 }
 

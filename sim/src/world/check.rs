@@ -98,8 +98,7 @@ impl World {
         if nobody && self.heir && !excused {
             return Err(Violation::NotTakenOver);
         }
-        let lacks = self.destination.as_ref().is_some_and(|it| it.runs() && !it.is_whole());
-        if lacks && !self.killed[0] {
+        if self.lacks_memory() && !self.killed[0] {
             return Err(Violation::NeverWhole);
         }
         if let Some(source) = self.source.as_ref().filter(|source| !source.runs())

@@ -77,6 +77,13 @@ pub enum Fault {
     ClockFallsBack(Side),
 }
 
+impl Fault {
+    /// Whether it breaks nothing but connections between the VMMs.
+    pub(crate) const fn is_of_the_network(&self) -> bool {
+        matches!(self, Self::Cut { .. } | Self::CutPages | Self::ConnectionBreaks | Self::Silence)
+    }
+}
+
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Choice {

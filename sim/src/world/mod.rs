@@ -150,6 +150,11 @@ impl World {
         }
     }
 
+    /// Whether the VM runs at the destination, and part of its memory is not there.
+    pub fn lacks_memory(&self) -> bool {
+        self.destination.as_ref().is_some_and(|it| it.runs() && !it.is_whole())
+    }
+
     fn budget(post_copy: bool) -> Budget {
         Budget {
             // No guest comes under it: memory follows as soon as that helps.

@@ -61,7 +61,9 @@ impl World {
     /// The source sends pages that are asked for; their contents do not change any more.
     pub(crate) fn serve_pages(&mut self, wanted: &[u64]) {
         let Some(source) = &mut self.source else { return };
-        let pages: Vec<_> = wanted.iter().map(|page| *page as usize).collect();
+        let trusts = self.rules.protocol == Protocol::TrustSent;
+        let wanted = wanted.iter().map(|page| *page as usize);
+        let pages: Vec<_> = wanted.filter(|page| !trusts || source.rest.contains(page)).collect();
         source.rest.retain(|page| !pages.contains(page));
         let pages = pages.into_iter().map(|page| (page, source.memory.pages[page])).collect();
         self.net.to_destination.send(Frame::Pages(pages));

@@ -133,9 +133,14 @@ impl World {
             }
             Action::Save => {
                 let result = source.call();
-                let content = self.guest.next();
-                source.memory.write(SAVE_PAGE, content);
-                self.guest.pages[SAVE_PAGE] = content;
+                // By post-copy others, which loading does not need, are left to follow.
+                let pages =
+                    if self.rules.post_copy { 0..self.guest.pages.len() } else { SAVE_PAGE..SAVE_PAGE + 1 };
+                for page in pages {
+                    let content = self.guest.next();
+                    source.memory.write(page, content);
+                    self.guest.pages[page] = content;
+                }
                 return Ok(Some(Input::Saved(result)));
             }
             Action::SendState { last_round, rest } => {
