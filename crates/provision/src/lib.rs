@@ -86,7 +86,7 @@ pub fn open(config: &VmmConfig) -> Result<Descriptors<OwnedFd>, ProvisionError> 
             OpenOptions::new().append(true).create(true),
         )?,
         migration: migration_listener(&config.role)?,
-        userfault: userfault(&config.role),
+        userfault: matches!(config.role, Role::Incoming { .. }).then(userfault).flatten(),
         cgroup: None,
     })
 }
@@ -140,12 +140,9 @@ fn bind(path: &Path) -> Result<OwnedFd, ProvisionError> {
     sockets::bind(path).map_err(failed)
 }
 
-/// Without it the process may still have the system call, or say that memory cannot follow to it.
-fn userfault(role: &Role) -> Option<OwnedFd> {
-    match role {
-        Role::Incoming { .. } => File::open(USERFAULT).map(OwnedFd::from).ok(),
-        Role::Boot => None,
-    }
+/// What a guest's memory follows it by. Without it the process may still have the system call, or say that it has neither.
+pub fn userfault() -> Option<OwnedFd> {
+    File::open(USERFAULT).map(OwnedFd::from).ok()
 }
 
 fn migration_listener(role: &Role) -> Result<Option<OwnedFd>, ProvisionError> {
