@@ -131,9 +131,11 @@ impl Arriving {
     /// The guest has begun anew: it needs nothing more.
     fn forget(&self) {
         let mut state = self.lock();
+        if std::mem::replace(&mut state.ended, true) {
+            return;
+        }
         state.missing.clear();
         state.left = 0;
-        state.ended = true;
         let whole = state.so_far;
         drop(state);
         self.absent.end();

@@ -15,22 +15,19 @@ use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 use super::acceptor::{Acceptor, Arrivals, Greeter, await_source};
 use super::answer::{self, AnswerSlot};
 use super::arriving::Arriving;
-use super::link::{Connection, Reader};
+use super::ear::Ear;
+use super::link::Connection;
 use super::outflow::Outflow;
-use super::sink::{Seal, SinkError, describe};
+use super::sink::Seal;
 use super::threads::{linger, no_thread, spawn};
+use super::worker::{Work, Worker};
 use super::{Arbiter, EVENTS_MAX, Incoming, TICK, steps};
 use crate::bitmap::PageBitmap;
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError, Manifest, Section};
 use crate::tuning::Tuning;
-use crate::wire::{
-    Control, DeviceState, Hello, Missing, PageRecord, Role, Tag, WANT_PAGES_MAX, Want, WireError, missing,
-};
-
-/// Calls of the machine that may wait for their turn: the engine waits for the answer to one before it wants another.
-const WORK_MAX: usize = 4;
+use crate::wire::{Control, DeviceState, Hello, Role, Tag, WANT_PAGES_MAX, Want, missing};
 
 /// What reaches the engine.
 pub(super) enum Event {
@@ -323,129 +320,6 @@ impl Run {
             let _ = thread.join();
         }
     }
-}
-
-/// Reads control connections.
-struct Ear {
-    machine: Arc<dyn Destination>,
-    seal: Seal,
-    peer: String,
-    events: SyncSender<Event>,
-}
-
-impl Ear {
-    /// Reads one until it ends, on a thread of its own.
-    fn listen(&self, session: u32, mut reader: Reader) -> Result<JoinHandle<()>, ApiError> {
-        let (machine, seal) = (Arc::clone(&self.machine), self.seal.clone());
-        let (events, peer) = (self.events.clone(), self.peer.clone());
-        spawn("mig-control", move || {
-            let missing = Missing::of(machine.memory().ranges());
-            let mut parts = Parts { missing, record: PageRecord::default() };
-            loop {
-                let event = match parts.next(&mut reader, session, &seal, &*machine) {
-                    Ok(None) => continue,
-                    Ok(Some(event)) => event,
-                    Err(error) => {
-                        let link = Link::Control;
-                        Event::Of(session, Input::Lost { link, error: describe(error, &peer, link) })
-                    }
-                };
-                let last = matches!(event, Event::Of(_, Input::Lost { .. }));
-                if events.send(event).is_err() || last {
-                    return;
-                }
-            }
-        })
-    }
-}
-
-/// What comes in several frames; kept also to use its memory again.
-struct Parts {
-    missing: Missing,
-    record: PageRecord,
-}
-
-impl Parts {
-    /// Reads one frame. Pages that somebody waits for are placed at once.
-    fn next(
-        &mut self,
-        reader: &mut Reader,
-        session: u32,
-        seal: &Seal,
-        machine: &dyn Destination,
-    ) -> Result<Option<Event>, SinkError> {
-        let (tag, payload) = reader.frame().map_err(SinkError::Link)?;
-        Ok(match tag {
-            Tag::Control => Some(Event::Of(session, Input::Control(Control::from_payload(payload)?))),
-            Tag::State => Some(Event::State(DeviceState::decode(payload)?)),
-            Tag::Missing => self.missing.take(payload)?.map(Event::Missing),
-            Tag::Pages if seal.arriving().is_some() => {
-                self.record.decode_into(payload)?;
-                seal.pages(&self.record, reader, machine.memory())?;
-                None
-            }
-            tag => {
-                return Err(
-                    WireError::OutOfPlace { tag, expected: "a control message or device state" }.into()
-                );
-            }
-        })
-    }
-}
-
-/// Calls the machine's slower methods, one after the other, so that the engine hears of everything else meanwhile: they may
-/// wait for pages that only arrive if it does.
-struct Worker {
-    work: SyncSender<Work>,
-    thread: JoinHandle<()>,
-}
-
-enum Work {
-    Load(Vec<Section>),
-    TakeOver,
-    Run(Epoch),
-}
-
-impl Worker {
-    fn start(
-        machine: &Arc<dyn Destination>,
-        migration: MigrationId,
-        events: &SyncSender<Event>,
-    ) -> Result<Self, ApiError> {
-        let (work, queue) = sync_channel(WORK_MAX);
-        let (machine, events) = (Arc::clone(machine), events.clone());
-        let thread = spawn("mig-machine", move || {
-            for work in queue {
-                let input = match work {
-                    Work::Load(sections) => Input::Loaded(machine.load(sections)),
-                    Work::TakeOver => Input::TookOver(machine.take_over(migration)),
-                    Work::Run(epoch) => Input::Ran(run(&*machine, epoch)),
-                };
-                if events.send(Event::Input(input)).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { work, thread })
-    }
-
-    /// The engine waits for the answer before it wants anything else.
-    fn give(&self, work: Work) {
-        let _ = self.work.send(work);
-    }
-
-    /// Lets the thread end.
-    fn finish(self) -> JoinHandle<()> {
-        self.thread
-    }
-}
-
-fn run(machine: &dyn Destination, epoch: Epoch) -> Result<(), MachineError> {
-    let ran = machine.run(epoch);
-    if let Err(error) = &ran {
-        tracing::warn!("the VM is this host's and does not run yet: {error}");
-    }
-    ran
 }
 
 fn listening(error: &std::io::Error) -> ApiError {

@@ -14,6 +14,7 @@
 mod acceptor;
 mod answer;
 mod arriving;
+mod ear;
 mod flow;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -30,6 +31,7 @@ mod rest;
 mod sink;
 mod steps;
 mod threads;
+mod worker;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
