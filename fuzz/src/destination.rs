@@ -6,7 +6,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use godwit_migration::Tuning;
 use godwit_migration::destination::{Action, Engine, Input, Setup};
-use godwit_migration::wire::{Ack, Committed, Control};
+use godwit_migration::wire::{Ack, Committed, Control, Done};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{Epoch, MigrationId};
 use uuid::Uuid;
@@ -21,6 +21,8 @@ pub struct Checked {
     engine: Engine,
     asked: bool,
     granted: Option<Epoch>,
+    /// Part of memory is still at the source.
+    lacks: bool,
     ended: bool,
     /// What would come next if all went well: most inputs, or a run never gets as far as a claim.
     expected: VecDeque<Input>,
@@ -30,7 +32,7 @@ impl Checked {
     pub fn new() -> Self {
         let setup = Setup { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), tuning: Tuning::default() };
         let expected = [Input::Hello(message::healthy_hello())].into();
-        Self { engine: Engine::new(setup), asked: false, granted: None, ended: false, expected }
+        Self { engine: Engine::new(setup), asked: false, granted: None, lacks: false, ended: false, expected }
     }
 
     /// Tells it one thing and looks at what it does.
@@ -45,7 +47,11 @@ impl Checked {
         {
             self.granted = Some(*epoch);
         }
+        let named = matches!(input, Input::State { rest: true, .. });
+        let whole = matches!(input, Input::Whole(_));
         let actions = self.engine.handle(now, input);
+        let goes_on = !actions.iter().any(|action| matches!(action, Action::End(_)));
+        self.lacks = (self.lacks || (named && goes_on)) && !whole;
         assert!(actions.len() <= ACTIONS_MAX, "{actions:?}");
         for action in actions {
             assert!(!self.ended, "{action:?} after the end");
@@ -53,6 +59,7 @@ impl Checked {
             match action {
                 Action::AskClaim { .. } => (self.asked, self.granted) = (true, None),
                 Action::Run { epoch } => assert_eq!(Some(epoch), self.granted, "it runs without a grant"),
+                Action::TakeOver => assert!(!self.lacks, "it takes over without all of its memory"),
                 Action::End(result) => {
                     assert!(result.is_err() || result.ok() == self.granted);
                     self.ended = true;
@@ -74,14 +81,14 @@ impl Checked {
     /// What a machine, an arbiter and a source would say to an action.
     fn expect(&mut self, action: &Action, bytes: &mut Unstructured<'_>) -> Result<()> {
         match action {
-            Action::Admit(_) => self.expected.push_back(Input::Admitted(Ok(()))),
+            Action::Admit { .. } => self.expected.push_back(Input::Admitted(Ok(()))),
             Action::AcceptStreams { count } => {
                 self.expected.extend((0..*count).map(|_| Input::StreamOpened));
             }
             Action::Send(Control::Ready(_)) => {
                 let ack = |stream| Input::Received(Ack { stream, wire_bytes: 16, pages: 0, round: 1 });
                 self.expected.extend((0..message::STREAMS).map(ack));
-                self.expected.push_back(Input::State { last_round: 1 });
+                self.expected.push_back(Input::State { last_round: 1, rest: bytes.arbitrary()? });
             }
             Action::Load => self.expected.push_back(Input::Loaded(message::outcome(bytes)?)),
             Action::Send(Control::Prepared(_)) => {
@@ -90,6 +97,10 @@ impl Checked {
             Action::AskClaim { .. } => self.expected.push_back(Input::Verdict(verdict(bytes)?)),
             Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
             Action::Run { .. } => self.expected.push_back(Input::Ran(message::outcome(bytes)?)),
+            Action::Send(Control::Resumed(_)) => self.expected.push_back(Input::Whole(message::whole(bytes)?)),
+            Action::Send(Control::Whole(_)) => {
+                self.expected.push_back(Input::Control(Control::Done(Done {})));
+            }
             _ => {}
         }
         Ok(())
@@ -97,17 +108,20 @@ impl Checked {
 }
 
 fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
-    Ok(match bytes.int_in_range(0..=12)? {
+    Ok(match bytes.int_in_range(0..=15)? {
         0 => Input::Hello(message::hello(bytes)?),
         1 => Input::Admitted(if bytes.ratio(1, 8)? { Err(vec!["it does not fit".into()]) } else { Ok(()) }),
         2 => Input::StreamOpened,
         3 => Input::Received(message::ack(bytes)?),
-        4 => Input::State { last_round: bytes.int_in_range(0..=4)? },
+        4 => Input::State { last_round: bytes.int_in_range(0..=4)?, rest: bytes.arbitrary()? },
         5 | 6 => Input::Control(message::control(bytes)?),
         7 => Input::Loaded(message::outcome(bytes)?),
         8 => Input::Verdict(verdict(bytes)?),
         9 => Input::TookOver(witness(bytes)?),
         10 => Input::Ran(message::outcome(bytes)?),
+        12 => Input::Touched(vec![bytes.int_in_range(0..=20)?]),
+        13 => Input::Whole(message::whole(bytes)?),
+        14 => Input::Rejoined,
         11 => Input::Lost { link: message::link(bytes)?, error: message::lost() },
         _ => Input::Tick,
     })

@@ -1,8 +1,9 @@
 //! A destination that has a little memory and takes everything.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, PageRange, Section};
+use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::{Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES};
 
@@ -57,6 +58,14 @@ impl Destination for Model {
 
     fn memory(&self) -> &dyn GuestMemory {
         self
+    }
+
+    fn can_follow(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn await_pages(&self, _: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError> {
+        Err(MachineError { step: "awaiting memory".into(), reason: "no guest touches this".into() })
     }
 
     fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {

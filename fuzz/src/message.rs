@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use godwit_migration::wire::{
-    Ack, Committed, Control, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Welcome,
+    Ack, Committed, Control, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome, Whole,
 };
 use godwit_migration::{Link, MachineError, Manifest};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
@@ -15,20 +15,28 @@ pub const STREAMS: u32 = 2;
 
 /// A control message of either side.
 pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
-    Ok(match input.int_in_range(0..=7)? {
-        0 => Control::Welcome(Welcome {}),
+    Ok(match input.int_in_range(0..=10)? {
+        0 => Control::Welcome(Welcome { post_copy: input.arbitrary()? }),
         1 => Control::Ready(Ready {}),
         2 => Control::Heartbeat(Heartbeat { source_us: input.arbitrary()? }),
         3 => Control::Ack(ack(input)?),
         4 => Control::Prepared(Prepared {}),
         5 => Control::Committed(Committed { epoch: input.arbitrary()? }),
-        6 => Control::Resumed(Resumed { took_us: input.arbitrary()? }),
+        6 => Control::Resumed(Resumed { took_us: input.arbitrary()?, ago_us: input.arbitrary()? }),
+        7 => Control::Want(Want { pages: input.arbitrary()? }),
+        8 => Control::Whole(whole(input)?),
+        9 => Control::Done(Done {}),
         _ => Control::Error(Failure {
             code: input.arbitrary()?,
             message: input.arbitrary()?,
             remedy: input.arbitrary()?,
         }),
     })
+}
+
+/// What a destination says of its waiting.
+pub fn whole(input: &mut Unstructured<'_>) -> Result<Whole> {
+    Ok(Whole { faults: input.arbitrary()?, waited_us: input.arbitrary()?, longest_us: input.arbitrary()? })
 }
 
 /// How far a stream is, plausible or not.
@@ -46,18 +54,18 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
         let (spec_json, cpu) = (input.arbitrary()?, input.arbitrary()?);
         let epoch = Epoch(if input.arbitrary()? { 1 } else { input.arbitrary()? });
         let manifest = Manifest { vm: VmId(Uuid::nil()), epoch, spec_json, ranges: RANGES.into(), cpu };
-        Role::Control { manifest, page_streams: input.int_in_range(0..=3)? }
+        Role::Control { manifest, page_streams: input.int_in_range(0..=3)?, post_copy: input.arbitrary()? }
     };
     let epoch = Epoch(if input.arbitrary()? { 2 } else { input.arbitrary()? });
-    Ok(Hello { migration: MigrationId(Uuid::nil()), epoch, source: input.arbitrary()?, role })
+    Ok(Hello { migration: MigrationId(Uuid::nil()), epoch, source: input.arbitrary()?, session: input.arbitrary()?, role })
 }
 
 /// The first frame of the source that both state machines are set up for.
 pub fn healthy_hello() -> Hello {
     let (vm, epoch) = (VmId(Uuid::nil()), Epoch(1));
     let manifest = Manifest { vm, epoch, spec_json: vec![], ranges: RANGES.into(), cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: STREAMS };
-    Hello { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), source: "a".into(), role }
+    let role = Role::Control { manifest, page_streams: STREAMS, post_copy: true };
+    Hello { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), source: "a".into(), session: 0, role }
 }
 
 /// Any connection of a migration.

@@ -35,18 +35,20 @@ impl Checked {
     pub fn new(bytes: &mut Unstructured<'_>) -> Result<Self> {
         let host = |name: &str| name.parse().expect("it is a host's name");
         let on_deadline = if bytes.arbitrary()? { OnDeadline::Switch } else { OnDeadline::Cancel };
+        let post_copy = bytes.arbitrary()?;
+        let blackout_ms_max = if post_copy { 0 } else { Budget::default().blackout_ms_max };
         let setup = Setup {
             migration: MigrationId(Uuid::nil()),
             source: host("a"),
             destination: host("b"),
-            budget: Budget { on_deadline, ..Budget::default() },
+            budget: Budget { on_deadline, post_copy, blackout_ms_max, ..Budget::default() },
             ram_pages: 8,
             tuning: Tuning { page_streams: message::STREAMS, ..Tuning::default() },
         };
         let mut engine = Engine::new(setup);
         engine.handle(Duration::ZERO, Input::Start);
         let (asked, granted, given) = (false, false, false);
-        let expected = [Input::Control(Control::Welcome(Welcome {}))].into();
+        let expected = [Input::Control(Control::Welcome(Welcome { post_copy }))].into();
         let (reclaiming, handed_over, ended) = (false, false, false);
         Ok(Self { engine, asked, granted, given, reclaiming, handed_over, ended, expected })
     }
@@ -77,6 +79,9 @@ impl Checked {
             match action {
                 Action::SendState { .. } => self.given = true,
                 Action::AskCommit => self.asked = true,
+                Action::PushRest | Action::Reconnect { .. } => {
+                    assert!(self.handed_over, "it lets memory follow a guest that may still run here");
+                }
                 Action::Reclaim => self.reclaiming = true,
                 Action::HandOver => {
                     assert!(self.granted, "it hands over without a grant");
@@ -117,8 +122,13 @@ impl Checked {
             Action::Resume => say(Input::Resumed(message::outcome(bytes)?)),
             Action::HandOver => {
                 say(Input::HandedOver);
-                say(Input::Control(Control::Resumed(Resumed { took_us: 7 })));
+                say(Input::Control(Control::Resumed(Resumed { took_us: 7, ago_us: 0 })));
             }
+            Action::Reconnect { .. } => {
+                say(Input::Reconnected(if bytes.ratio(1, 4)? { Err(message::lost()) } else { Ok(()) }));
+                say(Input::Missing);
+            }
+            Action::PushRest => say(Input::Control(Control::Whole(message::whole(bytes)?))),
             _ => {}
         }
         Ok(())
@@ -132,7 +142,7 @@ fn harvest(bytes: &mut Unstructured<'_>) -> Result<std::result::Result<Harvest, 
 }
 
 fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
-    Ok(match bytes.int_in_range(0..=16)? {
+    Ok(match bytes.int_in_range(0..=18)? {
         0..=2 => Input::Control(message::control(bytes)?),
         3 => Input::StreamsOpened(if bytes.ratio(1, 8)? { Err(message::lost()) } else { Ok(()) }),
         4 => Input::LogStarted(message::outcome(bytes)?),
@@ -156,6 +166,8 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
         13 => Input::Verdict(destination::verdict(bytes)?),
         14 if bytes.ratio(1, 4)? => Input::HandedOver,
         14 => Input::Cancel,
+        16 => Input::Missing,
+        17 => Input::Reconnected(if bytes.arbitrary()? { Err(message::lost()) } else { Ok(()) }),
         15 => Input::Lost { link: message::link(bytes)?, error: message::lost() },
         _ => Input::Tick,
     })

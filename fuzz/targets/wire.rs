@@ -7,12 +7,12 @@ use arbitrary::{Result, Unstructured};
 use godwit_fuzz::machine::Model;
 use godwit_fuzz::stream::Pieces;
 use godwit_fuzz::{edited, message};
-use godwit_migration::Section;
 use godwit_migration::codec::{Packer, Packing};
 use godwit_migration::driver::fuzzing;
 use godwit_migration::wire::{
     DeviceState, HEADER_BYTES, Header, PREAMBLE_BYTES, PageKind, PageRecord, Preamble, RoundEnd, Tag,
 };
+use godwit_migration::{PageRange, Section, wire};
 use godwit_types::Gfn;
 use libfuzzer_sys::fuzz_target;
 
@@ -68,10 +68,11 @@ fn edited_sometimes(header: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec
 
 /// A frame as a healthy peer would send it, or nearly, and the contents that follow it.
 fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>, Vec<u8>)> {
-    let (tag, payload) = match input.int_in_range(0..=5)? {
+    let (tag, payload) = match input.int_in_range(0..=6)? {
         0 => (Tag::Hello, message::hello(input)?.encode()),
         1 => (Tag::Control, message::control(input)?.to_payload()),
         2 => (Tag::State, state(input)?.encode()),
+        5 => (Tag::Missing, missing(input)?),
         3 | 4 => {
             let (payload, contents) = page_record(input, pages)?;
             return Ok((Tag::Pages, payload, contents));
@@ -79,6 +80,18 @@ fn frame(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Tag, Vec<u8>,
         _ => (Tag::RoundEnd, RoundEnd { round: input.int_in_range(0..=3)?, pages: *pages }.encode().to_vec()),
     };
     Ok((tag, payload, Vec::new()))
+}
+
+/// The first frame of a list of pages that are, or are not, those of the model.
+fn missing(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let (mut runs, mut end) = (Vec::new(), 0);
+    for _ in 0..input.int_in_range(0..=4)? {
+        let start = Gfn(end + input.int_in_range(0..=9)?);
+        let pages = input.int_in_range(1..=5)?;
+        end = start.0 + pages;
+        runs.push(PageRange { start, pages });
+    }
+    Ok(wire::missing(runs.into_iter()).swap_remove(0))
 }
 
 fn state(input: &mut Unstructured<'_>) -> Result<DeviceState> {

@@ -128,6 +128,8 @@ fn before_the_stop(rules: Rules) -> World {
             world.choices().into_iter().filter(|choice| !matches!(choice, Choice::Poll { .. })).collect();
         let choice = match open.first() {
             Some(choice) => *choice,
+            // Before post-copy is chosen the destination has nothing to wait for but more rounds.
+            None if rules.post_copy => Choice::Deadline(Side::Source),
             None => Choice::Deadline(if step % 2 == 0 { Side::Source } else { Side::Destination }),
         };
         step += 1;

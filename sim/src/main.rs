@@ -56,6 +56,9 @@ struct Cli {
     /// machine does meanwhile.
     #[arg(long, requires = "explore")]
     grants_outlive_sources: bool,
+    /// With --explore: part of memory follows the guest.
+    #[arg(long, requires = "explore")]
+    post_copy: bool,
     /// With --explore: the datastore carries no locks from host to host.
     #[arg(long, requires = "explore")]
     no_shared_locks: bool,
@@ -120,6 +123,7 @@ fn seeds(cli: &Cli) -> bool {
 fn explore(cli: &Cli) -> bool {
     let began = Instant::now();
     let rules = Rules {
+        post_copy: cli.post_copy,
         protocol: cli.protocol,
         commit: cli.commit,
         shared_locks: !cli.no_shared_locks,

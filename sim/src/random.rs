@@ -11,6 +11,8 @@ const PAGES: usize = 6;
 const FAULTS_MAX: u64 = 4;
 /// Faults come within so many steps; an undisturbed run takes about as many.
 const FAULT_STEPS: u64 = 260;
+/// The network's faults while memory follows the guest, at most: a short time that others seldom meet.
+const FOLLOWING_FAULTS_MAX: u32 = 4;
 /// Steps after which the faults stop and everybody only goes on.
 const STEPS_MAX: usize = 1200;
 
@@ -66,16 +68,24 @@ pub fn run(seed: u64, protocol: Protocol, commit: Commit) -> Run {
     let mut random = Random::new(seed);
     let shared_locks = random.below(2) == 0;
     let slow_calls = random.below(4) == 0;
-    let rules = Rules { protocol, commit, shared_locks, slow_calls, grants_outlive_sources: false };
+    // Drawn apart, so that a run without it is what it was before.
+    let post_copy = protocol == Protocol::TrustSent || Random::new(!seed).below(3) == 0;
+    let grants_outlive_sources = false;
+    let rules = Rules { protocol, commit, shared_locks, slow_calls, grants_outlive_sources, post_copy };
     let planned = random.below(FAULTS_MAX + 2).saturating_sub(1);
     let mut plan: Vec<u64> = (0..planned).map(|_| random.below(FAULT_STEPS)).collect();
     plan.sort_unstable_by(|one, other| other.cmp(one));
     let disturbed = !plan.is_empty();
+    let mut following = if disturbed && post_copy { FOLLOWING_FAULTS_MAX } else { 0 };
     let world = World::new(rules, PAGES);
     let mut run = Run { rules, begin: world.clone(), steps: Vec::new(), faults: 0, world, violation: None };
     while run.steps.len() < STEPS_MAX && (!plan.is_empty() || !run.world.is_settled()) {
         let struck = plan.last().is_some_and(|at| *at <= run.steps.len() as u64);
-        let choice = if struck {
+        let choice = if following > 0 && run.world.lacks_memory() && random.below(6) == 0 {
+            following -= 1;
+            run.faults += 1;
+            draw_fault_of(&mut random, &run.world, Fault::is_of_the_network)
+        } else if struck {
             plan.pop();
             run.faults += 1;
             draw_fault(&mut random, &run.world)
@@ -93,7 +103,15 @@ pub fn run(seed: u64, protocol: Protocol, commit: Commit) -> Run {
 }
 
 fn draw_fault(random: &mut Random, world: &World) -> Choice {
-    let open = world.faults();
+    draw_fault_of(random, world, |_| true)
+}
+
+/// A fault of those wanted, if any can strike now.
+fn draw_fault_of(random: &mut Random, world: &World, wanted: impl Fn(&Fault) -> bool) -> Choice {
+    let mut open = world.faults();
+    if open.iter().any(&wanted) {
+        open.retain(wanted);
+    }
     // First the kind, or the many ways to cut would drown the rest.
     let mut kinds: Vec<Fault> = Vec::new();
     for fault in &open {

@@ -15,6 +15,8 @@ pub enum Protocol {
     LockWithoutEpoch,
     /// A source whose destination may have everything runs on without saying so in the disk lock's record.
     RunOnUnrecorded,
+    /// A source takes what it has sent for arrived, whatever happened to the connections since.
+    TrustSent,
 }
 
 /// How the manager writes a commit down.
@@ -41,4 +43,6 @@ pub struct Rules {
     pub slow_calls: bool,
     /// Whether a VM must survive its source's death as soon as its commit was granted, whatever else fails.
     pub grants_outlive_sources: bool,
+    /// Part of memory follows the guest, and connections that break meanwhile are made again.
+    pub post_copy: bool,
 }

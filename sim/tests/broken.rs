@@ -32,6 +32,11 @@ fn a_disk_lock_that_ignores_the_epoch_is_caught() {
 }
 
 #[test]
+fn a_source_that_trusts_what_it_has_sent_over_broken_connections_is_caught() {
+    first_failure(Protocol::TrustSent, 5000);
+}
+
+#[test]
 fn a_failure_shrinks_to_fewer_steps_that_replay_to_the_same_end() {
     for protocol in [Protocol::CommitSwapped, Protocol::ResumeOnTimeout, Protocol::LockWithoutEpoch] {
         let run = first_failure(protocol, 5000);

@@ -6,6 +6,7 @@ use godwit_sim::rules::{Commit, Protocol, Rules};
 use godwit_sim::world::{Choice, Fault, Side, Violation, World};
 
 const REAL: Rules = Rules {
+    post_copy: false,
     protocol: Protocol::Real,
     commit: Commit::Durable,
     shared_locks: true,

@@ -41,6 +41,31 @@ fn no_faults_make_two_runners_lose_a_write_lose_the_vm_or_make_the_record_lie() 
     assert!(faults.len() >= 19, "only {faults:?}");
 }
 
+/// Whether the guest ran at the destination before all of its memory was there, and whether connections were made again.
+fn post_copy(run: &Run) -> (bool, bool) {
+    let mut world = run.begin.clone();
+    let mut followed = false;
+    for step in &run.steps {
+        world.apply(*step).unwrap();
+        followed |= world.lacks_memory();
+    }
+    (followed, run.steps.contains(&Choice::Connect))
+}
+
+#[test]
+fn memory_follows_the_guest_through_networks_that_fail_and_none_is_lost() {
+    let runs: Vec<Run> = (0..SEEDS).map(real).filter(|run| run.rules.post_copy).collect();
+    assert!(runs.iter().all(|run| run.violation.is_none()));
+    let seen: Vec<(bool, bool)> = runs.iter().map(post_copy).collect();
+    let followed = seen.iter().filter(|(followed, _)| *followed).count();
+    let connected_again = seen.iter().filter(|(_, again)| *again).count();
+    assert!(
+        followed > runs.len() / 4 && connected_again > 100,
+        "{followed}, {connected_again} of {}",
+        runs.len()
+    );
+}
+
 #[test]
 fn an_undisturbed_migration_ends_with_the_vm_at_the_destination_in_any_order_of_steps() {
     let undisturbed = (0..SEEDS).map(real).filter(|run| run.faults == 0);

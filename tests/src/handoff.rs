@@ -66,10 +66,10 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Every blow at every step.
+    /// Every blow at every step that a migration without post-copy takes.
     pub fn all() -> Vec<Self> {
         let blows = |step: &Step| Blow::ALL.map(|blow| Self { step: *step, blow });
-        Step::ALL.iter().flat_map(blows).collect()
+        Step::ALL.iter().filter(|step| **step != Step::SourcePushRest).flat_map(blows).collect()
     }
 
     /// Different for every case, since those of one cluster share a datastore.

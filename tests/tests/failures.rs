@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use godwit_faults::Step;
 use godwit_lab::cluster::{Cluster, GuestOptions};
 use godwit_lab::fabric::Fabric;
 use godwit_lab::load::Load;
 use godwit_lab::{LabError, Result};
 use godwit_tests::{
-    assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric, on_one_fabric,
+    assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric, on_one_fabric, succeeded,
 };
 use godwit_types::host::{Host, HostState};
 use godwit_types::migration::Phase;
@@ -76,6 +77,39 @@ fn a_side_that_hangs_in_pre_copy_ends_the_attempt_and_everybody_else_answers_mea
             assert_alive(cluster, guest.address)?;
         }
         migrate(cluster, &guest.name, &there, &[])?;
+        assert_alive(cluster, guest.address)
+    });
+}
+
+#[test]
+fn a_link_cut_in_post_copy_makes_the_guest_wait_and_then_all_of_its_memory_follows() {
+    on_fabric(|cluster, place| {
+        let [here, there] = hosts(cluster);
+        let guest = GuestOptions {
+            memory: Bytes::mib(192),
+            working_set: Bytes::mib(96),
+            content: "random".into(),
+            rate: "100000".into(),
+            ..GuestOptions::named("follows")
+        };
+        boot(cluster, place, &guest, &here)?;
+        await_full_working_set(cluster, &guest)?;
+        // The guest runs there, and hardly anything of what it has written last has followed.
+        let hold = cluster.hold(Step::DestinationSendResumed)?;
+        let options = ["--post-copy", "--max-blackout", "1ms", "--max-bandwidth", "32MiB"];
+        let task = cluster.migrate_detached(&guest.name, &there, &options)?;
+        hold.await_reached()?;
+        cluster.cut(&there)?;
+        drop(hold);
+        std::thread::sleep(HANG);
+        cluster.mend(&there)?;
+        let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+        let report = succeeded(ended)?;
+        let rest = report.post_copy.as_ref().ok_or_else(|| LabError::Broken(format!("{report:?}")))?;
+        ensure(rest.pages > 1000 && rest.reconnects > 0, format!("{rest:?}"))?;
+        cluster.assert_runs_on(&guest.name, &there)?;
+        assert_alive(cluster, guest.address)?;
+        migrate(cluster, &guest.name, &here, &options)?;
         assert_alive(cluster, guest.address)
     });
 }

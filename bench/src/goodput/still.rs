@@ -1,21 +1,21 @@
 //! A VM that stands still, so that a migration is nothing but the moving of its memory.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::driver::{Arbiter, Incoming, Outgoing, SourceRun, receive};
+use godwit_migration::driver::{Arbiter, Connections, Connector, Incoming, Outgoing, SourceRun, receive};
 use godwit_migration::secure::Secure;
 use godwit_migration::{
-    Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
 };
 use godwit_tls::Session;
 use godwit_types::control::Question;
 use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::ownership::{Verdict, Witness};
-use godwit_types::{Bytes, Epoch, HostName, MigrationId, VmId};
+use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, HostName, MigrationId, VmId};
 use godwit_vmm::memory::Ram;
 use uuid::Uuid;
 
@@ -73,7 +73,8 @@ pub(super) fn migrate(
     let (ended, outcome) = channel();
     let ended = Box::new(move |outcome| drop(ended.send(outcome)));
     let machine = Arc::new(Still(Arc::clone(from)));
-    let run = SourceRun::start(outgoing, machine, Arc::new(Grants), Box::new(|_| ()), ended);
+    let run =
+        SourceRun::start(outgoing, machine, (Arc::new(Grants), Arc::new(Grants)), Box::new(|_| ()), ended);
     let outcome = outcome.recv_timeout(LIMIT);
     drop(run);
     match outcome {
@@ -98,6 +99,16 @@ struct Grants;
 impl Arbiter for Grants {
     fn ask(&self, _: Question, answer: Box<dyn FnOnce(Verdict) + Send>) {
         answer(Verdict::Granted { epoch: EPOCH.next() });
+    }
+}
+
+impl Connector for Grants {
+    fn connect(
+        &self,
+        _: (MigrationId, &HostName, SocketAddr),
+        answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
+    ) {
+        answer(Err(ApiError::new(ErrorCode::Unreachable, "these connections are made once")));
     }
 }
 
@@ -161,6 +172,14 @@ impl Destination for Still {
 
     fn memory(&self) -> &dyn GuestMemory {
         &*self.0
+    }
+
+    fn can_follow(&self) -> Result<(), String> {
+        Err("memory stays with its guest here".into())
+    }
+
+    fn await_pages(&self, _: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError> {
+        Err(MachineError { step: "waiting for pages".into(), reason: "they never follow here".into() })
     }
 
     fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {

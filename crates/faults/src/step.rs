@@ -62,6 +62,8 @@ steps! {
     /// The guest stands until here.
     DestinationRun = "destination-run",
     DestinationSendResumed = "destination-send-resumed",
+    /// Of post-copy alone: the guest runs, or is about to, and nothing was pushed after it.
+    SourcePushRest = "source-push-rest",
     DestinationEnd = "destination-end",
     SourceEnd = "source-end",
     /// Both sides have told how it ended, and the task has not.

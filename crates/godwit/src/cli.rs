@@ -190,6 +190,9 @@ Examples:
         /// Look at this host alone [default: all hosts].
         #[arg(long, value_name = "HOST")]
         to: Option<HostName>,
+        /// Look also whether its memory can follow it: see `godwit vm migrate --post-copy`.
+        #[arg(long)]
+        post_copy: bool,
         /// Show what was found to be well, too.
         #[arg(long)]
         all: bool,
@@ -239,6 +242,12 @@ pub(crate) struct VmMigrate {
     /// What to do at the deadline: `cancel`, or `switch` over with a longer blackout.
     #[arg(long, default_value = "cancel", value_name = "WHAT", value_parser = crate::parse::on_deadline)]
     pub on_deadline: OnDeadline,
+    /// If the guest writes faster than its memory moves: switch over all the same, with a short blackout, and let the rest
+    /// of its memory follow while it runs at the destination. It waits for each page that it touches before it is there.
+    /// If the source's host or its VM process dies before all has followed, the VM is lost; a network that fails
+    /// meanwhile is waited for, up to an hour.
+    #[arg(long)]
+    pub post_copy: bool,
     /// Most bytes per second on the wire, such as 100MiB [default: no cap].
     #[arg(long, value_name = "SIZE")]
     pub max_bandwidth: Option<Bytes>,

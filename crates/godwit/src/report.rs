@@ -1,7 +1,7 @@
 //! Migrations in words: the line while one runs, and the report at its end.
 
 use godwit_types::Bytes;
-use godwit_types::migration::{MigrationProgress, MigrationReport, Phase};
+use godwit_types::migration::{MigrationProgress, MigrationReport, Phase, PostCopyReport};
 
 use crate::output::fields;
 
@@ -9,7 +9,7 @@ use crate::output::fields;
 pub(crate) fn report(report: &MigrationReport) -> String {
     let blackout = &report.blackout;
     let bytes = &report.bytes;
-    fields(&[
+    let mut rows = vec![
         ("moved", format!("{} -> {}", report.from, report.to)),
         ("total", format!("{:.0} ms", report.total_ms)),
         (
@@ -37,7 +37,23 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("  state", Bytes(bytes.state).to_string()),
         ("  overhead", Bytes(bytes.overhead).to_string()),
         ("goodput", rate(report.goodput_bytes_per_s)),
-    ])
+    ];
+    rows.extend(report.post_copy.iter().flat_map(post_copy));
+    fields(&rows)
+}
+
+/// How the rest of memory followed.
+fn post_copy(rest: &PostCopyReport) -> [(&'static str, String); 4] {
+    let waits = format!(
+        "{} for {:.1} ms in all, {:.1} ms at most",
+        rest.faults, rest.waited_ms, rest.longest_wait_ms
+    );
+    [
+        ("post-copy", format!("{} pages", rest.pages)),
+        ("  all there", format!("{:.0} ms after the resume", rest.rest_ms)),
+        ("  waits", waits),
+        ("  reconnects", rest.reconnects.to_string()),
+    ]
 }
 
 /// One line of progress.
@@ -48,6 +64,7 @@ pub(crate) fn progress(progress: &MigrationProgress) -> String {
         Phase::Switchover => "switchover",
         Phase::Commit => "commit",
         Phase::Resume => "resume",
+        Phase::PostCopy => "post-copy",
         Phase::Done => "done",
     };
     let mut parts = vec![format!("{phase:10}")];
@@ -72,7 +89,7 @@ pub(crate) fn progress(progress: &MigrationProgress) -> String {
 pub(crate) fn permille(progress: &MigrationProgress, memory: Bytes) -> u64 {
     match progress.phase {
         Phase::Preflight => 0,
-        Phase::PreCopy | Phase::Switchover => {
+        Phase::PreCopy | Phase::Switchover | Phase::PostCopy => {
             let left = progress.remaining.0.min(memory.0);
             (memory.0 - left).saturating_mul(1000) / memory.0.max(1)
         }

@@ -17,6 +17,7 @@ struct Setting {
     busy: Option<Task>,
     source: HostRow,
     destination: HostRow,
+    post_copy: bool,
     answers: Answers,
 }
 
@@ -26,7 +27,7 @@ impl Setting {
         let owned = Ownership { vm: vm.id, owner: source.name.clone(), epoch: Epoch(1), claimed: true };
         let answers =
             Answers { guest: Some(Ok(guest())), admission: Some(Ok(vec![])), skew: Skew::default() };
-        Self { vm, owned, busy: None, source, destination, answers }
+        Self { vm, owned, busy: None, source, destination, post_copy: false, answers }
     }
 
     fn judge(&self) -> HostCheck {
@@ -36,6 +37,7 @@ impl Setting {
             busy: self.busy.as_ref(),
             source: Some(&self.source),
             destination: &self.destination,
+            post_copy: self.post_copy,
             answers: &self.answers,
         })
     }
@@ -129,6 +131,10 @@ const SPOILT: &[(Check, Verdict, &str, Spoil)] = &[
         s.answers.admission = Some(Ok(vec![found]));
     }),
     (Check::Clock, Warning, "101 ms behind", |s| s.answers.skew.ms = -101),
+    (Check::PostCopy, Blocked, "to b: no userfaultfd", |s| {
+        s.post_copy = true;
+        s.offer().no_post_copy = Some("no userfaultfd".into());
+    }),
     (Check::Clock, Blocked, "5001 ms ahead", |s| s.answers.skew.ms = 5_001),
 ];
 

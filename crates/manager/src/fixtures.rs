@@ -53,6 +53,7 @@ fn offer() -> VmmOffer {
         sections: BTreeMap::from([("kvm-vcpu".into(), 1)]),
         vcpus_max: 64,
         cpu: cpu(),
+        no_post_copy: None,
     }
 }
 

@@ -30,12 +30,13 @@ pub(crate) async fn report(
     manager: &Arc<Manager>,
     vm: String,
     to: Option<HostName>,
+    post_copy: bool,
 ) -> Result<MigrationCheck, ApiError> {
     let probe = ask(manager, &vm, to.as_ref()).await?;
     let report = manager.store.read(move |tx| {
         let situation = Situation::of(tx, &vm)?;
         let hosts = destinations(tx, to.as_ref())?;
-        let hosts = hosts.iter().map(|host| situation.judge(host, &probe)).collect();
+        let hosts = hosts.iter().map(|host| situation.judge(host, &probe, post_copy)).collect();
         let from = situation.owned.map(|owned| owned.owner);
         Ok(MigrationCheck { vm: situation.vm.name, from, hosts })
     });
@@ -60,14 +61,15 @@ impl Situation {
         Ok(Self { busy: tx.open_task(vm.id)?, vm, owned, source })
     }
 
-    /// Whether the VM can move to `destination`, with all reasons.
-    pub(crate) fn judge(&self, destination: &HostRow, probe: &Probe) -> HostCheck {
+    /// Whether the VM can move to `destination`, with all reasons; with `post_copy`, also so that its memory follows it.
+    pub(crate) fn judge(&self, destination: &HostRow, probe: &Probe, post_copy: bool) -> HostCheck {
         check::judge(&Case {
             vm: &self.vm,
             owned: self.owned.as_ref(),
             busy: self.busy.as_ref(),
             source: self.source.as_ref(),
             destination,
+            post_copy,
             answers: &probe.answers(self.source.as_ref(), destination),
         })
     }

@@ -48,6 +48,15 @@ impl PageBitmap {
         }
     }
 
+    /// Removes a frame; whether it was in the set.
+    pub fn remove(&mut self, gfn: Gfn) -> bool {
+        let Some(word) = self.words.get_mut((gfn.0 / 64) as usize) else { return false };
+        let bit = 1 << (gfn.0 % 64);
+        let was = *word & bit != 0;
+        *word &= !bit;
+        was
+    }
+
     /// Removes all frames.
     pub fn clear(&mut self) {
         self.words.fill(0);

@@ -12,6 +12,8 @@
 //!                                                                      |   ^ undecided: tries the locks, asks again
 //!                                              granted                 v   | not COMMITTED, and the disks stay locked
 //!  Ended: runs here <---- the vCPUs run ----- Running <----------------+---+
+//!          ^                                   | part of memory is still at the source
+//!          +----- all of it is here -------- Following     see `following`
 //! ```
 //!
 //! The guest runs here only after a granted claim. No timer leads to Running. A source that dies before its commit leaves
@@ -19,6 +21,7 @@
 //! its claim, and is granted the VM.
 
 mod event;
+mod following;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -28,6 +31,7 @@ use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 
 pub use event::{Action, Input};
 
+use self::following::Rest;
 use crate::failure::{self, Link};
 use crate::machine::MachineError;
 use crate::tuning::Tuning;
@@ -51,6 +55,7 @@ enum State {
     Prepared,
     Claiming(Claim),
     Running { epoch: Epoch, doubt_at: Duration, try_at: Option<Duration> },
+    Following { epoch: Epoch },
     Ended,
 }
 
@@ -85,6 +90,10 @@ pub struct Engine {
     /// A page stream broke: the error to report unless the source says why before this time.
     broken: Option<(Duration, ApiError)>,
     deaf: bool,
+    /// The source may let a part of memory follow.
+    post_copy: bool,
+    /// Part of memory follows the guest: once the source has said so.
+    rest: Option<Rest>,
 }
 
 impl Engine {
@@ -105,6 +114,8 @@ impl Engine {
             witness: Witness::None,
             broken: None,
             deaf: false,
+            post_copy: false,
+            rest: None,
         }
     }
 
@@ -119,12 +130,15 @@ impl Engine {
             Input::Admitted(result) => self.admitted(result),
             Input::StreamOpened => self.stream_opened(),
             Input::Received(ack) => self.received(ack),
-            Input::State { last_round } => self.device_state(last_round),
+            Input::State { last_round, rest } => self.device_state(last_round, rest),
             Input::Control(message) => self.control(message),
             Input::Loaded(result) => self.loaded(result),
             Input::Verdict(verdict) => self.verdict(verdict),
             Input::TookOver(witness) => self.took_over(witness),
             Input::Ran(result) => self.ran(result),
+            Input::Touched(pages) => self.touched(pages),
+            Input::Whole(whole) => self.whole(whole),
+            Input::Rejoined => self.rejoined(),
             Input::Lost { link, error } => self.lost(link, error),
             Input::Tick => self.tick(),
         }
@@ -148,12 +162,13 @@ impl Engine {
         }
         self.witness.hash(hasher);
         (self.committed.is_some(), self.broken.is_some(), self.deaf).hash(hasher);
+        self.rest.as_ref().map(|rest| (rest.whole, rest.ran.is_some())).hash(hasher);
     }
 
     fn hello(&mut self, hello: Hello) {
         self.heard = self.now;
         self.source = format!("source {}", hello.source);
-        let Role::Control { manifest, page_streams } = hello.role else {
+        let Role::Control { manifest, page_streams, post_copy } = hello.role else {
             return self.fail(failure::out_of_turn(&self.source, "a page stream"), true);
         };
         if self.state != State::Waiting {
@@ -175,7 +190,8 @@ impl Engine {
         self.vm = Some(manifest.vm);
         self.streams = (0..page_streams).map(|stream| Ack { stream, ..Ack::default() }).collect();
         self.state = State::Admitting;
-        self.actions.push(Action::Admit(Box::new(manifest)));
+        self.post_copy = post_copy;
+        self.actions.push(Action::Admit { manifest: Box::new(manifest), post_copy });
     }
 
     fn admitted(&mut self, result: Result<(), Vec<String>>) {
@@ -187,7 +203,7 @@ impl Engine {
                 self.state = State::Receiving;
                 self.advanced = self.now;
                 self.actions.push(Action::AcceptStreams { count: self.streams.len() as u32 });
-                self.actions.push(Action::Send(Control::Welcome(Welcome {})));
+                self.actions.push(Action::Send(Control::Welcome(Welcome { post_copy: self.post_copy })));
             }
             Err(reasons) => {
                 let message = format!("the machine built here does not fit the VM: {}", reasons.join("; "));
@@ -208,7 +224,7 @@ impl Engine {
 
     fn received(&mut self, ack: Ack) {
         if self.state != State::Receiving {
-            return;
+            return self.acknowledge_rest(ack);
         }
         self.advanced = self.now;
         if let Some(known) = self.streams.get_mut(ack.stream as usize) {
@@ -218,12 +234,16 @@ impl Engine {
         self.load_if_complete();
     }
 
-    fn device_state(&mut self, last_round: u32) {
+    fn device_state(&mut self, last_round: u32, rest: bool) {
         self.heard = self.now;
-        if self.state != State::Receiving || self.state_round.is_some() {
+        let expected = self.state == State::Receiving && self.state_round.is_none();
+        if !expected || (rest && !self.post_copy) {
             return self.fail(failure::out_of_turn(&self.source, "device state"), true);
         }
         (self.state_round, self.advanced) = (Some(last_round), self.now);
+        if rest {
+            self.expect_rest();
+        }
         self.load_if_complete();
     }
 
@@ -253,8 +273,10 @@ impl Engine {
         self.heard = self.now;
         match (message, &self.state) {
             (Control::Heartbeat(beat), _) => self.actions.push(Action::Send(Control::Heartbeat(beat))),
+            (Control::Done(_), State::Following { epoch }) if self.is_whole() => self.end(Ok(*epoch)),
+            (Control::Committed(_), State::Following { .. }) => {}
             // The source never asks for the commit after it has said that it gave up; so nothing can be in doubt.
-            (Control::Error(failure), State::Running { .. }) => drop(failure),
+            (Control::Error(failure), State::Running { .. } | State::Following { .. }) => drop(failure),
             (Control::Error(failure), _) => {
                 let error = failure.into_error(&self.source);
                 self.fail(error, false);
@@ -334,8 +356,11 @@ impl Engine {
             Ok(()) => {
                 let epoch = *epoch;
                 let took_us = self.now.saturating_sub(self.committed.unwrap_or(self.now)).as_micros() as u64;
-                self.actions.push(Action::Send(Control::Resumed(Resumed { took_us })));
-                self.end(Ok(epoch));
+                self.say(Control::Resumed(Resumed { took_us, ago_us: 0 }));
+                match &mut self.rest {
+                    Some(_) => self.follow(epoch, took_us),
+                    None => self.end(Ok(epoch)),
+                }
             }
             Err(_) if self.now < *doubt_at => *try_at = Some(self.now + self.setup.tuning.ask_again),
             Err(_) if self.committed.is_none() => self.claim(),
@@ -349,6 +374,7 @@ impl Engine {
 
     fn lost(&mut self, link: Link, error: ApiError) {
         match link {
+            _ if self.rest.is_some() => self.line_broke(error),
             Link::Control => {
                 self.deaf = true;
                 let error = self.broken.take().map_or(error, |(_, first)| first);
@@ -366,7 +392,7 @@ impl Engine {
     fn doubt_or_fail(&mut self, error: ApiError, tell: bool) {
         match self.state {
             State::Prepared => self.claim(),
-            State::Claiming(_) | State::Running { .. } | State::Ended => {}
+            State::Claiming(_) | State::Running { .. } | State::Following { .. } | State::Ended => {}
             _ => self.fail(error, tell),
         }
     }
@@ -385,6 +411,7 @@ impl Engine {
                 let epoch = *epoch;
                 self.actions.push(Action::Run { epoch });
             }
+            State::Following { .. } => self.following_tick(),
             State::Waiting | State::Claiming(_) | State::Running { .. } | State::Ended => {}
             _ if silent => self.doubt_or_fail(failure::silent(&self.source, silence), true),
             State::Receiving if now >= self.advanced + self.setup.tuning.idle => {

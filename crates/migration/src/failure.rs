@@ -54,6 +54,23 @@ pub(crate) fn slow_switchover(peer: &str, stood: Duration) -> ApiError {
         .remedy("check the load of the other host and the network between the hosts, then migrate again")
 }
 
+/// Memory was to follow, and the other side stayed away.
+pub(crate) fn stayed_away(peer: &str, waited: Duration) -> ApiError {
+    let message = format!(
+        "{peer} has not come back for {:.0} s, and part of the VM's memory is still at its source",
+        waited.as_secs_f64()
+    );
+    ApiError::new(ErrorCode::Unreachable, message)
+        .remedy("the VM cannot go on: start it again once its host has let it go")
+}
+
+/// The destination cannot let memory follow.
+pub(crate) fn no_post_copy(peer: &str) -> ApiError {
+    let message = format!("the release of {peer} does not know post-copy");
+    ApiError::new(ErrorCode::Refused, message)
+        .remedy("bring it to this release, or migrate without --post-copy")
+}
+
 /// A step of the VM failed here.
 pub(crate) fn machine(error: &MachineError) -> ApiError {
     ApiError::new(ErrorCode::Failed, error.to_string())

@@ -23,5 +23,7 @@ mod tuning;
 pub mod wire;
 
 pub use failure::Link;
-pub use machine::{Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source};
+pub use machine::{
+    Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+};
 pub use tuning::Tuning;

@@ -1,5 +1,8 @@
 //! What the engine needs of a VM. `godwit-vmm` implements these traits on KVM; tests implement them on a `Vec`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, VmId};
 
@@ -128,6 +131,25 @@ pub trait Source: Send + Sync {
     fn hand_over(&self);
 }
 
+/// Memory of which a part is not here. Every call may come from any thread, and none waits for a page.
+pub trait Absent: Send + Sync {
+    /// Adds the pages that somebody has begun to wait for, waiting for the first at most so long. Pages that nobody has
+    /// written before are among them, and the same page may be named again.
+    fn touched(&self, pages: &mut Vec<Gfn>, within: Duration) -> Result<(), MachineError>;
+
+    /// Brings in whole pages from `first` on and wakes those who wait for them. Pages that are here stay as they are.
+    fn place(&self, first: Gfn, contents: &[u8]) -> Result<(), MachineError>;
+
+    /// The same for pages of zeros.
+    fn place_zeros(&self, pages: PageRange) -> Result<(), MachineError>;
+
+    /// Nobody has to wait any more: what was not placed reads as zeros.
+    fn end(&self);
+
+    /// Whether the guest has begun anew since, and needs nothing of what is still at the source.
+    fn is_forgotten(&self) -> bool;
+}
+
 /// The answer of [`Source::reclaim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reclaimed {
@@ -143,6 +165,13 @@ pub trait Destination: Send + Sync {
     fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>>;
 
     fn memory(&self) -> &dyn GuestMemory;
+
+    /// Whether memory can follow after the guest runs here; if not, why.
+    fn can_follow(&self) -> Result<(), String>;
+
+    /// Before [`Destination::load`]: these pages, all RAM, are still at the source. What is here of them is dropped; from
+    /// now on whoever touches one waits until it is placed.
+    fn await_pages(&self, missing: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError>;
 
     /// Validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
     /// error.

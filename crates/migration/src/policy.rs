@@ -1,18 +1,24 @@
 //! When to stop the guest: the convergence policy.
 //!
 //! predicted blackout = remaining bytes / goodput + reading the dirty log + handing over. It switches over as soon as
-//! that is within the budget. Where it never is, rounds are spaced out, and the deadline decides.
+//! that is within the budget. Where it never is, rounds are spaced out, and the deadline decides; if the user allows it,
+//! post-copy decides sooner: what is dirty then follows the guest, and the blackout holds no more than the list of it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use godwit_types::Bytes;
 use godwit_types::migration::{Budget, OnDeadline};
+use godwit_types::{Bytes, PAGE_SIZE_BYTES};
 
 /// Rounds that are looked back upon to tell whether it gets better.
 const WINDOW_ROUNDS: usize = 8;
 /// A prediction counts as better than another if it is at most this part of it.
 const BETTER: f64 = 0.9;
+/// Rounds in a row that did not get better after which post-copy is better than another: the local minimum is behind.
+const POST_COPY_ROUNDS: u32 = 2;
+/// What naming a page takes that is to follow, in bytes on the wire, and in time at a destination that has an older copy of it.
+const NAMED_PAGE_BYTES: f64 = 4.0;
+const NAMED_PAGE: Duration = Duration::from_micros(1);
 /// Past the deadline, it switches over at a prediction of at most this multiple of the window's best.
 const NEAR_BEST: f64 = 1.1;
 /// Shortest and longest time between the beginnings of two rounds that do not get better.
@@ -24,6 +30,8 @@ const SPACING_MAX: Duration = Duration::from_millis(500);
 pub struct Measured {
     /// Pages to send and bytes on their way, in bytes.
     pub remaining: u64,
+    /// Those of them that are on their way, in bytes.
+    pub on_its_way: u64,
     /// Bytes per second that the destination settles; none before the first measurement.
     pub rate: Option<f64>,
     /// Reading the dirty log.
@@ -35,9 +43,23 @@ pub struct Measured {
 impl Measured {
     /// The blackout if the guest were stopped now; none while no rate is known.
     pub fn blackout(&self) -> Option<Duration> {
+        self.blackout_for(self.remaining as f64)
+    }
+
+    /// The blackout if the guest were stopped now and what is dirty followed it.
+    pub fn blackout_post_copy(&self) -> Option<Duration> {
+        let pages = self.remaining.saturating_sub(self.on_its_way) / PAGE_SIZE_BYTES;
+        let named = NAMED_PAGE.saturating_mul(u32::try_from(pages).unwrap_or(u32::MAX));
+        Some(
+            self.blackout_for(self.on_its_way as f64 + pages as f64 * NAMED_PAGE_BYTES)?
+                .saturating_add(named),
+        )
+    }
+
+    fn blackout_for(&self, bytes: f64) -> Option<Duration> {
         let transfer = match self.rate {
-            _ if self.remaining == 0 => 0.0,
-            Some(rate) if rate > 0.0 => self.remaining as f64 / rate,
+            _ if bytes == 0.0 => 0.0,
+            Some(rate) if rate > 0.0 => bytes / rate,
             _ => return None,
         };
         let transfer = Duration::try_from_secs_f64(transfer).unwrap_or(Duration::MAX);
@@ -50,6 +72,8 @@ impl Measured {
 pub enum Decision {
     /// Stop the guest; the prediction to be held against what then happens.
     Switch { predicted: Duration },
+    /// The same, and let what is dirty follow.
+    SwitchPostCopy { predicted: Duration },
     /// Send what is dirty; read the log again no sooner than this long after the round began.
     Round { spacing: Duration },
     /// The deadline has passed and the user wants the VM to stay.
@@ -82,8 +106,14 @@ impl Policy {
             return Decision::Switch { predicted };
         }
         let best = self.recent.iter().min().copied();
+        if self.budget.post_copy
+            && (self.rounds_without_better >= POST_COPY_ROUNDS || self.is_past_deadline(elapsed))
+            && let Some(predicted) = measured.blackout_post_copy()
+        {
+            return Decision::SwitchPostCopy { predicted };
+        }
         if self.is_past_deadline(elapsed) {
-            if self.budget.on_deadline == OnDeadline::Cancel {
+            if self.budget.on_deadline == OnDeadline::Cancel && !self.budget.post_copy {
                 return Decision::GiveUp;
             }
             self.rounds_past_deadline += 1;
@@ -105,9 +135,10 @@ impl Policy {
         Decision::Round { spacing }
     }
 
-    /// Whether the deadline has passed and the VM is to stay, even in the middle of a round.
+    /// Whether the deadline has passed and the VM is to stay, even in the middle of a round. Post-copy needs the round's end.
     pub fn has_given_up(&self, elapsed: Duration) -> bool {
-        self.budget.on_deadline == OnDeadline::Cancel && self.is_past_deadline(elapsed)
+        let stays = self.budget.on_deadline == OnDeadline::Cancel && !self.budget.post_copy;
+        stays && self.is_past_deadline(elapsed)
     }
 
     /// Why it gave up, with the numbers that decided.
@@ -163,7 +194,7 @@ mod tests {
 
     fn measured(remaining: u64) -> Measured {
         let (sync, handoff) = (Duration::from_millis(2), Duration::from_millis(8));
-        Measured { remaining, rate: Some(1000.0 * MIB as f64), sync, handoff }
+        Measured { remaining, on_its_way: 0, rate: Some(1000.0 * MIB as f64), sync, handoff }
     }
 
     fn secs(count: u64) -> Duration {
@@ -215,5 +246,41 @@ mod tests {
         let decisions = (1..100).map(|round| far.decide(secs(10), &measured(200 * round * MIB)));
         let rounds = decisions.take_while(|decision| !matches!(decision, Decision::Switch { .. })).count();
         assert!(rounds < WINDOW_ROUNDS, "{rounds} rounds past the deadline");
+    }
+
+    fn with_post_copy() -> Policy {
+        let budget =
+            Budget { blackout_ms_max: 50, deadline_ms: 10_000, post_copy: true, ..Budget::default() };
+        Policy::new(budget)
+    }
+
+    #[test]
+    fn post_copy_waits_for_the_local_minimum_and_predicts_the_blackout_without_what_follows() {
+        let mut policy = with_post_copy();
+        for remaining in [4000, 2000, 1000, 990, 990] {
+            let decision = policy.decide(secs(1), &measured(remaining * MIB));
+            assert!(matches!(decision, Decision::Round { .. }), "{remaining} MiB: {decision:?}");
+        }
+        let Decision::SwitchPostCopy { predicted } = policy.decide(secs(1), &measured(990 * MIB)) else {
+            panic!("two rounds have not got better");
+        };
+        let pages = 990 * MIB / PAGE_SIZE_BYTES;
+        let named = pages as f64 * (1e-6 + NAMED_PAGE_BYTES / (1000.0 * MIB as f64));
+        assert!((predicted.as_secs_f64() - 0.010 - named).abs() < 1e-6, "{predicted:?}");
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_waited_for_by_post_copy_too() {
+        let all = Measured { on_its_way: 100 * MIB, ..measured(100 * MIB) };
+        assert_eq!(all.blackout_post_copy(), all.blackout());
+    }
+
+    #[test]
+    fn a_guest_that_comes_under_the_budget_moves_without_post_copy_and_the_deadline_ends_with_it() {
+        let mut policy = with_post_copy();
+        assert!(matches!(policy.decide(secs(1), &measured(MIB)), Decision::Switch { .. }));
+        let mut policy = with_post_copy();
+        assert!(!policy.has_given_up(secs(60)));
+        assert!(matches!(policy.decide(secs(60), &measured(500 * MIB)), Decision::SwitchPostCopy { .. }));
     }
 }

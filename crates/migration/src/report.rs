@@ -33,9 +33,9 @@ impl Timeline {
         self.committed + took + (both - took) / 2
     }
 
-    /// The blackout in its parts, which add up to the total.
-    pub fn blackout(&self, took: Duration) -> Blackout {
-        let marks = [self.stop, self.paused, self.settled, self.prepared, self.granted, self.running(took)];
+    /// The blackout in its parts, which add up to the total, if the first vCPU ran at `running`.
+    pub fn blackout(&self, running: Duration) -> Blackout {
+        let marks = [self.stop, self.paused, self.settled, self.prepared, self.granted, running];
         let parts: Vec<f64> = marks.windows(2).map(|pair| ms(pair[1].saturating_sub(pair[0]))).collect();
         Blackout {
             total_ms: parts.iter().sum(),
@@ -69,7 +69,7 @@ mod tests {
             committed: at(118),
             resumed: at(130),
         };
-        let blackout = timeline.blackout(at(6));
+        let blackout = timeline.blackout(timeline.running(at(6)));
         assert_eq!(timeline.running(at(6)), at(127));
         let parts = [
             blackout.stop_ms,

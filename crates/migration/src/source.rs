@@ -16,8 +16,8 @@
 //!                   it has moved |  + error: again      | granted
 //!                   on           v                      v
 //!     Ended: HandedOver <--------+   HandedOver <-- HandingOver     never runs the VM again
-//!          ^------------ lost, silent --- | RESUMED
-//!     Ended: Completed <------------------+
+//!          ^------------ lost, silent --- | RESUMED      | part of memory is to follow
+//!     Ended: Completed <------------------+           Serving     see `serving`
 //! ```
 //!
 //! The guest runs here in every state above Stopping and after Resuming, and in no other. Once STATE was sent the
@@ -28,15 +28,17 @@ mod ending;
 mod event;
 mod handoff;
 mod precopy;
+mod serving;
 mod traffic;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use godwit_types::migration::{Budget, MigrationProgress, Phase};
-use godwit_types::{ApiError, Bytes, Epoch, HostName, MigrationId};
+use godwit_types::{ApiError, Bytes, Epoch, HostName, MigrationId, PAGE_SIZE_BYTES};
 
 pub use event::{Action, Harvest, Input, Sent};
+use serving::{Line, Rest};
 use traffic::Traffic;
 
 use crate::failure;
@@ -78,6 +80,7 @@ enum State {
     Committing { since: Duration, ask_at: Option<Duration>, let_go: bool },
     HandingOver { epoch: Epoch },
     HandedOver,
+    Serving { epoch: Epoch, line: Line },
     Reclaiming { phase: Phase, error: ApiError, tell: bool, try_at: Option<Duration> },
     Resuming { phase: Phase, error: ApiError, tell: bool },
     Ended,
@@ -110,6 +113,8 @@ pub struct Engine {
     deaf: Option<ApiError>,
     /// The last round that was settled while the guest stood.
     settled_round: u32,
+    /// Part of memory follows the guest: once that is decided.
+    rest: Option<Rest>,
 }
 
 impl Engine {
@@ -135,12 +140,16 @@ impl Engine {
             broken: None,
             deaf: None,
             settled_round: 0,
+            rest: None,
         }
     }
 
     /// Whether the commit has been asked for: it can no longer be cancelled.
     pub fn is_commit_asked(&self) -> bool {
-        matches!(self.state, State::Committing { .. } | State::HandingOver { .. } | State::HandedOver)
+        matches!(
+            self.state,
+            State::Committing { .. } | State::HandingOver { .. } | State::HandedOver | State::Serving { .. }
+        )
     }
 
     /// Takes in what happened at `now`, since the migration began, and says what to do.
@@ -167,6 +176,8 @@ impl Engine {
             Input::Resumed(result) => self.resumed(result),
             Input::Verdict(verdict) => self.verdict(verdict),
             Input::HandedOver => self.handed_over(),
+            Input::Reconnected(result) => self.reconnected(result),
+            Input::Missing => self.missing_named(),
             Input::Lost { link, error } => self.lost(link, error),
             Input::Cancel if !self.is_commit_asked() => self.fail(failure::cancelled(), true),
             Input::Cancel => {}
@@ -190,10 +201,13 @@ impl Engine {
             State::HandingOver { epoch } => epoch.hash(hasher),
             State::Reclaiming { tell, try_at, .. } => (tell, try_at.is_some()).hash(hasher),
             State::Resuming { tell, .. } => tell.hash(hasher),
+            State::Serving { line: Line::Down { try_at, .. }, .. } => try_at.is_some().hash(hasher),
+            State::Serving { line: Line::Up, .. } => 0u8.hash(hasher),
             _ => {}
         }
         (self.round, self.ready, self.log_on).hash(hasher);
         (self.broken.is_some(), self.deaf.is_some()).hash(hasher);
+        (self.rest.is_some(), self.has_resumed()).hash(hasher);
         (self.traffic.is_settled(self.round), self.traffic.is_outstanding()).hash(hasher);
     }
 
@@ -207,7 +221,8 @@ impl Engine {
             | State::FinalHarvest
             | State::Preparing => Phase::Switchover,
             State::Committing { .. } => Phase::Commit,
-            State::HandingOver { .. } | State::HandedOver => Phase::Resume,
+            State::Serving { .. } if self.has_resumed() => Phase::PostCopy,
+            State::HandingOver { .. } | State::HandedOver | State::Serving { .. } => Phase::Resume,
             State::Reclaiming { phase, .. } | State::Resuming { phase, .. } => *phase,
             State::Ended => Phase::Done,
         }
@@ -233,6 +248,11 @@ impl Engine {
                 self.traffic.echo(self.now.saturating_sub(sent));
             }
             (Control::Ack(ack), _) => self.acknowledged(ack),
+            (Control::Welcome(welcome), State::Greeting)
+                if self.setup.budget.post_copy && !welcome.post_copy =>
+            {
+                self.fail(failure::no_post_copy(&self.peer()), true);
+            }
             (Control::Welcome(_), State::Greeting) => {
                 self.state = State::Opening;
                 self.actions.push(Action::OpenStreams);
@@ -243,8 +263,12 @@ impl Engine {
                 self.ask_commit();
             }
             (Control::Resumed(resumed), State::HandedOver) => {
-                self.complete(Duration::from_micros(resumed.took_us));
+                self.timeline.resumed = self.now;
+                self.complete(self.timeline.running(Duration::from_micros(resumed.took_us)), None);
             }
+            (Control::Want(want), _) if self.is_asked_for_pages() => self.wanted(want),
+            (Control::Resumed(resumed), State::Serving { .. }) => self.runs_there(resumed),
+            (Control::Whole(whole), State::Serving { .. }) => self.whole(whole),
             // What was under way when this side gave up may still arrive.
             (_, State::Reclaiming { .. } | State::Resuming { .. } | State::Stopping { failed: Some(_) }) => {}
             (message, _) => {
@@ -266,6 +290,7 @@ impl Engine {
             }
             State::Reclaiming { try_at: Some(at), .. } if now >= *at => return self.reclaim_again(),
             State::Reclaiming { .. } | State::HandingOver { .. } | State::Resuming { .. } => return,
+            State::Serving { .. } => return self.serving_tick(),
             State::HandedOver => {
                 if now >= self.timeline.committed + tuning.resumed {
                     self.fail(failure::silent(&self.peer(), tuning.resumed), false);
@@ -296,7 +321,10 @@ impl Engine {
 
     fn progress(&mut self) {
         self.progress_at = self.now + PROGRESS_INTERVAL;
-        let measured = self.traffic.measured(0);
+        let mut measured = self.traffic.measured(0);
+        if let State::Serving { .. } = self.state {
+            measured.remaining = self.traffic.sent().rest_pages * PAGE_SIZE_BYTES;
+        }
         let running = matches!(self.phase(), Phase::Preflight | Phase::PreCopy);
         let blackout = measured.blackout().filter(|_| self.round > 0 && running);
         self.actions.push(Action::Progress(MigrationProgress {

@@ -33,6 +33,8 @@ pub struct Tuning {
     /// How long a destination that was granted the VM tries to take its disk locks. Then it asks the arbiter again, or
     /// gives up if COMMITTED has told it that they are free.
     pub run: Duration,
+    /// While memory follows a guest that runs at its destination: how long both sides wait for the network to come back.
+    pub rejoin: Duration,
 }
 
 impl Default for Tuning {
@@ -51,6 +53,7 @@ impl Default for Tuning {
             let_go: Duration::from_secs(3),
             ask_again: Duration::from_millis(200),
             run: Duration::from_secs(10),
+            rejoin: Duration::from_secs(3600),
         }
     }
 }

@@ -18,8 +18,8 @@ fn receiving() -> Engine {
     let mut engine = Engine::new(Setup { migration: MIGRATION, epoch: EPOCH, tuning: Tuning::default() });
     let vm = VmId(Uuid::from_u128(2));
     let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: 1 };
-    let hello = Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), role };
+    let role = Role::Control { manifest, page_streams: 1, post_copy: false };
+    let hello = Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), session: 0, role };
     for input in [Input::Hello(hello), Input::Admitted(Ok(())), Input::StreamOpened] {
         engine.handle(Duration::ZERO, input);
     }
@@ -53,7 +53,7 @@ fn in_doubt() -> Engine {
     let error = ApiError::new(ErrorCode::Unreachable, "cut");
     let inputs = [
         Input::Received(Ack { round: 1, ..Ack::default() }),
-        Input::State { last_round: 1 },
+        Input::State { last_round: 1, rest: false },
         Input::Loaded(Ok(())),
         Input::Lost { link: Link::Control, error },
     ];

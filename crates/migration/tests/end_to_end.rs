@@ -17,8 +17,8 @@ use support::proxy::{self, Break};
 use support::{Attempt, budget, failure, tuning};
 
 /// 4 pages a millisecond are 16 MiB/s.
-const BUSY: Load = Load { pages_per_ms: 4, working_set: 1000 };
-const IDLE: Load = Load { pages_per_ms: 0, working_set: 1 };
+const BUSY: Load = Load { pages_per_ms: 4, working_set: 1000, noise: false };
+const IDLE: Load = Load { pages_per_ms: 0, working_set: 1, noise: false };
 
 struct World {
     runners: Arc<Runners>,
@@ -372,14 +372,14 @@ fn a_destination_that_cannot_run_the_vm_says_why_and_the_source_stays_stopped() 
 
 #[test]
 fn memory_that_never_rests_fails_at_the_deadline_or_switches_over_as_the_user_chose() {
-    let wild = Load { pages_per_ms: 200, working_set: 2400 };
+    let wild = Load { pages_per_ms: 200, working_set: 2400, noise: true };
     let limits = |on_deadline| {
         let budget = Budget {
             blackout_ms_max: 11,
             deadline_ms: 400,
             on_deadline,
             bandwidth_bytes_per_s_max: Some(30 << 20),
-            plain: false,
+            ..Budget::default()
         };
         (budget, tuning())
     };

@@ -27,7 +27,7 @@ fn in_pre_copy() -> (Engine, Duration) {
     let now = Duration::from_millis(100);
     for input in [
         Input::Start,
-        Input::Control(Control::Welcome(Welcome {})),
+        Input::Control(Control::Welcome(Welcome::default())),
         Input::StreamsOpened(Ok(())),
         Input::LogStarted(Ok(())),
         Input::Control(Control::Ready(Ready {})),
@@ -82,7 +82,7 @@ fn a_destination_that_takes_memory_and_never_gets_ready_is_given_up() {
     let mut now = Duration::from_millis(100);
     for input in [
         Input::Start,
-        Input::Control(Control::Welcome(Welcome {})),
+        Input::Control(Control::Welcome(Welcome::default())),
         Input::StreamsOpened(Ok(())),
         Input::LogStarted(Ok(())),
     ] {

@@ -32,6 +32,7 @@ pub use tap::attach;
 /// The first number that a process inherits, after its standard streams.
 const FIRST: RawFd = 3;
 const KVM: &str = "/dev/kvm";
+const USERFAULT: &str = "/dev/userfaultfd";
 
 /// Why a VM cannot be given what it needs.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,7 @@ pub fn open(config: &VmmConfig) -> Result<Descriptors<OwnedFd>, ProvisionError> 
             OpenOptions::new().append(true).create(true),
         )?,
         migration: migration_listener(&config.role)?,
+        userfault: matches!(config.role, Role::Incoming { .. }).then(userfault).flatten(),
         cgroup: None,
     })
 }
@@ -136,6 +138,11 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 fn bind(path: &Path) -> Result<OwnedFd, ProvisionError> {
     let failed = |cause| ProvisionError::Listen { place: path.display().to_string(), cause };
     sockets::bind(path).map_err(failed)
+}
+
+/// What a guest's memory follows it by. Without it the process may still have the system call, or say that it has neither.
+pub fn userfault() -> Option<OwnedFd> {
+    File::open(USERFAULT).map(OwnedFd::from).ok()
 }
 
 fn migration_listener(role: &Role) -> Result<Option<OwnedFd>, ProvisionError> {

@@ -21,6 +21,14 @@ pub struct VmmOffer {
     pub vcpus_max: u32,
     /// The most that a guest that migrates can be given.
     pub cpu: CpuFacts,
+    /// Why memory cannot follow a guest to here by post-copy; null if it can.
+    #[serde(default = "no_post_copy")]
+    pub no_post_copy: Option<String>,
+}
+
+/// What a release says that says nothing of it.
+fn no_post_copy() -> Option<String> {
+    Some("its release does not know post-copy".to_owned())
 }
 
 /// Versions of the migration protocol that are spoken, from the lowest to the highest.

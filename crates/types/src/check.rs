@@ -40,11 +40,13 @@ pub enum Check {
     Disks,
     /// How far the clocks of the two hosts are apart.
     Clock,
+    /// Whether memory can follow the guest; looked at only if post-copy is allowed.
+    PostCopy,
 }
 
 impl Check {
     /// All checks, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Vm,
         Self::Source,
         Self::Blockers,
@@ -62,6 +64,7 @@ impl Check {
         Self::Datastores,
         Self::Disks,
         Self::Clock,
+        Self::PostCopy,
     ];
 }
 

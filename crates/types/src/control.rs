@@ -98,8 +98,15 @@ pub struct Descriptors<D> {
     pub console_log: D,
     /// Of an incoming VM: the TCP socket that listens for its source.
     pub migration: Option<D>,
+    /// Of an incoming VM: `/dev/userfaultfd`, if this host has it.
+    #[serde(default = "none")]
+    pub userfault: Option<D>,
     /// The file that takes the process into its cgroup.
     pub cgroup: Option<D>,
+}
+
+fn none<D>() -> Option<D> {
+    None
 }
 
 /// What belongs to one disk.
@@ -130,6 +137,7 @@ impl<D> Descriptors<D> {
             console: change(self.console)?,
             console_log: change(self.console_log)?,
             migration: self.migration.map(&mut change).transpose()?,
+            userfault: self.userfault.map(&mut change).transpose()?,
             cgroup: self.cgroup.map(&mut change).transpose()?,
         })
     }
@@ -198,6 +206,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<MigrationKey>,
         budget: Budget,
+    },
+    /// Answers [`Notice::Disconnected`]: new connections, as with [`Request::MigrateOut`], or why there are none.
+    Reconnect {
+        migration: MigrationId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<ApiError>,
     },
     /// Cancels the migration away. Refused once the commit has been asked for.
     CancelMigration { migration: MigrationId },
@@ -272,6 +286,13 @@ pub enum Notice {
     Progress {
         migration: MigrationId,
         progress: MigrationProgress,
+    },
+    /// On the source, which still has part of a guest's memory: needs one [`Request::Reconnect`]; said again to every new
+    /// subscriber until it is answered.
+    Disconnected {
+        migration: MigrationId,
+        destination: HostName,
+        address: SocketAddr,
     },
     /// On the source.
     MigrationEnded {

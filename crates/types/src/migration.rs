@@ -33,6 +33,11 @@ pub struct Budget {
     /// Send memory and state in clear, for a network that nobody else can read or change.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub plain: bool,
+    /// If rounds do not bring the blackout under the budget, switch over all the same, with a short blackout: the rest of
+    /// memory follows while the guest runs at the destination. If the source's host or VMM dies before it has, the VM
+    /// is lost; a network that fails is waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_copy: bool,
 }
 
 impl Default for Budget {
@@ -43,6 +48,7 @@ impl Default for Budget {
             on_deadline: OnDeadline::default(),
             bandwidth_bytes_per_s_max: None,
             plain: false,
+            post_copy: false,
         }
     }
 }
@@ -74,6 +80,8 @@ pub enum Phase {
     Commit,
     /// The destination claims the VM and resumes it.
     Resume,
+    /// The guest runs at the destination, and the rest of its memory follows.
+    PostCopy,
     Done,
 }
 
@@ -114,6 +122,27 @@ pub struct MigrationReport {
     pub bytes: BytesByKind,
     /// Guest memory settled per second over the whole migration.
     pub goodput_bytes_per_s: u64,
+    /// How the rest of memory followed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_copy: Option<PostCopyReport>,
+}
+
+/// What the guest went through while it ran at the destination and the rest of its memory followed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PostCopyReport {
+    /// Pages that were missing when it was stopped.
+    pub pages: u64,
+    /// Times that a vCPU or a device waited for a page.
+    pub faults: u64,
+    /// How long they waited: the sum over all faults, in milliseconds.
+    pub waited_ms: f64,
+    /// The longest of these waits, in milliseconds.
+    pub longest_wait_ms: f64,
+    /// From the resume to the last page, in milliseconds.
+    pub rest_ms: f64,
+    /// How often the connections broke and were made again.
+    pub reconnects: u32,
 }
 
 /// The blackout and its parts, in milliseconds: from the last vCPU stopped on the source to the first running on

@@ -17,6 +17,8 @@ use crate::kvm::clock::ClockState;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::VcpuState;
 use crate::kvm::{self, call};
+use crate::memory::Userfault;
+use crate::supervisor::no_userfault;
 
 /// This build's release of Godwit.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -35,7 +37,13 @@ pub fn offer() -> Result<VmmOffer, CpuError> {
         sections: sections(),
         vcpus_max: u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX),
         cpu: CpuModel::offered(&kvm)?.with_tsc(&kvm, &vcpu).facts(),
+        no_post_copy: no_post_copy(),
     })
+}
+
+/// Tries what a VM that arrives here is given: the device, or the system call.
+fn no_post_copy() -> Option<String> {
+    Userfault::open(godwit_provision::userfault()).err().map(|error| no_userfault(&error))
 }
 
 /// The version of each kind of section that this build writes: all that the state of a `godwit-1` consists of.

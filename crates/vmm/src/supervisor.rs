@@ -19,6 +19,7 @@ use crate::control::desk::{Desk, Starter, secure};
 use crate::control::hub::Hub;
 use crate::control::server::Server;
 use crate::machine::{BuildError, Machine, Observer as _, Parts};
+use crate::memory::Userfault;
 use crate::sandbox::{self, Kind, SandboxError};
 
 /// How long a subscriber may take to read the last words.
@@ -48,15 +49,30 @@ pub enum VmmError {
 
 /// Runs a VM until it ends here, with what the process was given.
 pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmError> {
-    let Descriptors { kvm, kernel, initrd, disks, taps, control, console, console_log, migration, cgroup } =
-        given;
+    let Descriptors {
+        kvm,
+        kernel,
+        initrd,
+        disks,
+        taps,
+        control,
+        console,
+        console_log,
+        migration,
+        userfault,
+        cgroup,
+    } = given;
     // Served only once the machine stands: who connects before waits, and learns at once if it never will.
     let control = listen(control).map_err(|error| VmmError::Serve("control socket", error))?;
     let console = listen(console).map_err(|error| VmmError::Serve("console", error))?;
     let listener = migration.map(TcpListener::from);
+    let userfault = match (&listener, userfault) {
+        (None, _) => Err("the VM does not arrive here".to_owned()),
+        (Some(_), device) => Userfault::open(device).map_err(|error| no_userfault(&error)),
+    };
     sandbox::confine(config.user, cgroup)?;
     let hub = Arc::new(Hub::default());
-    let parts = Parts { kvm, kernel, initrd, disks, taps, console, console_log };
+    let parts = Parts { kvm, kernel, initrd, disks, taps, console, console_log, userfault };
     let machine = Machine::build(config, parts, Arc::clone(&hub) as _)?;
     let listening = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (state, epoch) = machine.state();
@@ -78,10 +94,18 @@ pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmErro
     let ended = supervisor.supervise();
     supervisor.abandon_outgoing();
     let machine = &supervisor.machine;
+    supervisor.release_source();
     machine.stop();
     machine.close_console();
     server.close(LAST_WORDS_MAX);
     ended
+}
+
+/// Why memory cannot follow a guest to this host.
+pub(crate) fn no_userfault(error: &io::Error) -> String {
+    format!(
+        "this host gives no userfaultfd that sees the kernel's faults ({error}); make /dev/userfaultfd available to its agent"
+    )
 }
 
 /// Receives the migration on a thread of its own.
@@ -172,6 +196,13 @@ impl Supervisor {
             && let Some(outcome) = self.machine.doorbell().wait_outgoing(LAST_WORDS_MAX)
         {
             self.hub.migration_ended(outcome);
+        }
+    }
+
+    /// Before the VM ends here: its source, which may still have part of its memory, is told that nobody needs it.
+    fn release_source(&self) {
+        if self.machine.forget_absent() {
+            self.machine.doorbell().wait_incoming(LAST_WORDS_MAX);
         }
     }
 

@@ -35,6 +35,8 @@ pub enum Violation {
     NotTakenOver,
     #[error("the manager's record is wrong: {0}")]
     WrongClaim(String),
+    #[error("the VM runs at the destination, its source lives, and part of its memory has not followed")]
+    NeverWhole,
     #[error("something waits for ever: {0}")]
     Stuck(String),
 }
@@ -95,6 +97,9 @@ impl World {
             self.forsaken || self.manager.rows.cancelling || !self.rules.shared_locks || self.killed[1];
         if nobody && self.heir && !excused {
             return Err(Violation::NotTakenOver);
+        }
+        if self.lacks_memory() && !self.killed[0] {
+            return Err(Violation::NeverWhole);
         }
         if let Some(source) = self.source.as_ref().filter(|source| !source.runs())
             && !self.granted

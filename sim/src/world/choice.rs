@@ -35,6 +35,8 @@ pub enum Fault {
         to_source: u8,
     },
     CutPages,
+    /// New connections break before both sides know of them.
+    ConnectionBreaks,
     /// Nothing passes between the VMMs any more, and nobody is told.
     Silence,
     /// A VMM dies; so many of its frames still arrive.
@@ -73,6 +75,13 @@ pub enum Fault {
     ClockJumps(Side),
     /// A host's clock jumps back by a second.
     ClockFallsBack(Side),
+}
+
+impl Fault {
+    /// Whether it breaks nothing but connections between the VMMs.
+    pub(crate) const fn is_of_the_network(&self) -> bool {
+        matches!(self, Self::Cut { .. } | Self::CutPages | Self::ConnectionBreaks | Self::Silence)
+    }
 }
 
 /// A step.
@@ -123,6 +132,10 @@ pub enum Choice {
     RestartManager,
     RestartAgent(Side),
     Rejoin(Side),
+    /// The source's agent answers its wish for new connections.
+    Connect,
+    /// What was silent is heard again.
+    Mend,
     /// The manager's store becomes durable by itself.
     Sync,
     Fault(Fault),

@@ -8,7 +8,9 @@ use godwit_migration::{Link, MachineError, Tuning};
 use godwit_types::Epoch;
 use godwit_types::ownership::{Verdict, Witness};
 
-use super::network::Frame;
+use super::guest::SAVE_PAGE;
+use super::network::{Frame, Reply};
+use super::rest::Rest;
 use super::source::RECORD_BYTES;
 use super::{FIRST, Life, MIGRATION, NEXT, Side, Violation, World, broken, injected};
 use crate::rules::{Commit, Protocol};
@@ -30,6 +32,7 @@ pub(crate) struct Destination {
     pub(crate) acked: Ack,
     pub(crate) fail_next: bool,
     pub(crate) storing: Option<u32>,
+    pub(crate) rest: Rest,
 }
 
 impl Destination {
@@ -47,11 +50,31 @@ impl Destination {
             acked: Ack::default(),
             fail_next: false,
             storing: None,
+            rest: Rest::default(),
         }
     }
 
     pub(crate) fn runs(&self) -> bool {
         self.life == Life::Running
+    }
+
+    /// Whether all of memory is here.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.rest.named.is_empty() && !self.rest.lacks_any()
+    }
+
+    /// Loads the state, for which the page that saving has written is read.
+    fn load(&mut self) -> Input {
+        let loaded = self.call();
+        self.rest.expect(&mut self.memory);
+        if loaded.is_ok() && self.rest.lacks(SAVE_PAGE) {
+            self.rest.loading = true;
+            return self.rest.touch(SAVE_PAGE);
+        }
+        if loaded.is_ok() {
+            self.life = Life::Paused;
+        }
+        Input::Loaded(loaded)
     }
 
     fn call(&mut self) -> Result<(), MachineError> {
@@ -91,19 +114,17 @@ impl World {
     fn destination_does(&mut self, action: Action) -> Result<Option<Input>, Violation> {
         let Some(destination) = &mut self.destination else { return Ok(None) };
         match action {
-            Action::Admit(_) => {
+            Action::Admit { .. } => {
                 let result = destination.call().map_err(|error| vec![error.to_string()]);
                 return Ok(Some(Input::Admitted(result)));
             }
             Action::AcceptStreams { .. } => {}
-            Action::Send(message) => self.net.to_source.send(message),
-            Action::Load => {
-                let loaded = destination.call();
-                if loaded.is_ok() {
-                    destination.life = Life::Paused;
-                }
-                return Ok(Some(Input::Loaded(loaded)));
-            }
+            // The source's driver takes in the welcome on new connections itself.
+            Action::Send(Control::Welcome(_)) if destination.life != Life::Incoming => {}
+            Action::Send(message) => self.net.to_source.send(Reply::Control(message)),
+            Action::SendMissing => self.send_missing(),
+            Action::Disconnect => self.net.hang_up(Side::Destination),
+            Action::Load => return Ok(Some(destination.load())),
             Action::AskClaim { witness, .. } => return Ok(self.ask_claim(witness)),
             Action::TakeOver => {
                 // A disk that cannot be reached just now says nothing.
@@ -145,12 +166,14 @@ impl World {
             return Ok(Err(MachineError { step: "locking the disks".into(), reason }));
         }
         destination.life = Life::Running;
-        if destination.memory != self.guest.pages {
+        let rest = &destination.rest;
+        let mut pages = destination.memory.iter().zip(&self.guest.pages).enumerate();
+        if pages.any(|(page, (here, known))| here != known && !rest.lacks(page)) {
             return Err(Violation::MemoryLost);
         }
         self.starts(Side::Destination)?;
         self.ran = true;
-        self.guest_writes(0);
+        self.guest_writes(0)?;
         Ok(Ok(()))
     }
 
@@ -176,7 +199,12 @@ impl World {
                 destination.committed |= matches!(message, Control::Committed(_));
                 Input::Control(message)
             }
-            Frame::State(last_round) => Input::State { last_round },
+            Frame::State { last_round, rest } => {
+                let follows = !rest.is_empty();
+                destination.rest.named = rest;
+                Input::State { last_round, rest: follows }
+            }
+            Frame::Pages(pages) => return self.pages_come(pages),
         };
         self.tell_destination(input)
     }
@@ -184,10 +212,11 @@ impl World {
     pub(crate) fn page_arrives(&mut self) -> Result<(), Violation> {
         let Some(record) = self.net.pages.records.pop_front() else { return Ok(()) };
         let Some(destination) = &mut self.destination else { return Ok(()) };
-        let mut record = Some(record);
+        let (mut record, mut late) = (Some(record), Vec::new());
         while let Some((round, content)) = record {
             destination.acked.wire_bytes += RECORD_BYTES;
             match content {
+                Some(page) if destination.rest.is_expected() => late.push(page),
                 Some((page, content)) => {
                     destination.memory[page] = content;
                     destination.acked.pages += 1;
@@ -199,7 +228,8 @@ impl World {
             record = if end { self.net.pages.records.pop_front() } else { None };
         }
         let acked = destination.acked;
-        self.tell_destination(Input::Received(acked))
+        self.tell_destination(Input::Received(acked))?;
+        self.pages_come(late)
     }
 
     /// The process is gone; so many of its messages still arrive.

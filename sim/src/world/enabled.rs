@@ -55,6 +55,8 @@ impl World {
             add(Choice::RestartAgent(side), agent.down);
             add(Choice::Rejoin(side), agent.isolated);
         }
+        add(Choice::Connect, net.connecting && !self.agents[0].down && takes[0] && takes[1]);
+        add(Choice::Mend, net.silent && self.rules.post_copy);
         for call in &net.calls {
             let host = call.side();
             add(Choice::Call(*call), self.agents[host.index()].is_reachable() && takes[host.index()]);
@@ -183,6 +185,9 @@ impl World {
         }
         if connected && !net.pages.cut {
             open.push(Fault::CutPages);
+        }
+        if net.connecting {
+            open.push(Fault::ConnectionBreaks);
         }
         if self.source.is_some() {
             open.extend((0..=ahead).map(|keep| Fault::CrashVmm { side: Side::Source, keep }));

@@ -18,6 +18,7 @@ impl World {
         match fault {
             Fault::Cut { to_destination, to_source } => self.net.cut(to_destination.into(), to_source.into()),
             Fault::CutPages => self.net.pages.cut(),
+            Fault::ConnectionBreaks => self.connect(true)?,
             Fault::Silence => self.net.silent = true,
             Fault::CrashVmm { side, keep } => self.crash_vmm(side, keep.into()),
             Fault::CrashHost(side) => {

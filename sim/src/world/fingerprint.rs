@@ -10,7 +10,7 @@ use godwit_types::ownership::Verdict;
 use super::World;
 use super::agent::Agent;
 use super::manager::{Drive, Rows};
-use super::network::Frame;
+use super::network::{Frame, Reply};
 
 impl World {
     /// A hash of everything that decides what can happen from here on. Timestamps are left out: which deadline fires
@@ -20,7 +20,7 @@ impl World {
         let h = &mut hasher;
         if let Some(source) = &self.source {
             (1u8, source.life, &source.memory, source.asks, source.outcome, source.fail_next).hash(h);
-            source.storing.is_some().hash(h);
+            (source.storing.is_some(), &source.rest).hash(h);
             source.todo.iter().for_each(|action| std::mem::discriminant(action).hash(h));
             source.engine.iter().for_each(|engine| engine.fingerprint(h));
         }
@@ -28,7 +28,7 @@ impl World {
             (2u8, it.life, &it.memory, it.asks, it.greeted, it.committed, it.fail_next).hash(h);
             (it.storing.is_some(), it.acked.pages, it.acked.round).hash(h);
             it.todo.iter().for_each(|action| std::mem::discriminant(action).hash(h));
-            it.witness.hash(h);
+            (&it.witness, &it.rest).hash(h);
             it.engine.fingerprint(h);
         }
         for agent in &self.agents {
@@ -69,13 +69,20 @@ impl World {
             match frame {
                 Frame::Hello(_) => 0u8.hash(h),
                 Frame::Control(message) => hash_control(message, h),
-                Frame::State(round) => round.hash(h),
+                Frame::State { last_round, rest } => (last_round, rest).hash(h),
+                Frame::Pages(pages) => pages.hash(h),
             }
         }
-        net.to_source.queue.iter().for_each(|message| hash_control(message, h));
+        for reply in &net.to_source.queue {
+            match reply {
+                Reply::Control(message) => hash_control(message, h),
+                Reply::Missing(pages) => pages.hash(h),
+            }
+        }
         (net.to_destination.closed, net.to_destination.told, net.to_source.closed, net.to_source.told)
             .hash(h);
-        (&net.pages.rounds, &net.pages.records, net.pages.cut, net.pages.told, net.silent).hash(h);
+        (&net.pages.rounds, &net.pages.records, net.pages.cut, net.pages.told, net.silent, net.connecting)
+            .hash(h);
         for question in &net.questions {
             (question.live, &question.stale, question.ever, question.dead).hash(h);
             question.verdict.as_ref().map(std::mem::discriminant::<Verdict>).hash(h);
@@ -97,6 +104,9 @@ fn hash_control(message: &Control, h: &mut DefaultHasher) {
     message.name().hash(h);
     if let Control::Ack(ack) = message {
         (ack.pages, ack.round).hash(h);
+    }
+    if let Control::Want(want) = message {
+        want.hash(h);
     }
 }
 

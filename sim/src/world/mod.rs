@@ -14,6 +14,7 @@ mod guest;
 mod intent;
 mod manager;
 mod network;
+mod rest;
 mod settled;
 mod source;
 mod steps;
@@ -149,9 +150,16 @@ impl World {
         }
     }
 
-    fn budget() -> Budget {
+    /// Whether the VM runs at the destination, and part of its memory is not there.
+    pub fn lacks_memory(&self) -> bool {
+        self.destination.as_ref().is_some_and(|it| it.runs() && !it.is_whole())
+    }
+
+    fn budget(post_copy: bool) -> Budget {
         Budget {
-            blackout_ms_max: 1000,
+            // No guest comes under it: memory follows as soon as that helps.
+            blackout_ms_max: if post_copy { 0 } else { 1000 },
+            post_copy,
             deadline_ms: 5000,
             on_deadline: OnDeadline::Switch,
             ..Budget::default()
@@ -159,11 +167,11 @@ impl World {
     }
 }
 
-fn hello(pages: usize) -> Hello {
+fn hello(pages: usize, post_copy: bool) -> Hello {
     let ranges = vec![PageRange { start: Gfn(0), pages: pages as u64 }];
     let manifest = Manifest { vm: VM, epoch: FIRST, spec_json: Vec::new(), ranges, cpu: Vec::new() };
-    let role = Role::Control { manifest, page_streams: 1 };
-    Hello { migration: MIGRATION, epoch: NEXT, source: "a".into(), role }
+    let role = Role::Control { manifest, page_streams: 1, post_copy };
+    Hello { migration: MIGRATION, epoch: NEXT, source: "a".into(), session: 0, role }
 }
 
 /// Every duration that the engines wait for, shortest first.

@@ -6,6 +6,7 @@ use godwit_migration::wire::{Control, Hello};
 use godwit_types::agent::LocalState;
 use godwit_types::ownership::Verdict;
 
+use super::Side;
 use super::choice::Call;
 
 /// A frame on the control connection, towards the destination.
@@ -13,7 +14,21 @@ use super::choice::Call;
 pub(crate) enum Frame {
     Hello(Box<Hello>),
     Control(Control),
-    State(u32),
+    /// With the pages that are to follow, if any are.
+    State {
+        last_round: u32,
+        rest: Vec<usize>,
+    },
+    /// Pages that somebody waits for, each with its content.
+    Pages(Vec<(usize, u32)>),
+}
+
+/// A frame on the control connection, towards the source.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    Control(Control),
+    /// All pages that are not at the destination.
+    Missing(Vec<usize>),
 }
 
 /// One direction of a connection.
@@ -94,10 +109,12 @@ pub(crate) struct Question {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Network {
     pub(crate) to_destination: Pipe<Frame>,
-    pub(crate) to_source: Pipe<Control>,
+    pub(crate) to_source: Pipe<Reply>,
     pub(crate) pages: Pages,
     /// Nothing passes between the VMMs any more, and nobody is told.
     pub(crate) silent: bool,
+    /// The source waits for new connections.
+    pub(crate) connecting: bool,
     pub(crate) questions: [Question; 2],
     /// The manager's calls to agents, each with how often it was sent.
     pub(crate) calls: Vec<Call>,
@@ -109,6 +126,25 @@ pub(crate) struct Network {
 }
 
 impl Network {
+    /// New connections take the place of the old ones.
+    pub(crate) fn renew(&mut self) {
+        (self.to_destination, self.to_source) = (Pipe::default(), Pipe::default());
+        self.pages = Pages::default();
+    }
+
+    /// A side closes all connections: it hears nothing more, the other what was sent before.
+    pub(crate) fn hang_up(&mut self, side: Side) {
+        match side {
+            Side::Source => self.cut(usize::MAX, 0),
+            Side::Destination => self.cut(0, usize::MAX),
+        }
+        match side {
+            Side::Source => self.to_source.told = true,
+            Side::Destination => self.to_destination.told = true,
+        }
+        self.pages.told[side.index()] = true;
+    }
+
     pub(crate) fn cut(&mut self, to_destination: usize, to_source: usize) {
         self.to_destination.cut(to_destination);
         self.to_source.cut(to_source);

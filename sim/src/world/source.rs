@@ -13,7 +13,7 @@ use godwit_types::migration::MigrationOutcome;
 
 use super::agent::{Outcome, Outgoing};
 use super::guest::{Memory, SAVE_PAGE};
-use super::network::Frame;
+use super::network::{Frame, Reply};
 use super::{FIRST, Life, MIGRATION, NEXT, Side, VM, Violation, World, broken, hello, injected};
 use crate::rules::Protocol;
 
@@ -32,6 +32,9 @@ pub(crate) struct Source {
     pub(crate) fail_next: bool,
     /// A write that the disk has not acknowledged.
     pub(crate) storing: Option<u32>,
+    /// Pages that are to follow and were not sent, and the round that they are sent as.
+    pub(crate) rest: Vec<usize>,
+    pub(crate) rest_round: u32,
 }
 
 impl Source {
@@ -46,6 +49,8 @@ impl Source {
             sent_bytes: 0,
             fail_next: false,
             storing: None,
+            rest: Vec::new(),
+            rest_round: 0,
         }
     }
 
@@ -96,9 +101,10 @@ impl World {
         let swapped = self.rules.protocol == Protocol::CommitSwapped;
         let Some(source) = &mut self.source else { return Ok(None) };
         match action {
-            Action::Greet => {
-                self.net.to_destination.send(Frame::Hello(Box::new(hello(self.guest.pages.len()))))
-            }
+            Action::Greet => self
+                .net
+                .to_destination
+                .send(Frame::Hello(Box::new(hello(self.guest.pages.len(), self.rules.post_copy)))),
             Action::Send(Control::Heartbeat(_)) if self.net.to_destination.ends_with_heartbeat() => {}
             Action::Send(message) => self.net.to_destination.send(Frame::Control(message)),
             Action::OpenStreams => return Ok(Some(self.open_streams()?)),
@@ -127,12 +133,26 @@ impl World {
             }
             Action::Save => {
                 let result = source.call();
-                let content = self.guest.next();
-                source.memory.write(SAVE_PAGE, content);
-                self.guest.pages[SAVE_PAGE] = content;
+                // By post-copy others, which loading does not need, are left to follow.
+                let pages =
+                    if self.rules.post_copy { 0..self.guest.pages.len() } else { SAVE_PAGE..SAVE_PAGE + 1 };
+                for page in pages {
+                    let content = self.guest.next();
+                    source.memory.write(page, content);
+                    self.guest.pages[page] = content;
+                }
                 return Ok(Some(Input::Saved(result)));
             }
-            Action::SendState { last_round } => self.net.to_destination.send(Frame::State(last_round)),
+            Action::SendState { last_round, rest } => {
+                if rest {
+                    (source.rest, source.rest_round) = (source.memory.take(), last_round + 1);
+                }
+                self.net.to_destination.send(Frame::State { last_round, rest: source.rest.clone() });
+            }
+            Action::Serve { pages } => self.serve_pages(&pages),
+            Action::PushRest => self.push_rest(),
+            Action::Disconnect => self.net.hang_up(Side::Source),
+            Action::Reconnect { .. } => self.net.connecting = true,
             Action::LetGo => self.disk.release(Side::Source),
             Action::Reclaim if self.rules.protocol == Protocol::RunOnUnrecorded => {
                 return Ok(Some(Input::Reclaimed(Ok(Reclaimed::Ours))));
@@ -147,7 +167,7 @@ impl World {
                 }
                 source.life = Life::Running;
                 self.starts(Side::Source)?;
-                self.guest_writes(0);
+                self.guest_writes(0)?;
                 return Ok(Some(Input::Resumed(Ok(()))));
             }
             Action::AskCommit => {
@@ -187,6 +207,7 @@ impl World {
         };
         self.net.to_destination.closed = true;
         self.net.pages.cut = true;
+        self.net.connecting = false;
         let agent = &mut self.agents[0];
         if !agent.down {
             agent.outgoing = Outgoing::Ended(outcome);
@@ -202,14 +223,14 @@ impl World {
     }
 
     pub(crate) fn source_hears(&mut self) -> Result<(), Violation> {
-        let message = self.net.to_source.queue.pop_front();
-        let input = message.map_or_else(
-            || {
-                self.net.to_source.told = true;
-                Input::Lost { link: Link::Control, error: broken() }
-            },
-            Input::Control,
-        );
+        let Some(reply) = self.net.to_source.queue.pop_front() else {
+            self.net.to_source.told = true;
+            return self.tell_source(Input::Lost { link: Link::Control, error: broken() });
+        };
+        let input = match reply {
+            Reply::Control(message) => Input::Control(message),
+            Reply::Missing(pages) => self.source_learns_missing(pages),
+        };
         self.tell_source(input)
     }
 
@@ -238,10 +259,11 @@ impl World {
         self.heir = source.life == Life::Paused
             && self.manager.rows.migration.state == MigrationState::Running
             && self.disk.record.stands_since(VM, FIRST, MIGRATION)
-            && self.destination.as_ref().is_some_and(|it| it.life == Life::Paused);
+            && self.destination.as_ref().is_some_and(|it| it.life == Life::Paused && it.is_whole());
         self.disk.release(Side::Source);
         self.net.cut(keep, 0);
         self.net.pages.told[0] = true;
+        self.net.connecting = false;
         if !self.agents[0].down {
             self.agents[0].source_ended();
         }

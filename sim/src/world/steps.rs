@@ -53,7 +53,9 @@ impl World {
                 }
             }
             Choice::Minute(side) => self.time_passes(side, MINUTE)?,
-            Choice::GuestWrites { page } => self.guest_writes(page.into()),
+            Choice::GuestWrites { page } => self.guest_writes(page.into())?,
+            Choice::Connect => self.connect(false)?,
+            Choice::Mend => self.net.silent = false,
             Choice::GuestStores => self.guest_stores(),
             Choice::DiskDone => {
                 self.disk_done(Side::Source)?;
@@ -192,7 +194,7 @@ impl World {
             migration: MIGRATION,
             source: Side::Source.host(),
             destination: Side::Destination.host(),
-            budget: Self::budget(),
+            budget: Self::budget(self.rules.post_copy),
             ram_pages: self.guest.pages.len() as u64,
             tuning: Tuning::default(),
         };
@@ -212,8 +214,14 @@ impl World {
         }
     }
 
-    pub(crate) fn guest_writes(&mut self, page: usize) {
+    /// Where the page has not followed yet, the guest waits for it instead.
+    pub(crate) fn guest_writes(&mut self, page: usize) -> Result<(), Violation> {
         let runs = Side::BOTH.map(|side| self.runs(side));
+        if let Some(destination) = self.destination.as_mut().filter(|it| runs[1] && it.rest.lacks(page)) {
+            let again = destination.rest.is_awaited(page);
+            let touched = destination.rest.touch(page);
+            return if again { Ok(()) } else { self.tell_destination(touched) };
+        }
         let content = self.guest.next();
         self.guest.pages[page] = content;
         match (&mut self.source, &mut self.destination) {
@@ -221,6 +229,7 @@ impl World {
             (_, Some(destination)) if runs[1] => destination.memory[page] = content,
             _ => {}
         }
+        Ok(())
     }
 
     fn guest_stores(&mut self) {

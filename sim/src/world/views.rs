@@ -100,5 +100,6 @@ fn report() -> MigrationReport {
         rounds: 1,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 0,
+        post_copy: None,
     }
 }

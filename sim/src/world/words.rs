@@ -7,7 +7,7 @@ use godwit_types::ownership::Verdict;
 
 use super::choice::{Call, Choice, Fault};
 use super::manager::Drive;
-use super::network::Frame;
+use super::network::{Frame, Reply};
 use super::{Side, World};
 
 impl World {
@@ -47,6 +47,8 @@ impl World {
             Choice::RestartManager => "manager restarts".into(),
             Choice::RestartAgent(side) => format!("{} restarts", agent(side)),
             Choice::Rejoin(side) => format!("{} and the manager reach each other again", agent(side)),
+            Choice::Connect => "source's agent answers the wish for new connections".into(),
+            Choice::Mend => "what was silent is heard again".into(),
             Choice::Sync => "the manager's store becomes durable".into(),
             Choice::Fault(fault) => format!("FAULT: {}", fault_words(fault)),
         }
@@ -73,10 +75,14 @@ impl World {
     fn next_frame(&self, side: Side) -> &'static str {
         let end = "the end of the control connection";
         match side {
-            Side::Source => self.net.to_source.queue.front().map_or(end, |message| message.name()),
+            Side::Source => self.net.to_source.queue.front().map_or(end, |reply| match reply {
+                Reply::Control(message) => message.name(),
+                Reply::Missing(_) => "MISSING",
+            }),
             Side::Destination => match self.net.to_destination.queue.front() {
                 Some(Frame::Hello(_)) => "HELLO",
-                Some(Frame::State(_)) => "STATE",
+                Some(Frame::State { .. }) => "STATE",
+                Some(Frame::Pages(_)) => "PAGES",
                 Some(Frame::Control(message)) => message.name(),
                 None => end,
             },
@@ -140,6 +146,7 @@ fn fault_words(fault: Fault) -> String {
         Fault::Cut { to_destination, to_source } => format!(
             "the connections break; {to_destination} frames to the destination and {to_source} to the source still arrive"
         ),
+        Fault::ConnectionBreaks => "new connections break before both sides know of them".into(),
         Fault::CutPages => "the page connection breaks".into(),
         Fault::Silence => "nothing passes between the VMMs any more".into(),
         Fault::CrashVmm { side, keep } => {

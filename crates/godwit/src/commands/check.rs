@@ -15,9 +15,11 @@ pub(crate) async fn run(
     session: &Session,
     vm: &VmName,
     to: Option<&HostName>,
+    post_copy: bool,
     all: bool,
 ) -> Result<(), ApiError> {
-    let query = to.map(|to| format!("?to={to}")).unwrap_or_default();
+    let to_query = to.map(|to| format!("&to={to}")).unwrap_or_default();
+    let query = format!("?post_copy={post_copy}{to_query}");
     let client = session.client.with_timeout(CHECK_TIMEOUT);
     let check: MigrationCheck = client.get(&format!("/v1/vms/{vm}/migration-check{query}")).await?;
     session.format.print(&check, |check| describe(check, all))?;

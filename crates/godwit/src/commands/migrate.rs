@@ -27,6 +27,7 @@ pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), Api
             on_deadline: options.on_deadline,
             bandwidth_bytes_per_s_max: options.max_bandwidth.map(|rate| rate.0),
             plain: options.plain,
+            post_copy: options.post_copy,
         },
     };
     let started: Task = session.client.post(&format!("/v1/vms/{}/migrate", options.vm), &request).await?;

@@ -29,7 +29,9 @@ pub(crate) async fn run(session: &Session, verb: VmVerb) -> Result<(), ApiError>
             crate::console::attach(session.client.upgrade(&path, godwit_api::CONSOLE_PROTOCOL).await?).await
         }
         VmVerb::Migrate(options) => migrate::run(session, options).await,
-        VmVerb::CheckMigration { vm, to, all } => check::run(session, &vm, to.as_ref(), all).await,
+        VmVerb::CheckMigration { vm, to, post_copy, all } => {
+            check::run(session, &vm, to.as_ref(), post_copy, all).await
+        }
         VmVerb::Rm { vm } => {
             let removed: Value = session.client.delete(&format!("/v1/vms/{vm}")).await?;
             session.format.print(&removed, |_| format!("{vm} is removed; its disks are kept"))

@@ -80,6 +80,11 @@ pub(crate) async fn incoming(
     if let Some(machine) =
         agent.vms.live(vm).filter(|machine| machine.report().state == LocalState::HandedOver)
     {
+        if machine.state(|state| state.migrating_away()) {
+            let message = format!("part of the memory of {} is still on this host", machine.config.name);
+            return Err(ApiError::new(ErrorCode::Conflict, message)
+                .remedy("wait until all of it has followed the VM, then migrate again"));
+        }
         machine.quit().await;
     }
     if let Some(machine) = agent.vms.live(vm) {

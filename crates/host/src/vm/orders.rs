@@ -142,7 +142,7 @@ pub(crate) async fn start_outgoing(
 }
 
 /// The connections of a migration, since the VM's process can open none: for control, then for each page stream.
-async fn connect(destination: &HostName, address: SocketAddr) -> Result<Vec<OwnedFd>, ApiError> {
+pub(crate) async fn connect(destination: &HostName, address: SocketAddr) -> Result<Vec<OwnedFd>, ApiError> {
     let failed = |error: String| {
         // Not "unreachable": that would speak of this agent.
         let message = format!("cannot connect to {destination} at {address} for the migration: {error}");

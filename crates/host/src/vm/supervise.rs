@@ -7,18 +7,20 @@
 //! ```
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_types::control::{Notice, Question, Reply, Request, VmmState};
 use godwit_types::ownership::Verdict;
-use godwit_types::{ApiError, Epoch, MigrationId};
+use godwit_types::{ApiError, Epoch, HostName, MigrationId};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::control::{ControlError, Line, Subscription};
 use super::machine::{Machine, blocking};
+use super::orders::connect;
 use super::process::describe;
 use super::question::{after_answer, ask, open_taps};
 use crate::agent::Agent;
@@ -129,6 +131,11 @@ fn noticed(agent: &Arc<Agent>, machine: &Arc<Machine>, notice: Notice) {
             tracing::debug!("{name} says that it has arrived by migration {migration}");
             arrived(agent, machine);
         }
+        Notice::Disconnected { migration, destination, address } => {
+            let machine = Arc::clone(machine);
+            return agent
+                .spawn(async move { connect_again(&machine, migration, destination, address).await });
+        }
         Notice::MigrationEnded { migration, outcome } => {
             let handed_over = machine.state(|state| {
                 state.migration_ended(migration, outcome);
@@ -144,6 +151,27 @@ fn noticed(agent: &Arc<Agent>, machine: &Arc<Machine>, notice: Notice) {
         }
     }
     agent.changed.notify_one();
+}
+
+/// Makes new connections for a source that still has part of a guest's memory, or says why there are none: it will ask again.
+async fn connect_again(
+    machine: &Arc<Machine>,
+    migration: MigrationId,
+    destination: HostName,
+    address: SocketAddr,
+) {
+    let name = &machine.config.name;
+    let (connections, error) = match connect(&destination, address).await {
+        Ok(connections) => (connections, None),
+        Err(error) => {
+            tracing::warn!("{name} waits for its memory's way to {destination}: {error}");
+            (Vec::new(), Some(error))
+        }
+    };
+    let answer = Request::Reconnect { migration, error };
+    if let Err(error) = machine.control.order_with(&answer, &connections).await {
+        tracing::warn!("{name}: the VM's process did not take its connections to {destination}: {error}");
+    }
 }
 
 fn state_changed(agent: &Arc<Agent>, machine: &Arc<Machine>, vmm: VmmState, epoch: Epoch) {

@@ -149,7 +149,8 @@ impl Vmm {
                 return Reply::Error { error };
             }
             Request::Answer { migration, verdict } => self.answered(&mut inner, migration, verdict),
-            Request::Subscribe | Request::PowerButton | Request::Quit | Request::Balloon { .. } => {}
+            Request::Subscribe | Request::PowerButton | Request::Quit => {}
+            Request::Balloon { .. } | Request::Reconnect { .. } => {}
         }
         Reply::Done
     }

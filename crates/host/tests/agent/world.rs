@@ -250,6 +250,7 @@ pub(crate) fn offer() -> VmmOffer {
         sections: Default::default(),
         vcpus_max: 7,
         cpu,
+        no_post_copy: None,
     }
 }
 

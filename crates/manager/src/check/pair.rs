@@ -10,6 +10,7 @@ pub(super) fn findings(case: &Case<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(virtualisation(case));
     found.extend(machine(case));
+    found.extend(post_copy(case));
     match (case.guest(), case.offer()) {
         (Some(guest), Some(offer)) => {
             found.extend(release(case, guest, offer));
@@ -48,6 +49,12 @@ fn machine(case: &Case<'_>) -> Option<Finding> {
         let reason = format!("the VM is a {wanted} and {host} runs {}", known.join(", "));
         Finding::blocked(Check::Machine, reason, format!("install a newer release of Godwit on {host}"))
     })
+}
+
+fn post_copy(case: &Case<'_>) -> Option<Finding> {
+    let why = case.offer()?.no_post_copy.as_ref().filter(|_| case.post_copy)?;
+    let reason = format!("memory cannot follow the guest to {}: {why}", case.destination.name);
+    Some(Finding::blocked(Check::PostCopy, reason, "migrate without --post-copy, or name another host"))
 }
 
 /// The releases may differ as long as both speak one protocol and each other's device state.

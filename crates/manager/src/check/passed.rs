@@ -20,8 +20,15 @@ fn unknown(check: Check, case: &Case<'_>) -> Option<Finding> {
     let (name, host) = (&case.vm.name, &case.destination.name);
     let needs_guest =
         [Check::Blockers, Check::Release, Check::Cpu, Check::FeatureMsrs, Check::Tsc, Check::Devices];
-    let needs_offer =
-        [Check::Release, Check::Cpu, Check::FeatureMsrs, Check::Tsc, Check::Machine, Check::Devices];
+    let needs_offer = [
+        Check::Release,
+        Check::Cpu,
+        Check::FeatureMsrs,
+        Check::Tsc,
+        Check::Machine,
+        Check::Devices,
+        Check::PostCopy,
+    ];
     if needs_guest.contains(&check) && case.guest().is_none() {
         let reason = format!("not known: there is no process of {name} that could be asked");
         return Some(Finding::warning(check, reason, "check again once the VM runs and its host answers"));
@@ -78,6 +85,7 @@ fn well(check: Check, case: &Case<'_>) -> String {
         Check::Networks => format!("{host} offers {}", listed(fit::needed_networks(spec))),
         Check::Datastores => format!("{host} reaches {}", listed(fit::needed_datastores(spec))),
         Check::Disks => format!("{host} opens all files of the VM, and no lock is in the way"),
+        Check::PostCopy => format!("memory can follow the guest to {host}"),
         Check::Clock => {
             let skew = case.answers.skew;
             format!(

@@ -91,16 +91,19 @@ pub(super) async fn migrate(
 #[derive(Debug, Deserialize)]
 pub(super) struct To {
     to: Option<HostName>,
+    #[serde(default)]
+    post_copy: bool,
 }
 
 /// Whether a VM can move to the host named, or to which of all, with every reason. Moves and reserves nothing.
 #[utoipa::path(get, path = "/v1/vms/{vm}/migration-check", operation_id = "check_migration", tag = "vms",
-    params(("vm" = String, Path, description = "name or id"), ("to" = Option<String>, Query, description = "a host's name")),
+    params(("vm" = String, Path, description = "name or id"), ("to" = Option<String>, Query, description = "a host's name"),
+        ("post_copy" = Option<bool>, Query, description = "whether memory may follow the guest")),
     responses((status = 200, body = MigrationCheck), (status = "default", body = ApiError)))]
 pub(super) async fn migration_check(
     State(manager): Shared,
     Path(vm): Path<String>,
-    Query(To { to }): Query<To>,
+    Query(To { to, post_copy }): Query<To>,
 ) -> Answer<MigrationCheck> {
-    Ok(Json(preflight::report(&manager, vm, to).await?))
+    Ok(Json(preflight::report(&manager, vm, to, post_copy).await?))
 }

@@ -388,6 +388,7 @@ async fn outgoing(
         bytes_sent: 1 << 20,
         remaining: Bytes::mib(2),
         goodput_bytes_per_s: 100,
+        post_copy: None,
         dirty_bytes_per_s: 10,
         predicted_blackout_ms: None,
         predicted_finish_ms: None,
@@ -434,6 +435,7 @@ fn offer() -> VmmOffer {
         sections: BTreeMap::new(),
         vcpus_max: 64,
         cpu: CpuFacts { features: ["sse2".to_owned()].into(), ..CpuFacts::default() },
+        no_post_copy: None,
     }
 }
 

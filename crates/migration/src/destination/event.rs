@@ -5,7 +5,7 @@ use godwit_types::{ApiError, Epoch, VmId};
 
 use crate::failure::Link;
 use crate::machine::{MachineError, Manifest};
-use crate::wire::{Ack, Control, Hello};
+use crate::wire::{Ack, Control, Hello, Whole};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,8 @@ pub enum Input {
     /// How far a page stream has been written into memory.
     Received(Ack),
     /// All device state has arrived, undamaged; it belongs to memory as of this round.
-    State { last_round: u32 },
+    /// With `rest`, the pages that the source has named before are to follow.
+    State { last_round: u32, rest: bool },
     /// A message of the source.
     Control(Control),
     /// The answer to [`Action::Load`].
@@ -30,6 +31,12 @@ pub enum Input {
     TookOver(Witness),
     /// The answer to [`Action::Run`].
     Ran(Result<(), MachineError>),
+    /// Somebody waits for these pages, which are still at the source.
+    Touched(Vec<u64>),
+    /// The last of the pages that were to follow is here; comes once.
+    Whole(Whole),
+    /// The source has connected again, while [`Engine::awaits_source`](super::Engine::awaits_source).
+    Rejoined,
     /// A connection broke, or carried what it may not.
     Lost { link: Link, error: ApiError },
     /// Time has passed; comes many times a second.
@@ -39,16 +46,23 @@ pub enum Input {
 /// Something to do. Actions are carried out in order; those that have an answer lead to one input.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Compare the manifest with the machine built here.
-    Admit(Box<Manifest>),
+    /// Compare the manifest with the machine built here; with `post_copy`, find out whether memory can follow.
+    Admit {
+        manifest: Box<Manifest>,
+        post_copy: bool,
+    },
     /// Take in this many page connections.
     AcceptStreams {
         count: u32,
     },
     /// Send a message on the control connection.
     Send(Control),
-    /// Load the device state.
+    /// Load the device state; if pages are to follow, make whoever touches one wait, first.
     Load,
+    /// Name all pages that are not here, then those that somebody waits for.
+    SendMissing,
+    /// Close all connections.
+    Disconnect,
     AskClaim {
         vm: VmId,
         witness: Witness,

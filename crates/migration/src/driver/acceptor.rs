@@ -16,7 +16,8 @@ use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
 
 use super::incoming::Event;
 use super::link::{Connection, Greeting, LinkError};
-use super::sink::{Seal, Sink};
+use super::seal::Seal;
+use super::sink::Sink;
 use crate::destination::Input;
 use crate::failure::Link;
 use crate::machine::Destination;
@@ -26,6 +27,8 @@ use crate::wire::{Control, Hello, PAGE_STREAMS_MAX, Role, Tag, Welcome, WireErro
 
 /// Between two looks for a new connection.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(2);
+/// The same while it is not known that any will come.
+const REJOIN_INTERVAL: Duration = Duration::from_millis(20);
 /// Connections that have said nothing yet; of more, the oldest is closed.
 const SILENT_MAX: usize = 2 * PAGE_STREAMS_MAX as usize;
 
@@ -64,12 +67,14 @@ pub(super) fn await_source(
 pub(super) struct Arrivals {
     listener: TcpListener,
     silent: VecDeque<TcpStream>,
+    /// Between two looks.
+    interval: Duration,
 }
 
 impl Arrivals {
     pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, silent: VecDeque::new() })
+        Ok(Self { listener, silent: VecDeque::new(), interval: ACCEPT_INTERVAL })
     }
 
     /// The next connection that says something, or has ended.
@@ -89,7 +94,7 @@ impl Arrivals {
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            thread::sleep(ACCEPT_INTERVAL);
+            thread::sleep(self.interval);
         }
     }
 
@@ -147,7 +152,7 @@ fn refuse(mut connection: Connection, migration: MigrationId, hello: &Hello) {
     let _ = connection.writer.control(&Control::error(&ApiError::new(ErrorCode::Refused, message)));
 }
 
-/// Takes in the page streams.
+/// Takes in the page streams, and then whatever connections the source makes anew.
 pub(super) struct Acceptor {
     pub(super) arrivals: Arrivals,
     pub(super) greeter: Greeter,
@@ -157,65 +162,125 @@ pub(super) struct Acceptor {
     pub(super) machine: Arc<dyn Destination>,
     pub(super) sender: SyncSender<Event>,
     pub(super) peer: String,
-    pub(super) seal: Arc<Seal>,
+    pub(super) seal: Seal,
     /// The streams that are open, so that they can be ended.
     pub(super) opened: Arc<Mutex<Vec<TcpStream>>>,
+    pub(super) post_copy: bool,
+    /// The source's newest connections: older ones are refused.
+    pub(super) session: u32,
 }
 
 impl Acceptor {
-    /// Starts a sink for each stream until all are open; returns their threads.
+    /// Starts a sink for each stream until all are open; if memory may follow, then takes the source in again as often as
+    /// it comes. Returns the sinks' threads.
     pub(super) fn run(mut self, count: u32) -> Vec<JoinHandle<()>> {
-        let mut sinks: Vec<Option<JoinHandle<()>>> = (0..count).map(|_| None).collect();
+        let mut sinks = Vec::new();
+        let mut newer = self.take_streams(count, &mut sinks);
+        while self.post_copy && !self.greeter.stop.load(Relaxed) {
+            self.arrivals.interval = REJOIN_INTERVAL;
+            let next =
+                newer.take().map(Some).map_or_else(|| self.arrive(Instant::now() + self.tuning.accept), Ok);
+            match next {
+                Ok(Some((connection, hello))) if self.rejoins(&hello) => {
+                    self.rejoin(connection, &hello);
+                    newer = self.take_streams(count, &mut sinks);
+                }
+                Ok(Some((connection, hello))) => refuse(connection, self.migration, &hello),
+                Ok(None) | Err(LinkError::Silent) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the source can no longer connect");
+                    break;
+                }
+            }
+            sinks.retain(|sink| !sink.is_finished());
+        }
+        sinks
+    }
+
+    /// Opens the streams of this session. Ends early if the source begins a newer one, whose connection it returns.
+    fn take_streams(&mut self, count: u32, sinks: &mut Vec<JoinHandle<()>>) -> Option<(Connection, Hello)> {
+        self.arrivals.interval = ACCEPT_INTERVAL;
         let deadline = Instant::now() + self.tuning.connect * count;
-        while sinks.iter().any(Option::is_none) {
-            if let Err((stream, error)) = self.next(&mut sinks, deadline) {
-                let error = error.describe(&self.peer, Link::Pages(stream));
-                // The engine may have gone; then there is nobody left to tell.
-                let _ = self.sender.send(Event::Input(Input::Lost { link: Link::Pages(stream), error }));
-                break;
+        let mut open = vec![false; count as usize];
+        while let Some(missing) = open.iter().position(|open| !open) {
+            match self.next(&mut open, deadline, sinks) {
+                Ok(None) => {}
+                Ok(newer) => return newer,
+                Err(error) => {
+                    let link = Link::Pages(missing as u32);
+                    let input = Input::Lost { link, error: error.describe(&self.peer, link) };
+                    // The engine may have gone; then there is nobody left to tell.
+                    let _ = self.sender.send(Event::Of(self.session, input));
+                    return None;
+                }
             }
         }
-        sinks.into_iter().flatten().collect()
+        None
     }
 
     fn next(
         &mut self,
-        sinks: &mut [Option<JoinHandle<()>>],
+        open: &mut [bool],
         deadline: Instant,
-    ) -> Result<(), (u32, LinkError)> {
-        let missing = sinks.iter().position(Option::is_none).unwrap_or(0) as u32;
-        let stream = self.arrivals.next(deadline, &self.greeter.stop).map_err(|error| (missing, error))?;
-        let (connection, hello) = match self.greeter.greet(stream) {
-            Ok(greeted) => greeted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection that is not the source's was closed");
-                return Ok(());
-            }
-        };
-        let ours = hello.migration == self.migration && hello.epoch == self.epoch;
+        sinks: &mut Vec<JoinHandle<()>>,
+    ) -> Result<Option<(Connection, Hello)>, LinkError> {
+        let Some((connection, hello)) = self.arrive(deadline)? else { return Ok(None) };
         match hello.role {
-            Role::Pages { stream } if ours && matches!(sinks.get(stream as usize), Some(None)) => {
-                sinks[stream as usize] = Some(
-                    self.open((stream, sinks.len() as u32), connection).map_err(|error| (stream, error))?,
-                );
+            Role::Pages { stream } if self.is_now(&hello) && open.get(stream as usize) == Some(&false) => {
+                sinks.push(self.open((stream, open.len() as u32), connection)?);
+                open[stream as usize] = true;
             }
+            _ if self.rejoins(&hello) => return Ok(Some((connection, hello))),
             _ => refuse(connection, self.migration, &hello),
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// A connection and its first words; none if it was not the source's.
+    fn arrive(&mut self, deadline: Instant) -> Result<Option<(Connection, Hello)>, LinkError> {
+        let stream = self.arrivals.next(deadline, &self.greeter.stop)?;
+        let greeted = self.greeter.greet(stream);
+        let unknown =
+            |error: &LinkError| tracing::warn!(%error, "a connection that is not the source's was closed");
+        Ok(greeted.inspect_err(unknown).ok())
+    }
+
+    fn is_now(&self, hello: &Hello) -> bool {
+        self.is_ours(hello) && hello.session == self.session
+    }
+
+    fn is_ours(&self, hello: &Hello) -> bool {
+        hello.migration == self.migration && hello.epoch == self.epoch
+    }
+
+    /// The newest connections win: that the ones before are broken may not be known here yet.
+    fn rejoins(&self, hello: &Hello) -> bool {
+        let newer = self.is_ours(hello) && hello.session > self.session;
+        newer && matches!(hello.role, Role::Control { .. }) && self.seal.arriving().is_some()
+    }
+
+    fn rejoin(&mut self, connection: Connection, hello: &Hello) {
+        match connection.established(Link::Control, &self.tuning) {
+            Ok(connection) => {
+                self.session = hello.session;
+                let _ = self.sender.send(Event::Rejoined { session: self.session, connection });
+            }
+            Err(error) => tracing::warn!(%error, "the source's new connection broke at once"),
+        }
     }
 
     /// Opens a stream of so many.
     fn open(&self, (stream, count): (u32, u32), connection: Connection) -> Result<JoinHandle<()>, LinkError> {
         let mut connection = connection.established(Link::Pages(stream), &self.tuning)?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(connection.stream()?);
-        connection.writer.control(&Control::Welcome(Welcome {}))?;
-        let sink = Sink::new(stream, connection.reader, Arc::clone(&self.machine), Arc::clone(&self.seal));
-        let (sender, peer) = (self.sender.clone(), self.peer.clone());
+        connection.writer.control(&Control::Welcome(Welcome::default()))?;
+        let sink = Sink::new(stream, connection.reader, Arc::clone(&self.machine), self.seal.clone());
+        let (sender, session, peer) = (self.sender.clone(), self.session, self.peer.clone());
         let thread = thread::Builder::new()
             .name(format!("mig-sink-{stream}"))
-            .spawn(move || sink.run(count, &sender, &peer))
+            .spawn(move || sink.run(count, &sender, session, &peer))
             .map_err(LinkError::Io)?;
-        let _ = self.sender.send(Event::Input(Input::StreamOpened));
+        let _ = self.sender.send(Event::Of(self.session, Input::StreamOpened));
         Ok(thread)
     }
 }

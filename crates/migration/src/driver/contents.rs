@@ -16,6 +16,16 @@ const KEPT_PAGES_MAX: usize = 8 << 10;
 /// What a packing takes is learned from records of at least so many pages, or full ones: in smaller ones all is overhead.
 const TELLING_PAGES: u64 = 64;
 
+/// Where the guest is, whose pages are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guest {
+    Runs,
+    /// There is no time to try anything.
+    Stands,
+    /// Its pages follow it: the destination has nothing that a delta could be to.
+    HasLeft,
+}
+
 /// One stream's contents.
 pub(super) struct Contents {
     chooser: Chooser,
@@ -41,17 +51,17 @@ impl Contents {
         }
     }
 
-    /// Gives `send` the record as it goes on the wire, and the contents that follow it. While the guest stands (`hurried`)
-    /// nothing is tried.
+    /// Gives `send` the record as it goes on the wire, and the contents that follow it.
     pub(super) fn send<E: From<MachineError>>(
         &mut self,
         record: &mut PageRecord,
         memory: &dyn GuestMemory,
-        hurried: bool,
+        guest: Guest,
         send: impl FnOnce(&PageRecord, &[&[u8]]) -> Result<(), E>,
     ) -> Result<(), E> {
         let telling = record.raw_pages >= self.telling_pages;
-        let packing = if telling && !hurried { self.chooser.choose() } else { self.chooser.best() };
+        let packing =
+            if telling && guest != Guest::Stands { self.chooser.choose() } else { self.chooser.best() };
         let began = Instant::now();
         if packing == Packing::None || record.raw_pages == 0 {
             self.forget(record);
@@ -59,7 +69,7 @@ impl Contents {
             let contents: Result<Vec<_>, _> = record.raw().map(|run| memory.bytes(run)).collect();
             send(record, &contents?)?;
         } else {
-            self.copy(record, memory)?;
+            self.copy(record, memory, guest)?;
             let (codec, contents) = self.packer.pack(packing, &self.plain);
             (self.packed.codec, self.packed.contents_bytes) = (codec, contents.len() as u32);
             send(&self.packed, &[contents])?;
@@ -71,7 +81,14 @@ impl Contents {
     }
 
     /// Copies the record's pages, and makes deltas of those that are sent again.
-    fn copy(&mut self, record: &PageRecord, memory: &dyn GuestMemory) -> Result<(), MachineError> {
+    fn copy(
+        &mut self,
+        record: &PageRecord,
+        memory: &dyn GuestMemory,
+        guest: Guest,
+    ) -> Result<(), MachineError> {
+        // All pages are sent once, and most are not written again.
+        let again = record.round > 1 && guest != Guest::HasLeft;
         self.plain.clear();
         self.packed.begin(record.round);
         for run in &record.runs {
@@ -83,8 +100,7 @@ impl Contents {
             let start = self.plain.len();
             self.plain.extend_from_slice(memory.bytes(run.range)?);
             for (gfn, page) in run.range.gfns().zip(self.plain[start..].chunks_exact_mut(PAGE_BYTES)) {
-                // All pages are sent once, and most are not written again.
-                let delta = record.round > 1 && self.kept.send(gfn, page);
+                let delta = again && self.kept.send(gfn, page);
                 self.packed.push(gfn, if delta { PageKind::Delta } else { PageKind::Raw });
             }
         }

@@ -53,8 +53,24 @@ impl Flow {
         }
     }
 
-    /// The counters now.
-    pub(super) fn sent(&self) -> Sent {
+    /// For new connections, counting on from what went over the old ones.
+    pub(super) fn after(old: &Self, streams: u32) -> Self {
+        let sent = old.sent(0);
+        Self {
+            page_stream_bytes: sent.page_stream_bytes.into(),
+            raw_pages: sent.raw_pages.into(),
+            packed_pages: sent.packed_pages.into(),
+            packed_bytes: sent.packed_bytes.into(),
+            delta_pages: sent.delta_pages.into(),
+            zero_pages: sent.zero_pages.into(),
+            state_bytes: sent.state_bytes.into(),
+            other_bytes: sent.other_bytes.into(),
+            ..Self::new(streams)
+        }
+    }
+
+    /// The counters now, beside the pages that are still to follow.
+    pub(super) fn sent(&self, rest_pages: u64) -> Sent {
         Sent {
             page_stream_bytes: self.page_stream_bytes.load(Relaxed),
             raw_pages: self.raw_pages.load(Relaxed),
@@ -62,6 +78,7 @@ impl Flow {
             packed_bytes: self.packed_bytes.load(Relaxed),
             delta_pages: self.delta_pages.load(Relaxed),
             zero_pages: self.zero_pages.load(Relaxed),
+            rest_pages,
             state_bytes: self.state_bytes.load(Relaxed),
             other_bytes: self.other_bytes.load(Relaxed),
         }

@@ -3,11 +3,14 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use godwit_types::Gfn;
+
 use super::inflow::Inflow;
 use super::link::Reader;
-use super::sink::{Seal, Sink};
-use crate::machine::Destination;
-use crate::wire::{Control, DeviceState, Hello, PageRecord, RoundEnd, Tag};
+use super::seal::Seal;
+use super::sink::Sink;
+use crate::machine::{Destination, PageRange};
+use crate::wire::{Control, DeviceState, Hello, Missing, PageRecord, RoundEnd, Tag};
 
 /// Reads frames as the control connection's reader does, and decodes each, until the stream ends or is refused.
 /// Returns how many were accepted.
@@ -16,7 +19,8 @@ where
     for<'a> &'a S: Read,
 {
     let mut reader = Reader::new(Inflow::new(stream, None, Arc::default(), None)).carrying(Tag::State);
-    let mut accepted = 0;
+    let ram = [PageRange { start: Gfn(0), pages: 8 }, PageRange { start: Gfn(16), pages: 4 }];
+    let (mut accepted, mut missing) = (0, Missing::of(&ram));
     while let Ok((tag, payload)) = reader.frame() {
         let decoded = match tag {
             Tag::Hello => Hello::decode(payload).map(drop),
@@ -24,6 +28,7 @@ where
             Tag::State => DeviceState::decode(payload).map(drop),
             Tag::Pages => PageRecord::default().decode_into(payload),
             Tag::RoundEnd => RoundEnd::decode(payload).map(drop),
+            Tag::Missing => missing.take(payload).map(drop),
         };
         accepted += usize::from(decoded.is_ok());
     }
@@ -36,6 +41,6 @@ where
     for<'a> &'a S: Read,
 {
     let reader = Reader::new(Inflow::new(stream, None, Arc::default(), None)).carrying(Tag::Pages);
-    let mut sink = Sink::new(0, reader, machine, Arc::<Seal>::default());
+    let mut sink = Sink::new(0, reader, machine, Seal::default());
     while sink.frame().is_ok() {}
 }

@@ -14,22 +14,35 @@ use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 
 use super::acceptor::{Acceptor, Arrivals, Greeter, await_source};
 use super::answer::{self, AnswerSlot};
-use super::link::{Connection, LinkError, Reader};
+use super::arriving::Arriving;
+use super::ear::Ear;
+use super::link::Connection;
 use super::outflow::Outflow;
-use super::sink::Seal;
+use super::seal::Seal;
 use super::threads::{linger, no_thread, spawn};
+use super::worker::{Work, Worker};
 use super::{Arbiter, EVENTS_MAX, Incoming, TICK, steps};
+use crate::bitmap::PageBitmap;
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
-use crate::machine::{Destination, Section};
+use crate::machine::{Destination, MachineError, Manifest, Section};
 use crate::tuning::Tuning;
-use crate::wire::{Control, DeviceState, Hello, Tag, WireError};
+use crate::wire::{Control, DeviceState, Hello, Role, Tag, WANT_PAGES_MAX, Want, missing};
 
 /// What reaches the engine.
 pub(super) enum Event {
     Input(Input),
+    /// What came over the connections of one session; of no interest if that is not the newest.
+    Of(u32, Input),
+    /// The pages that are to follow, before the device state.
+    Missing(PageBitmap),
     /// Device state, whole and undamaged.
     State(DeviceState),
+    /// The source has connected again.
+    Rejoined {
+        session: u32,
+        connection: Connection,
+    },
     /// Look into the answer slot.
     Wake,
 }
@@ -49,6 +62,7 @@ pub(super) fn receive(
     let Connection { reader, writer: control } = connection;
     let (sender, events) = sync_channel(EVENTS_MAX);
     let peer = format!("source {}", hello.source);
+    let post_copy = matches!(hello.role, Role::Control { post_copy: true, .. });
     let acceptor = Acceptor {
         arrivals,
         greeter,
@@ -58,13 +72,15 @@ pub(super) fn receive(
         machine: Arc::clone(&machine),
         sender: sender.clone(),
         peer: peer.clone(),
-        seal: Arc::default(),
+        seal: Seal::default(),
         opened: Arc::default(),
+        post_copy,
+        session: 0,
     };
-    let control_reader = {
-        let sender = sender.clone();
-        spawn("mig-control", move || listen(reader, &sender, &peer))?
-    };
+    let worker = Worker::start(&machine, migration, &sender)?;
+    let ear =
+        Ear { machine: Arc::clone(&machine), seal: acceptor.seal.clone(), peer, events: sender.clone() };
+    let control_reader = ear.listen(0, reader)?;
     let run = Run {
         engine: Engine::new(Setup { migration, epoch, tuning }),
         began: Instant::now(),
@@ -74,11 +90,17 @@ pub(super) fn receive(
         arbiter,
         answer: Arc::default(),
         control,
-        seal: Arc::clone(&acceptor.seal),
+        session: 0,
+        ear,
+        worker,
+        missing: None,
+        faults: None,
+        seal: acceptor.seal.clone(),
         opened: Arc::clone(&acceptor.opened),
         acceptor: Some(acceptor),
         accepting: None,
         control_reader,
+        old_readers: Vec::new(),
         events,
         sender,
         stop,
@@ -100,9 +122,19 @@ struct Run {
     /// Taken when page streams may come.
     acceptor: Option<Acceptor>,
     accepting: Option<JoinHandle<Vec<JoinHandle<()>>>>,
-    seal: Arc<Seal>,
+    /// The source's newest connections.
+    session: u32,
+    ear: Ear,
+    worker: Worker,
+    /// The pages that are to follow, until they are awaited.
+    missing: Option<PageBitmap>,
+    /// Sees to the faults of those who touch them.
+    faults: Option<JoinHandle<()>>,
+    seal: Seal,
     opened: Arc<Mutex<Vec<TcpStream>>>,
     control_reader: JoinHandle<()>,
+    /// Of connections that have been replaced.
+    old_readers: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     stop: Arc<AtomicBool>,
@@ -119,11 +151,20 @@ impl Run {
             }
             let input = match self.events.recv_timeout(TICK) {
                 Ok(Event::Input(input)) => input,
+                Ok(Event::Of(session, input)) if session == self.session => input,
+                Ok(Event::Rejoined { session, connection }) => match self.rejoin(session, connection) {
+                    Some(input) => input,
+                    None => continue,
+                },
+                Ok(Event::Missing(pages)) => {
+                    self.missing = Some(pages);
+                    continue;
+                }
                 Ok(Event::State(DeviceState { last_round, sections })) => {
                     self.sections = sections;
-                    Input::State { last_round }
+                    Input::State { last_round, rest: self.missing.is_some() }
                 }
-                Ok(Event::Wake) | Err(_) => Input::Tick,
+                Ok(Event::Of(..) | Event::Wake) | Err(_) => Input::Tick,
             };
             if let Some(verdict) = self.answer.take() {
                 self.feed(Input::Verdict(verdict));
@@ -147,31 +188,92 @@ impl Run {
     fn perform(&mut self, action: Action) -> Option<Input> {
         steps::destination(&action).into_iter().for_each(godwit_faults::reached);
         match action {
-            Action::Admit(manifest) => return Some(Input::Admitted(self.machine.admit(&manifest))),
+            Action::Admit { manifest, post_copy } => {
+                return Some(Input::Admitted(self.admit(&manifest, post_copy)));
+            }
             Action::AcceptStreams { count } => return self.accept_streams(count),
-            Action::Send(message) => {
-                if let Err(error) = self.control.control(&message) {
-                    let error = error.describe("source", Link::Control);
-                    return Some(Input::Lost { link: Link::Control, error });
-                }
-            }
-            Action::Load => {
-                self.seal.close();
-                let sections = std::mem::take(&mut self.sections);
-                return Some(Input::Loaded(self.machine.load(sections)));
-            }
+            Action::Send(message) => return self.send(Tag::Control, &message.to_payload()),
+            Action::SendMissing => return self.send_missing(),
+            Action::Disconnect => self.disconnect(),
+            Action::Load => return self.load(),
             Action::AskClaim { vm, witness } => self.ask_claim(vm, witness),
-            Action::TakeOver => return Some(Input::TookOver(self.machine.take_over(self.migration))),
-            Action::Run { epoch } => {
-                let ran = self.machine.run(epoch);
-                if let Err(error) = &ran {
-                    tracing::warn!("the VM is this host's and does not run yet: {error}");
-                }
-                return Some(Input::Ran(ran));
-            }
+            Action::TakeOver => self.worker.give(Work::TakeOver),
+            Action::Run { epoch } => self.worker.give(Work::Run(epoch)),
             Action::End(result) => self.result = Some(result),
         }
         None
+    }
+
+    fn admit(&self, manifest: &Manifest, post_copy: bool) -> Result<(), Vec<String>> {
+        let follows = if post_copy { self.machine.can_follow() } else { Ok(()) };
+        let follows =
+            follows.map_err(|reason| format!("memory cannot follow the guest by post-copy: {reason}"));
+        match (self.machine.admit(manifest), follows) {
+            (Ok(()), follows) => follows.map_err(|reason| vec![reason]),
+            (Err(mut reasons), follows) => {
+                reasons.extend(follows.err());
+                Err(reasons)
+            }
+        }
+    }
+
+    /// Sends a frame on the control connection; what went wrong, if anything.
+    fn send(&mut self, tag: Tag, payload: &[u8]) -> Option<Input> {
+        let error = self.control.frame(tag, payload, &[]).err()?.describe("source", Link::Control);
+        Some(Input::Lost { link: Link::Control, error })
+    }
+
+    /// Who touches a page that is to follow waits from here on, and so may the loading.
+    fn load(&mut self) -> Option<Input> {
+        self.seal.close();
+        if let Some(missing) = self.missing.take()
+            && let Err(error) = self.await_pages(missing)
+        {
+            return Some(Input::Loaded(Err(error)));
+        }
+        self.worker.give(Work::Load(std::mem::take(&mut self.sections)));
+        None
+    }
+
+    fn await_pages(&mut self, missing: PageBitmap) -> Result<(), MachineError> {
+        let absent = self.machine.await_pages(&missing)?;
+        let ranges = self.machine.memory().ranges();
+        let arriving = Arc::new(Arriving::new(absent, ranges, missing, self.sender.clone()));
+        self.seal.follow(Arc::clone(&arriving));
+        let watch = move || arriving.watch();
+        let failed =
+            |error: ApiError| MachineError { step: "awaiting pages".into(), reason: error.to_string() };
+        self.faults = Some(spawn("mig-faults", watch).map_err(failed)?);
+        Ok(())
+    }
+
+    fn send_missing(&mut self) -> Option<Input> {
+        let (runs, waiting) = self.seal.arriving()?.missing();
+        let named = missing(runs.into_iter()).into_iter().map(|payload| (Tag::Missing, payload));
+        let want = |pages: &[u64]| Control::Want(Want { pages: pages.to_vec() });
+        let wanted = waiting.chunks(WANT_PAGES_MAX).map(|pages| (Tag::Control, want(pages).to_payload()));
+        named.chain(wanted).find_map(|(tag, payload)| self.send(tag, &payload))
+    }
+
+    /// Takes up new connections of the source in place of the old ones; what to tell the engine, if it may do so.
+    fn rejoin(&mut self, session: u32, connection: Connection) -> Option<Input> {
+        if !self.engine.awaits_source() {
+            return None;
+        }
+        self.disconnect();
+        self.old_readers.push(std::mem::replace(
+            &mut self.control_reader,
+            self.ear.listen(session, connection.reader).ok()?,
+        ));
+        self.old_readers.retain(|reader| !reader.is_finished());
+        (self.session, self.control) = (session, connection.writer);
+        Some(Input::Rejoined)
+    }
+
+    fn disconnect(&self) {
+        let _ = self.control.stream().shutdown(Shutdown::Both);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
     }
 
     fn accept_streams(&mut self, count: u32) -> Option<Input> {
@@ -196,46 +298,28 @@ impl Run {
     /// first gets the time to read why.
     fn close(self, running: bool) {
         if running {
+            // The source may read on to the last word, and then ends too.
+            let _ = self.control.stream().shutdown(Shutdown::Write);
             self.stop.store(true, Relaxed);
             return;
         }
+        let arriving = self.seal.arriving();
+        arriving.iter().for_each(|arriving| arriving.abandon());
         let _ = self.control.stream().shutdown(Shutdown::Write);
         linger(&self.events, &self.control_reader);
         self.stop.store(true, Relaxed);
+        self.disconnect();
         // Threads that wait to tell the engine something stop waiting.
         drop(self.events);
-        let _ = self.control.stream().shutdown(Shutdown::Both);
         let sinks = self.accepting.map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         drop(opened);
-        for thread in sinks.into_iter().chain([self.control_reader]) {
+        let readers = self.old_readers.into_iter().chain([self.control_reader, self.worker.finish()]);
+        for thread in sinks.into_iter().chain(readers).chain(self.faults) {
             let _ = thread.join();
         }
     }
-}
-
-/// Reads the control connection until it ends.
-fn listen(mut reader: Reader, events: &SyncSender<Event>, peer: &str) {
-    loop {
-        let event = match reader.frame() {
-            Ok((Tag::Control, payload)) => {
-                Control::from_payload(payload).map(|message| Event::Input(Input::Control(message)))
-            }
-            Ok((Tag::State, payload)) => DeviceState::decode(payload).map(Event::State),
-            Ok((tag, _)) => Err(WireError::OutOfPlace { tag, expected: "a control message or device state" }),
-            Err(error) => Ok(lost(error, peer)),
-        };
-        let event = event.unwrap_or_else(|error| lost(error.into(), peer));
-        let last = matches!(event, Event::Input(Input::Lost { .. }));
-        if events.send(event).is_err() || last {
-            return;
-        }
-    }
-}
-
-fn lost(error: LinkError, peer: &str) -> Event {
-    Event::Input(Input::Lost { link: Link::Control, error: error.describe(peer, Link::Control) })
 }
 
 fn listening(error: &std::io::Error) -> ApiError {

@@ -14,7 +14,9 @@
 mod acceptor;
 mod ahead;
 mod answer;
+mod arriving;
 mod contents;
+mod ear;
 mod flow;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -27,9 +29,12 @@ mod outflow;
 mod outgoing;
 mod page_sets;
 mod pump;
+mod rest;
+mod seal;
 mod sink;
 mod steps;
 mod threads;
+mod worker;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -56,6 +61,25 @@ pub trait Arbiter: Send + Sync {
     /// Asks without blocking; `answer` is called once, from any thread, however long it takes. Dropping it uncalled
     /// counts as [`Verdict::Undecided`]: the question is asked again.
     fn ask(&self, question: Question, answer: Box<dyn FnOnce(Verdict) + Send>);
+}
+
+/// The way to new connections, of which a source's VMM can open none. `godwit-vmm` asks its agent.
+pub trait Connector: Send + Sync {
+    /// Asks for new connections of a migration to its destination, without blocking; `answer` is called once, from any
+    /// thread, within a bounded time.
+    fn connect(
+        &self,
+        to: (MigrationId, &HostName, SocketAddr),
+        answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
+    );
+}
+
+/// New connections: nothing was sent on them yet.
+#[derive(Debug)]
+pub struct Connections {
+    pub control: TcpStream,
+    /// One for each page stream.
+    pub pages: Vec<TcpStream>,
 }
 
 /// What a source is asked to do.
@@ -97,25 +121,26 @@ impl SourceRun {
     pub fn start(
         request: Outgoing,
         machine: Arc<dyn Source>,
-        arbiter: Arc<dyn Arbiter>,
+        (arbiter, connector): (Arc<dyn Arbiter>, Arc<dyn Connector>),
         progress: Box<dyn Fn(MigrationProgress) + Send>,
         ended: Box<dyn FnOnce(MigrationOutcome) + Send>,
     ) -> Self {
-        Self::start_tuned(request, machine, arbiter, progress, ended, Tuning::default())
+        Self::start_tuned(request, machine, (arbiter, connector), progress, ended, Tuning::default())
     }
 
     /// [`SourceRun::start`] with other than the default bounds. There are as many page streams as connections for them.
     pub fn start_tuned(
         request: Outgoing,
         machine: Arc<dyn Source>,
-        arbiter: Arc<dyn Arbiter>,
+        (arbiter, connector): (Arc<dyn Arbiter>, Arc<dyn Connector>),
         progress: Box<dyn Fn(MigrationProgress) + Send>,
         ended: Box<dyn FnOnce(MigrationOutcome) + Send>,
         mut tuning: Tuning,
     ) -> Self {
         tuning.page_streams = request.pages.len() as u32;
         let gate = Arc::new(gate::Gate::default());
-        outgoing::start(request, machine, arbiter, progress, ended, tuning, Arc::clone(&gate));
+        let agent = outgoing::Agent { arbiter, connector };
+        outgoing::start(request, machine, agent, progress, ended, tuning, Arc::clone(&gate));
         Self { gate }
     }
 

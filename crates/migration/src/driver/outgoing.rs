@@ -1,5 +1,7 @@
 //! Drives the source's state machine.
 
+mod following;
+
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,22 +22,27 @@ use super::notifier::Notifier;
 use super::outflow::Outflow;
 use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
+use super::rest::Rest;
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, EVENTS_MAX, Outgoing, TICK, steps};
+use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, steps};
+use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
-use crate::machine::{MachineError, Manifest, Reclaimed, Section, Source};
+use crate::machine::{MachineError, Manifest, PageRange, Reclaimed, Section, Source};
 use crate::secure::End;
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
-use crate::wire::{Control, DeviceState, Hello, PAGE_STREAMS_MAX, PREAMBLE_BYTES, Role, Tag, WireError};
+use crate::wire::{Control, Hello, Missing, PAGE_STREAMS_MAX, PREAMBLE_BYTES, Role, Tag, WireError};
 
 /// Rounds that may wait for a page stream: one of pre-copy, two while the guest stands.
 const JOBS_MAX: usize = 4;
 
 /// What reaches the engine.
 pub(super) enum Event {
-    Input(Input),
-    /// Look into the answer slot.
+    /// What came over the connections of one session; of no interest if that is not the newest.
+    Input(u32, Input),
+    /// On the connections of a session: the pages that the destination does not have.
+    Missing(u32, PageBitmap),
+    /// Look into the answer slots.
     Wake,
 }
 
@@ -43,7 +50,7 @@ pub(super) enum Event {
 pub(super) fn start(
     request: Outgoing,
     machine: Arc<dyn Source>,
-    arbiter: Arc<dyn Arbiter>,
+    agent: Agent,
     progress: Box<dyn Fn(MigrationProgress) + Send>,
     ended: Ended,
     tuning: Tuning,
@@ -53,8 +60,7 @@ pub(super) fn start(
     let ended = Arc::new(Mutex::new(Some(ended)));
     let theirs = Arc::clone(&ended);
     let spawned = thread::Builder::new().name("mig-source".into()).spawn(move || {
-        let result =
-            Run::begin(request, machine, arbiter, progress, tuning, Arc::clone(&gate)).map(Run::drive);
+        let result = Run::begin(request, machine, agent, progress, tuning, Arc::clone(&gate)).map(Run::drive);
         gate.lock().closed = Some("the migration has ended already");
         let outcome = match result {
             Ok(outcome) => outcome,
@@ -75,13 +81,21 @@ fn call(ended: &Mutex<Option<Ended>>, outcome: MigrationOutcome) {
     }
 }
 
+/// The ways to the agent.
+pub(super) struct Agent {
+    pub(super) arbiter: Arc<dyn Arbiter>,
+    pub(super) connector: Arc<dyn Connector>,
+}
+
 struct Run {
     engine: Engine,
     gate: Arc<Gate>,
     began: Instant,
     machine: Arc<dyn Source>,
-    arbiter: Arc<dyn Arbiter>,
+    agent: Agent,
     answer: Arc<AnswerSlot>,
+    /// Where new connections wait.
+    connected: Arc<Mutex<Option<Result<Connections, ApiError>>>>,
     notifier: Notifier,
     tuning: Tuning,
     request: Outgoing,
@@ -95,10 +109,18 @@ struct Run {
     pages: Vec<TcpStream>,
     pumps: Vec<SyncSender<Job>>,
     pump_threads: Vec<JoinHandle<()>>,
+    /// Of connections that have been replaced.
+    old_threads: Vec<JoinHandle<()>>,
     control_reader: JoinHandle<()>,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
+    /// Counts how often the connections were made again.
+    session: u32,
     pages_to_send: PageSets,
+    /// The pages that are to follow, once that is decided.
+    rest: Option<Arc<Rest>>,
+    /// The round that they are sent as.
+    rest_round: u32,
     sections: Vec<Section>,
     /// The guest stands.
     paused: bool,
@@ -112,7 +134,7 @@ impl Run {
     fn begin(
         request: Outgoing,
         machine: Arc<dyn Source>,
-        arbiter: Arc<dyn Arbiter>,
+        agent: Agent,
         progress: Box<dyn Fn(MigrationProgress) + Send>,
         tuning: Tuning,
         gate: Arc<Gate>,
@@ -142,9 +164,9 @@ impl Run {
         let pages_to_send = PageSets::new(ranges);
         let notifier = Notifier::start(progress).map_err(|error| no_thread(&error))?;
         let control_reader = {
-            let (sender, flow) = (sender.clone(), Arc::clone(&flow));
+            let (sender, flow, ram) = (sender.clone(), Arc::clone(&flow), ranges.to_vec());
             let peer = format!("destination {}", request.destination);
-            spawn("mig-control", move || listen(reader, &sender, &flow, &peer))?
+            spawn("mig-control", move || listen(reader, (0, &ram), &sender, &flow, &peer))?
         };
         Ok(Self {
             engine: Engine::new(setup),
@@ -154,8 +176,9 @@ impl Run {
             epoch: manifest.epoch,
             manifest: Some(manifest),
             machine,
-            arbiter,
+            agent,
             answer: Arc::default(),
+            connected: Arc::default(),
             notifier,
             tuning,
             request,
@@ -165,10 +188,14 @@ impl Run {
             pages: Vec::new(),
             pumps: Vec::new(),
             pump_threads: Vec::new(),
+            old_threads: Vec::new(),
             control_reader,
             events,
             sender,
+            session: 0,
             pages_to_send,
+            rest: None,
+            rest_round: 0,
             sections: Vec::new(),
             paused: false,
             stands: None,
@@ -183,17 +210,26 @@ impl Run {
                 break outcome;
             }
             let input = match self.events.recv_timeout(TICK) {
-                Ok(Event::Input(input)) => input,
-                Ok(Event::Wake) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    Input::Tick
+                Ok(Event::Input(session, input)) if session == self.session => input,
+                Ok(Event::Missing(session, pages)) if session == self.session => {
+                    self.rest = Some(Arc::new(Rest::new(self.machine.memory().ranges(), pages)));
+                    Input::Missing
                 }
+                Ok(Event::Input(..) | Event::Missing(..) | Event::Wake)
+                | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Input::Tick,
             };
             if let Some(verdict) = self.answer.take() {
                 self.feed(Input::Verdict(verdict));
             }
+            let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(connections) = connected {
+                let rejoined = connections.and_then(|connections| self.rejoin(connections));
+                self.feed(Input::Reconnected(rejoined));
+            }
             self.feed(input);
         };
-        self.close(matches!(outcome, MigrationOutcome::Failed { .. }));
+        let linger_on = matches!(outcome, MigrationOutcome::Failed { .. }) || self.rest.is_some();
+        self.close(linger_on);
         outcome
     }
 
@@ -202,7 +238,10 @@ impl Run {
         if let Input::Control(Control::Ack(ack)) = &input {
             self.flow.settle(ack.stream, ack.wire_bytes);
         }
-        let mut inputs = VecDeque::from([Input::Sent(self.flow.sent()), input]);
+        let mut inputs = VecDeque::from([
+            Input::Sent(self.flow.sent(self.rest.as_ref().map_or(0, |rest| rest.left()))),
+            input,
+        ]);
         while let Some(input) = inputs.pop_front() {
             for action in self.step(input) {
                 inputs.extend(self.perform(action));
@@ -230,7 +269,10 @@ impl Run {
         match action {
             Action::Greet => return self.greet(),
             Action::Send(message) => return self.send(Tag::Control, &message.to_payload()),
-            Action::OpenStreams => return Some(Input::StreamsOpened(self.open_streams())),
+            Action::OpenStreams => {
+                let streams = std::mem::take(&mut self.request.pages);
+                return Some(Input::StreamsOpened(self.open_streams(streams)));
+            }
             Action::StartLog => return Some(Input::LogStarted(self.start_log())),
             Action::Harvest => return Some(Input::Harvested(self.harvest())),
             Action::SendRound { round } => self.send_round(round),
@@ -243,7 +285,11 @@ impl Run {
                 let saved = machine.save().map(|sections| self.sections = sections);
                 return Some(Input::Saved(saved));
             }
-            Action::SendState { last_round } => return self.send_state(last_round),
+            Action::SendState { last_round, rest } => return self.send_state(last_round, rest),
+            Action::Serve { pages } => return self.serve_pages(&pages),
+            Action::PushRest => self.push_rest(),
+            Action::Disconnect => self.disconnect(),
+            Action::Reconnect { session } => self.reconnect(session),
             Action::LetGo => machine.let_go(),
             Action::Reclaim => return Some(Input::Reclaimed(self.reclaim())),
             Action::Resume => return Some(Input::Resumed(machine.resume())),
@@ -271,13 +317,19 @@ impl Run {
 
     fn hello(&self, role: Role) -> Vec<u8> {
         let source = self.request.source.to_string();
-        Hello { migration: self.request.migration, epoch: self.epoch.next(), source, role }.encode()
+        let (migration, session) = (self.request.migration, self.session);
+        Hello { migration, epoch: self.epoch.next(), source, session, role }.encode()
     }
 
     fn greet(&mut self) -> Option<Input> {
         let manifest = self.manifest.take()?;
-        let role = Role::Control { manifest, page_streams: self.tuning.page_streams };
+        let role = self.control_role(manifest);
         self.send(Tag::Hello, &self.hello(role))
+    }
+
+    fn control_role(&self, manifest: Manifest) -> Role {
+        let (page_streams, post_copy) = (self.tuning.page_streams, self.request.budget.post_copy);
+        Role::Control { manifest, page_streams, post_copy }
     }
 
     /// Sends a frame on the control connection; what went wrong, if anything.
@@ -297,22 +349,22 @@ impl Run {
         None
     }
 
-    fn open_streams(&mut self) -> Result<(), ApiError> {
+    fn open_streams(&mut self, streams: Vec<TcpStream>) -> Result<(), ApiError> {
         let count = self.tuning.page_streams;
         let cap = self.request.budget.bandwidth_bytes_per_s_max;
         let share = cap.map(|cap| cap as f64 / f64::from(count));
-        let peer = format!("destination {}", self.request.destination);
-        for (index, stream) in (0..).zip(std::mem::take(&mut self.request.pages)) {
+        let (session, peer) = (self.session, format!("destination {}", self.request.destination));
+        for (index, stream) in (0..).zip(streams) {
             let connection = self.open_stream(index, stream, &peer)?;
             let own = connection.stream().map_err(|error| error.describe(&peer, Link::Pages(index)))?;
             let (machine, flow) = (Arc::clone(&self.machine), Arc::clone(&self.flow));
             let pump = Pump::new((index, count), connection.writer, machine, flow, share);
             let (jobs, queue) = sync_channel(JOBS_MAX);
             let (sender, peer) = (self.sender.clone(), peer.clone());
-            let thread = spawn(&format!("mig-pages-{index}"), move || pump.run(&queue, &sender, &peer))?;
+            let body = move || pump.run(&queue, &sender, session, &peer);
+            self.pump_threads.push(spawn(&format!("mig-pages-{index}"), body)?);
             self.pages.push(own);
             self.pumps.push(jobs);
-            self.pump_threads.push(thread);
         }
         Ok(())
     }
@@ -323,11 +375,7 @@ impl Run {
             greeting(&self.request, &self.tuning, &self.stop).greet(stream).map_err(describe)?;
         let hello = self.hello(Role::Pages { stream: index });
         connection.writer.frame(Tag::Hello, &hello, &[]).map_err(describe)?;
-        match connection.reader.control().map_err(describe)? {
-            Control::Welcome(_) => {}
-            Control::Error(failure) => return Err(failure.into_error(peer)),
-            _ => return Err(failure::out_of_turn(peer, "an answer to a page stream's hello")),
-        }
+        welcomed(connection.reader.control().map_err(describe)?, peer)?;
         connection.established(Link::Pages(index), &self.tuning).map_err(describe)
     }
 
@@ -347,13 +395,8 @@ impl Run {
         let pages = self.pages_to_send.take();
         for pump in &self.pumps {
             // A pump that is gone has reported why.
-            let _ = pump.send(Job { round, pages: Arc::clone(&pages), hurried: self.paused });
+            let _ = pump.send(Job::Round { round, pages: Arc::clone(&pages), stands: self.paused });
         }
-    }
-
-    fn send_state(&mut self, last_round: u32) -> Option<Input> {
-        let sections = std::mem::take(&mut self.sections);
-        self.send(Tag::State, &DeviceState { last_round, sections }.encode())
     }
 
     fn ask_commit(&self) {
@@ -362,16 +405,16 @@ impl Run {
         let sender = self.sender.clone();
         // A full queue means that the engine is awake anyway.
         let wake = move || drop(sender.try_send(Event::Wake));
-        self.arbiter.ask(question, answer::callback(&self.answer, wake));
+        self.agent.arbiter.ask(question, answer::callback(&self.answer, wake));
     }
 
-    /// Ends all threads. After a failure, first gives the destination the time to read why.
-    fn close(mut self, failed: bool) {
+    /// Ends all threads; with `linger_on`, first gives the destination the time to read the last word.
+    fn close(mut self, linger_on: bool) {
         self.flow.stop();
         self.pumps.clear();
         self.pages.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         let _ = self.control.stream().shutdown(Shutdown::Write);
-        if failed {
+        if linger_on {
             linger(&self.events, &self.control_reader);
         }
         self.stop.store(true, Relaxed);
@@ -379,7 +422,7 @@ impl Run {
         // Threads that wait to tell the engine something stop waiting.
         drop(self.events);
         drop(self.notifier);
-        for thread in self.pump_threads.into_iter().chain([self.control_reader]) {
+        for thread in self.pump_threads.into_iter().chain(self.old_threads).chain([self.control_reader]) {
             let _ = thread.join();
         }
     }
@@ -389,23 +432,45 @@ fn greeting<'a>(request: &'a Outgoing, tuning: &Tuning, stop: &'a Arc<AtomicBool
     Greeting { end: End::Source, secure: request.secure.as_deref(), within: tuning.connect, stop }
 }
 
-/// Reads the control connection until it ends.
-fn listen(mut reader: Reader, events: &SyncSender<Event>, flow: &Flow, peer: &str) {
+/// Whether the destination's first words are a welcome.
+fn welcomed(answer: Control, peer: &str) -> Result<(), ApiError> {
+    match answer {
+        Control::Welcome(_) => Ok(()),
+        Control::Error(failure) => Err(failure.into_error(peer)),
+        _ => Err(failure::out_of_turn(peer, "an answer to a hello")),
+    }
+}
+
+/// Reads the control connection of a session until it ends.
+fn listen(
+    mut reader: Reader,
+    (session, ram): (u32, &[PageRange]),
+    events: &SyncSender<Event>,
+    flow: &Flow,
+    peer: &str,
+) {
+    let mut missing = Missing::of(ram);
     loop {
-        let input = match reader.frame() {
+        let event = match reader.frame() {
             Ok((Tag::Control, payload)) => {
                 flow.other_bytes.fetch_add((crate::wire::HEADER_BYTES + payload.len()) as u64, Relaxed);
-                Control::from_payload(payload).map(Input::Control).map_err(LinkError::from)
+                Control::from_payload(payload)
+                    .map(|message| Event::Input(session, Input::Control(message)))
+                    .map_err(LinkError::from)
             }
+            Ok((Tag::Missing, payload)) => match missing.take(payload) {
+                Ok(None) => continue,
+                Ok(Some(pages)) => Ok(Event::Missing(session, pages)),
+                Err(error) => Err(error.into()),
+            },
             Ok((tag, _)) => Err(WireError::OutOfPlace { tag, expected: "a control message" }.into()),
             Err(error) => Err(error),
         };
-        let input = input.unwrap_or_else(|error| Input::Lost {
-            link: Link::Control,
-            error: error.describe(peer, Link::Control),
-        });
-        let lost = matches!(input, Input::Lost { .. });
-        if events.send(Event::Input(input)).is_err() || lost {
+        let link = Link::Control;
+        let lost = |error: LinkError| Input::Lost { link, error: error.describe(peer, link) };
+        let event = event.unwrap_or_else(|error| Event::Input(session, lost(error)));
+        let last = matches!(event, Event::Input(_, Input::Lost { .. }));
+        if events.send(event).is_err() || last {
             return;
         }
     }

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
-use super::contents::Contents;
+use super::contents::{Contents, Guest};
 use super::flow::{Flow, Pace, Stopped};
 use super::link::LinkError;
 use super::outflow::Outflow;
 use super::outgoing::Event;
+use super::rest::Rest;
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{GuestMemory, MachineError, PageRange, Source};
@@ -26,12 +27,12 @@ const RECORD_PAGES_MAX: u64 = 16 << 10;
 /// A paced stream sends records that take about this part of a second.
 const PACED_RECORDS_PER_S: f64 = 20.0;
 
-/// A round to send.
-pub(super) struct Job {
-    pub(super) round: u32,
-    pub(super) pages: Arc<PageBitmap>,
-    /// The guest stands.
-    pub(super) hurried: bool,
+/// What a pump is to send.
+pub(super) enum Job {
+    /// Its part of these pages; whether the guest stands.
+    Round { round: u32, pages: Arc<PageBitmap>, stands: bool },
+    /// Whatever is left, together with the other streams, as this round. It has no end: the receiver knows what it needs.
+    Rest { round: u32, rest: Arc<Rest> },
 }
 
 /// See the module.
@@ -93,20 +94,23 @@ impl Pump {
     }
 
     /// Sends rounds until there are no more, or one fails. `peer` is who the pages go to.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, events: &SyncSender<Event>, peer: &str) {
+    pub(super) fn run(mut self, jobs: &Receiver<Job>, events: &SyncSender<Event>, session: u32, peer: &str) {
         for job in jobs {
-            let result = self.round(&job);
+            let (result, round) = match &job {
+                Job::Round { round, pages, stands } => (self.round(*round, pages, *stands), *round),
+                Job::Rest { round, rest } => (self.rest(*round, rest), *round),
+            };
+            drop(job);
             let input = match result {
-                Ok(()) => Input::RoundSent { stream: self.line.index, round: job.round },
+                Ok(()) => Input::RoundSent { stream: self.line.index, round },
                 Err(PumpError::Stopped) => return,
                 Err(error) => {
                     Input::Lost { link: Link::Pages(self.line.index), error: self.describe(error, peer) }
                 }
             };
-            drop(job);
             let failed = matches!(input, Input::Lost { .. });
             // The engine may have gone; then there is nobody left to tell.
-            if events.send(Event::Input(input)).is_err() || failed {
+            if events.send(Event::Input(session, input)).is_err() || failed {
                 return;
             }
         }
@@ -120,30 +124,40 @@ impl Pump {
         }
     }
 
-    fn round(&mut self, job: &Job) -> Result<(), PumpError> {
-        let machine = Arc::clone(&self.machine);
+    fn round(&mut self, round: u32, pages: &PageBitmap, stands: bool) -> Result<(), PumpError> {
+        let (machine, guest) = (Arc::clone(&self.machine), if stands { Guest::Stands } else { Guest::Runs });
         let memory = machine.memory();
-        self.record.begin(job.round);
+        self.record.begin(round);
         for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
-                for run in job.pages.runs(shard) {
-                    self.pages(memory, run, job.hurried)?;
+                for run in pages.runs(shard) {
+                    self.pages(memory, run, guest)?;
                 }
             }
         }
-        self.flush(memory, job.hurried)?;
-        let end = RoundEnd { round: job.round, pages: self.sent_pages }.encode();
+        self.flush(memory, guest)?;
+        let end = RoundEnd { round, pages: self.sent_pages }.encode();
         self.line.transmit(Tag::RoundEnd, &end, &[])
     }
 
+    /// Pages of the guest that stands go to any stream, since their contents do not change.
+    fn rest(&mut self, round: u32, rest: &Rest) -> Result<(), PumpError> {
+        let machine = Arc::clone(&self.machine);
+        self.record.begin(round);
+        while let Some(run) = rest.take(self.raw_pages_max) {
+            self.pages(machine.memory(), run, Guest::HasLeft)?;
+        }
+        self.flush(machine.memory(), Guest::HasLeft)
+    }
+
     /// Adds the pages of a run, each as what it holds.
-    fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange, hurried: bool) -> Result<(), PumpError> {
+    fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange, guest: Guest) -> Result<(), PumpError> {
         let bytes = memory.bytes(run)?;
         for (gfn, page) in (run.start.0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
             if self.is_full() {
-                self.flush(memory, hurried)?;
+                self.flush(memory, guest)?;
             }
-            self.record.push(Gfn(gfn), if is_zero(page) { PageKind::Zero } else { PageKind::Raw });
+            self.record.push(Gfn(gfn), kind(page));
         }
         Ok(())
     }
@@ -156,11 +170,11 @@ impl Pump {
     }
 
     /// Sends the record, if it names any page, and begins the next of the same round.
-    fn flush(&mut self, memory: &dyn GuestMemory, hurried: bool) -> Result<(), PumpError> {
+    fn flush(&mut self, memory: &dyn GuestMemory, guest: Guest) -> Result<(), PumpError> {
         let Self { record, contents, line, payload, .. } = self;
         if record.pages > 0 {
             self.sent_pages += record.pages;
-            contents.send(record, memory, hurried, |record, contents| {
+            contents.send(record, memory, guest, |record, contents| {
                 line.flow.count(record);
                 record.encode_into(payload);
                 line.transmit(Tag::Pages, payload, contents)
@@ -198,6 +212,11 @@ fn shards(range: PageRange, index: u32, count: u32) -> impl Iterator<Item = Page
         }
         None
     })
+}
+
+/// How a page is sent.
+pub(super) fn kind(page: &[u8]) -> PageKind {
+    if is_zero(page) { PageKind::Zero } else { PageKind::Raw }
 }
 
 /// Whether a page holds only zeros. Folding fixed chunks lets the compiler use vector instructions.

@@ -22,14 +22,16 @@ pub(super) fn source(action: &Action) -> Option<Step> {
         Action::Send(Control::Committed(_)) => Step::SourceSendCommitted,
         Action::End(_) => Step::SourceEnd,
         Action::Send(_) | Action::StopLog | Action::Progress(_) => return None,
+        Action::PushRest => Step::SourcePushRest,
         Action::LetGo | Action::Reclaim | Action::Resume => return None,
+        Action::Serve { .. } | Action::Disconnect | Action::Reconnect { .. } => return None,
     })
 }
 
 /// Of the destination's actions.
 pub(super) fn destination(action: &ToDo) -> Option<Step> {
     Some(match action {
-        ToDo::Admit(_) => Step::DestinationAdmit,
+        ToDo::Admit { .. } => Step::DestinationAdmit,
         ToDo::AcceptStreams { .. } => Step::DestinationAcceptStreams,
         ToDo::Send(Control::Welcome(_)) => Step::DestinationSendWelcome,
         ToDo::Send(Control::Ready(_)) => Step::DestinationSendReady,
@@ -40,5 +42,6 @@ pub(super) fn destination(action: &ToDo) -> Option<Step> {
         ToDo::Send(Control::Resumed(_)) => Step::DestinationSendResumed,
         ToDo::End(_) => Step::DestinationEnd,
         ToDo::Send(_) | ToDo::TakeOver => return None,
+        ToDo::SendMissing | ToDo::Disconnect => return None,
     })
 }

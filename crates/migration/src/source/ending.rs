@@ -11,6 +11,11 @@ use crate::wire::Control;
 impl Engine {
     pub(super) fn lost(&mut self, link: Link, error: ApiError) {
         match (link, &self.state) {
+            (_, State::Serving { .. }) => self.line_broke(error),
+            // Nothing is said to the destination meanwhile; new connections come once the VM is its.
+            (_, State::Committing { .. } | State::HandingOver { .. }) if self.rest.is_some() => {
+                self.deaf.get_or_insert(error);
+            }
             (Link::Control, _) => {
                 let first = self.broken.take().map_or(error, |(_, first)| first);
                 self.peer_failed(first);
@@ -39,7 +44,7 @@ impl Engine {
             State::LastHarvest | State::Saving | State::FinalHarvest | State::Preparing => {
                 self.resume_here(error, tell);
             }
-            State::HandedOver => self.end_unconfirmed(error),
+            State::HandedOver | State::Serving { .. } => self.end_unconfirmed(error),
             State::Committing { .. }
             | State::HandingOver { .. }
             | State::Reclaiming { .. }

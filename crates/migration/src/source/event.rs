@@ -39,6 +39,10 @@ pub enum Input {
     Verdict(Verdict),
     /// The answer to [`Action::HandOver`].
     HandedOver,
+    /// The answer to [`Action::Reconnect`]: the handshakes are done.
+    Reconnected(Result<(), ApiError>),
+    /// On new connections: the destination has named all pages that it does not have.
+    Missing,
     /// A connection broke, or carried what it may not.
     Lost { link: Link, error: ApiError },
     /// Somebody wants the VM to stay.
@@ -68,6 +72,8 @@ pub struct Sent {
     /// Pages sent as what had changed in them, packed or not.
     pub delta_pages: u64,
     pub zero_pages: u64,
+    /// Pages that are to follow and have not been sent yet.
+    pub rest_pages: u64,
     /// The STATE frame, in bytes.
     pub state_bytes: u64,
     /// Everything else, in both directions, in bytes.
@@ -113,9 +119,23 @@ pub enum Action {
     },
     Pause,
     Save,
-    /// Send the saved state, which belongs to memory as of this round.
+    /// Send the saved state, which belongs to memory as of this round; with `rest`, name before it all pages that wait,
+    /// which are to follow.
     SendState {
         last_round: u32,
+        rest: bool,
+    },
+    /// Send these pages, for which the guest waits, before all others.
+    Serve {
+        pages: Vec<u64>,
+    },
+    /// Send all pages that are to follow, those around the last one asked for first.
+    PushRest,
+    /// Close all connections.
+    Disconnect,
+    /// Connect again, this many times now.
+    Reconnect {
+        session: u32,
     },
     /// Make sure that the VM is still this side's, and record that it runs on here.
     Reclaim,

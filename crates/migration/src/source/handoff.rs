@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_types::migration::{MigrationOutcome, MigrationReport, Phase};
+use godwit_types::migration::{MigrationOutcome, MigrationReport, Phase, PostCopyReport};
 use godwit_types::ownership::Verdict;
 use godwit_types::{ApiError, ErrorCode, PAGE_SIZE_BYTES};
 
@@ -43,16 +43,21 @@ impl Engine {
     }
 
     /// The guest stands. Saving goes on beside the sending of the last pages; what saving dirties follows.
+    /// By post-copy, they wait until it runs at the destination.
     pub(super) fn last_harvest(&mut self, pages: u64) {
-        if pages > 0 {
-            self.schedule(pages);
+        match &mut self.rest {
+            Some(rest) => rest.pages = pages,
+            None if pages > 0 => self.schedule(pages),
+            None => {}
         }
         if self.state == State::LastHarvest {
             self.state = State::Saving;
             self.actions.push(Action::Save);
         } else {
             self.state = State::Preparing;
-            self.actions.push(Action::SendState { last_round: self.round });
+            // With nothing left to follow, it is a switchover like any other.
+            self.rest.take_if(|rest| rest.pages == 0);
+            self.actions.push(Action::SendState { last_round: self.round, rest: self.rest.is_some() });
         }
         self.mark_settled();
     }
@@ -122,6 +127,9 @@ impl Engine {
             return;
         };
         self.timeline.committed = self.now;
+        if self.rest.is_some() {
+            return self.serve(epoch);
+        }
         self.state = State::HandedOver;
         match self.deaf.take() {
             Some(error) => self.end_unconfirmed(error),
@@ -129,20 +137,20 @@ impl Engine {
         }
     }
 
-    pub(super) fn complete(&mut self, took: Duration) {
-        self.timeline.resumed = self.now;
-        let total = self.timeline.running(took);
+    /// The guest has run at the destination since `total`, and all of its memory is there.
+    pub(super) fn complete(&mut self, total: Duration, post_copy: Option<PostCopyReport>) {
         let settled = self.traffic.settled_pages() * PAGE_SIZE_BYTES;
         let report = MigrationReport {
             migration: self.setup.migration,
             from: self.setup.source.clone(),
             to: self.setup.destination.clone(),
             total_ms: ms(total),
-            blackout: self.timeline.blackout(took),
+            blackout: self.timeline.blackout(total),
             predicted_blackout_ms: ms(self.predicted),
             rounds: self.round,
             bytes: self.traffic.sent().by_kind(),
             goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
+            post_copy,
         };
         self.end(MigrationOutcome::Completed { report });
     }

@@ -1,7 +1,10 @@
 //! From the handshake to the decision to stop the guest.
 
+use std::time::Duration;
+
 use godwit_types::{ApiError, ErrorCode};
 
+use super::serving::Rest;
 use super::{Action, Engine, Harvest, IDLE_SPACING, State};
 use crate::failure::{self, Link};
 use crate::machine::MachineError;
@@ -83,11 +86,10 @@ impl Engine {
     pub(super) fn decide(&mut self, dirty_pages: u64) {
         let measured = self.traffic.measured(dirty_pages);
         match self.policy.decide(self.now, &measured) {
-            Decision::Switch { predicted } if self.ready => {
-                self.predicted = predicted;
-                self.timeline.stop = self.now;
-                self.state = State::Stopping { failed: None };
-                self.actions.push(Action::Pause);
+            Decision::Switch { predicted } if self.ready => self.stop(predicted),
+            Decision::SwitchPostCopy { predicted } if self.ready => {
+                self.rest = Some(Rest::default());
+                self.stop(predicted);
             }
             Decision::GiveUp => self.give_up(&measured),
             Decision::Round { spacing } if dirty_pages > 0 => {
@@ -101,6 +103,13 @@ impl Engine {
                 self.rest();
             }
         }
+    }
+
+    fn stop(&mut self, predicted: Duration) {
+        self.predicted = predicted;
+        self.timeline.stop = self.now;
+        self.state = State::Stopping { failed: None };
+        self.actions.push(Action::Pause);
     }
 
     pub(super) fn give_up(&mut self, measured: &Measured) {

@@ -154,6 +154,7 @@ impl Traffic {
     pub(super) fn measured(&self, dirty_pages: u64) -> Measured {
         Measured {
             remaining: (self.waiting_pages() + dirty_pages) * PAGE_SIZE_BYTES,
+            on_its_way: self.waiting_pages() * PAGE_SIZE_BYTES,
             rate: self.round_rate.or_else(|| self.first_guess()),
             sync: self.sync,
             handoff: HANDOFF_ESTIMATE + self.round_trip * HANDOFF_FLIGHTS / 2,

@@ -3,6 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::error::WireError;
+use super::missing::MISSING_BYTES_MAX;
 use super::pages::{ROUND_END_BYTES, TABLE_BYTES_MAX};
 
 /// Length of a frame's header, in bytes.
@@ -29,6 +30,8 @@ pub enum Tag {
     Pages = 4,
     /// The end of a round on one stream.
     RoundEnd = 5,
+    /// Some of the pages that the destination does not have.
+    Missing = 6,
 }
 
 impl Tag {
@@ -39,6 +42,7 @@ impl Tag {
             3 => Self::State,
             4 => Self::Pages,
             5 => Self::RoundEnd,
+            6 => Self::Missing,
             _ => return Err(WireError::Tag(byte)),
         })
     }
@@ -51,6 +55,7 @@ impl Tag {
             Self::State => STATE_BYTES_MAX,
             Self::Pages => TABLE_BYTES_MAX,
             Self::RoundEnd => ROUND_END_BYTES,
+            Self::Missing => MISSING_BYTES_MAX,
         }
     }
 }

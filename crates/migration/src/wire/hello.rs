@@ -20,14 +20,23 @@ pub struct Hello {
     pub epoch: Epoch,
     /// The source host's name, for messages.
     pub source: String,
+    /// Counts the source's attempts to connect: 0 at first, more after the network has failed during post-copy.
+    pub session: u32,
     pub role: Role,
 }
 
 /// What a connection is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    Control { manifest: Manifest, page_streams: u32 },
-    Pages { stream: u32 },
+    Control {
+        manifest: Manifest,
+        page_streams: u32,
+        /// Part of memory may follow when the guest runs at the destination.
+        post_copy: bool,
+    },
+    Pages {
+        stream: u32,
+    },
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,6 +49,8 @@ struct HelloMessage {
     source: String,
     #[prost(oneof = "RoleMessage", tags = "4, 5")]
     role: Option<RoleMessage>,
+    #[prost(uint32, tag = "6")]
+    session: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -65,6 +76,8 @@ struct ControlRole {
     ranges: Vec<u64>,
     #[prost(bytes = "vec", tag = "6")]
     cpu: Vec<u8>,
+    #[prost(bool, tag = "7")]
+    post_copy: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -76,19 +89,20 @@ struct PagesRole {
 impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let role = match &self.role {
-            Role::Control { manifest, page_streams } => RoleMessage::Control(ControlRole {
+            Role::Control { manifest, page_streams, post_copy } => RoleMessage::Control(ControlRole {
                 page_streams: *page_streams,
                 vm: manifest.vm.0.as_bytes().to_vec(),
                 vm_epoch: manifest.epoch.0,
                 spec_json: manifest.spec_json.clone(),
                 ranges: manifest.ranges.iter().flat_map(|range| [range.start.0, range.pages]).collect(),
                 cpu: manifest.cpu.clone(),
+                post_copy: *post_copy,
             }),
             Role::Pages { stream } => RoleMessage::Pages(PagesRole { stream: *stream }),
         };
         let migration = self.migration.0.as_bytes().to_vec();
-        HelloMessage { migration, epoch: self.epoch.0, source: self.source.clone(), role: Some(role) }
-            .encode_to_vec()
+        let (epoch, source, session) = (self.epoch.0, self.source.clone(), self.session);
+        HelloMessage { migration, epoch, source, role: Some(role), session }.encode_to_vec()
     }
 
     pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
@@ -101,6 +115,7 @@ impl Hello {
             migration: MigrationId(uuid(&message.migration)?),
             epoch: Epoch(message.epoch),
             source: message.source.parse::<HostName>().map_err(malformed)?.to_string(),
+            session: message.session,
             role,
         })
     }
@@ -118,7 +133,7 @@ impl ControlRole {
         let ranges = ranges(&self.ranges)?;
         let (epoch, spec_json, cpu) = (Epoch(self.vm_epoch), self.spec_json, self.cpu);
         let manifest = Manifest { vm, epoch, spec_json, ranges, cpu };
-        Ok(Role::Control { manifest, page_streams: self.page_streams })
+        Ok(Role::Control { manifest, page_streams: self.page_streams, post_copy: self.post_copy })
     }
 }
 
@@ -157,13 +172,13 @@ mod tests {
 
     fn hello(role: Role) -> Hello {
         let migration = MigrationId(Uuid::from_u128(7));
-        Hello { migration, epoch: Epoch(3), source: "host-a".into(), role }
+        Hello { migration, epoch: Epoch(3), source: "host-a".into(), session: 2, role }
     }
 
     fn control(ranges: Vec<PageRange>, page_streams: u32) -> Hello {
         let vm = VmId(Uuid::from_u128(9));
         let manifest = Manifest { vm, epoch: Epoch(2), spec_json: b"{}".to_vec(), ranges, cpu: vec![1, 2] };
-        hello(Role::Control { manifest, page_streams })
+        hello(Role::Control { manifest, page_streams, post_copy: true })
     }
 
     #[test]

@@ -8,6 +8,9 @@ use super::error::WireError;
 /// Longest error text that is sent, in bytes; longer ones are cut.
 pub const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
 
+/// Most pages that one message asks for.
+pub const WANT_PAGES_MAX: usize = 256;
+
 /// A message on the control connection.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Control {
@@ -35,16 +38,29 @@ pub enum Control {
     /// Either side: it has given up, and why.
     #[prost(message, tag = "8")]
     Error(Failure),
+    /// Destination: the guest waits for these pages.
+    #[prost(message, tag = "9")]
+    Want(Want),
+    /// Destination: it has all of memory, and needs nothing more.
+    #[prost(message, tag = "10")]
+    Whole(Whole),
+    /// Source: it knows, and ends.
+    #[prost(message, tag = "11")]
+    Done(Done),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Control", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Control", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     body: Option<Control>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct Welcome {}
+pub struct Welcome {
+    /// On the control connection: memory may follow after the guest.
+    #[prost(bool, tag = "1")]
+    pub post_copy: bool,
+}
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Ready {}
@@ -87,7 +103,34 @@ pub struct Resumed {
     /// By the destination's clock, from COMMITTED to the first vCPU running, in microseconds.
     #[prost(uint64, tag = "1")]
     pub took_us: u64,
+    /// How long ago that was when this was sent, in microseconds; 0 unless it is said again on a new connection.
+    #[prost(uint64, tag = "2")]
+    pub ago_us: u64,
 }
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Want {
+    /// Guest frame numbers; a source looks at the first [`WANT_PAGES_MAX`].
+    #[prost(uint64, repeated, tag = "1")]
+    pub pages: Vec<u64>,
+}
+
+/// What it was like at the destination until everything was there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Whole {
+    /// Pages that were waited for.
+    #[prost(uint64, tag = "1")]
+    pub faults: u64,
+    /// How long they were waited for: the sum, in microseconds.
+    #[prost(uint64, tag = "2")]
+    pub waited_us: u64,
+    /// The longest wait, in microseconds.
+    #[prost(uint64, tag = "3")]
+    pub longest_us: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Done {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Failure {
@@ -123,6 +166,9 @@ impl Control {
             Self::Committed(_) => "COMMITTED",
             Self::Resumed(_) => "RESUMED",
             Self::Error(_) => "ERROR",
+            Self::Want(_) => "WANT",
+            Self::Whole(_) => "WHOLE",
+            Self::Done(_) => "DONE",
         }
     }
 

@@ -24,6 +24,7 @@ mod error;
 mod frame;
 mod hello;
 mod message;
+mod missing;
 mod pages;
 mod preamble;
 mod state;
@@ -32,8 +33,10 @@ pub use error::WireError;
 pub use frame::{HEADER_BYTES, Header, Tag};
 pub use hello::{Hello, MANIFEST_RANGES_MAX, PAGE_STREAMS_MAX, Role};
 pub use message::{
-    Ack, Committed, Control, ERROR_TEXT_BYTES_MAX, Failure, Heartbeat, Prepared, Ready, Resumed, Welcome,
+    Ack, Committed, Control, Done, ERROR_TEXT_BYTES_MAX, Failure, Heartbeat, Prepared, Ready, Resumed,
+    WANT_PAGES_MAX, Want, Welcome, Whole,
 };
+pub use missing::{MISSING_BYTES_MAX, Missing, missing};
 pub use pages::{PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Run};
 pub use preamble::{MAGIC, PREAMBLE_BYTES, Preamble, VERSION_MAX, VERSION_MIN};
 pub use state::{DeviceState, SECTION_BYTES_MAX, SECTION_NAME_BYTES_MAX, SECTIONS_MAX};

@@ -2,9 +2,11 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod absent;
 pub mod arbiter;
 pub mod model;
 pub mod proxy;
+pub mod relay;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,10 +15,10 @@ use std::thread;
 use std::time::Duration;
 
 use godwit_migration::Tuning;
-use godwit_migration::driver::{Incoming, Outgoing, SourceRun, receive_tuned};
+use godwit_migration::driver::{Connections, Connector, Incoming, Outgoing, SourceRun, receive_tuned};
 use godwit_migration::secure::Secure;
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
-use godwit_types::{ApiError, Epoch, MigrationId, MigrationKey};
+use godwit_types::{ApiError, Epoch, ErrorCode, HostName, MigrationId, MigrationKey};
 
 use arbiter::ModelArbiter;
 use model::ModelVm;
@@ -42,6 +44,22 @@ pub fn tuning() -> Tuning {
 
 pub fn budget() -> Budget {
     Budget { blackout_ms_max: 60, deadline_ms: 20_000, ..Budget::default() }
+}
+
+/// Connects again, at once.
+struct Redial(u32);
+
+impl Connector for Redial {
+    fn connect(
+        &self,
+        (_, _, address): (MigrationId, &HostName, SocketAddr),
+        answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
+    ) {
+        let connect = || TcpStream::connect(address);
+        let pages: std::io::Result<Vec<_>> = (0..self.0).map(|_| connect()).collect();
+        let connections = pages.and_then(|pages| Ok(Connections { control: connect()?, pages }));
+        answer(connections.map_err(|error| ApiError::new(ErrorCode::Unreachable, error.to_string())));
+    }
 }
 
 /// One attempt to move a VM.
@@ -94,7 +112,7 @@ impl Attempt {
         let run = SourceRun::start_tuned(
             request,
             Arc::clone(vm) as _,
-            Arc::clone(arbiter) as _,
+            (Arc::clone(arbiter) as _, Arc::new(Redial(tuning.page_streams))),
             Box::new(move |progress| drop(reported.send(progress))),
             Box::new(move |outcome| drop(ended.send(outcome))),
             tuning,

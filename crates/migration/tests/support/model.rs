@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{
-    Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
 };
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES, VmId};
+
+use super::absent::{ModelAbsent, Shared};
 
 const WORDS_PER_PAGE: usize = PAGE_SIZE_BYTES as usize / 8;
 /// The page that saving dirties, to see that it is sent afterwards.
@@ -45,6 +47,8 @@ impl Runners {
 pub struct Load {
     pub pages_per_ms: u64,
     pub working_set: u64,
+    /// What is written cannot be packed.
+    pub noise: bool,
 }
 
 struct State {
@@ -67,11 +71,13 @@ pub struct ModelVm {
     pub resumes: AtomicU64,
     pub calls: Mutex<Vec<&'static str>>,
     load: Load,
+    me: Weak<Self>,
+    absent: Shared,
 }
 
 impl ModelVm {
     /// 10 MiB with a hole; half of it zero.
-    fn new(load: Load, runners: &Arc<Runners>) -> Self {
+    fn new(load: Load, runners: &Arc<Runners>, me: Weak<Self>) -> Self {
         let ranges =
             vec![PageRange { start: Gfn(0), pages: 160 }, PageRange { start: Gfn(256), pages: 2400 }];
         let frames = 256 + 2400;
@@ -87,12 +93,34 @@ impl ModelVm {
             resumes: AtomicU64::new(0),
             calls: Mutex::default(),
             load,
+            me,
+            absent: Shared::default(),
+        }
+    }
+
+    /// Reads a page as the guest does: waits for it if it is not here.
+    pub fn touch(&self, page: u64) {
+        let absent = self.absent.lock().unwrap().clone();
+        absent.iter().for_each(|absent| absent.touch(Gfn(page)));
+    }
+
+    /// The guest begins anew.
+    pub fn forget(&self) {
+        self.absent.lock().unwrap().iter().for_each(|absent| absent.forget());
+    }
+
+    /// Waits until a step has been taken.
+    pub fn await_call(&self, step: &str) {
+        let began = std::time::Instant::now();
+        while !self.calls.lock().unwrap().contains(&step) {
+            assert!(began.elapsed() < super::PATIENCE, "no {step}");
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// A VM that runs.
     pub fn running(load: Load, runners: &Arc<Runners>) -> Arc<Self> {
-        let vm = Arc::new(Self::new(load, runners));
+        let vm = Arc::new_cyclic(|me| Self::new(load, runners, me.clone()));
         for page in (0..160).chain(256..1400) {
             vm.stamp_page(page);
         }
@@ -107,7 +135,7 @@ impl ModelVm {
 
     /// A machine that waits for a VM.
     pub fn waiting(load: Load, runners: &Arc<Runners>) -> Arc<Self> {
-        Arc::new(Self::new(load, runners))
+        Arc::new_cyclic(|me| Self::new(load, runners, me.clone()))
     }
 
     /// Lets the named step fail from now on.
@@ -159,7 +187,12 @@ impl ModelVm {
         let at = page as usize * WORDS_PER_PAGE;
         // Every seventh write clears the page.
         let value = if stamp.is_multiple_of(7) { 0 } else { stamp };
-        self.words[at..at + WORDS_PER_PAGE].iter().for_each(|word| word.store(value, Relaxed));
+        let step = if self.load.noise { value.wrapping_mul(0x9e37_79b9_7f4a_7c15) } else { 0 };
+        let values = std::iter::successors(Some(value), |last| Some(last.rotate_left(23).wrapping_add(step)));
+        self.words[at..at + WORDS_PER_PAGE]
+            .iter()
+            .zip(values)
+            .for_each(|(word, value)| word.store(value, Relaxed));
         if self.logging.load(SeqCst) {
             self.dirty[(page / 64) as usize].fetch_or(1 << (page % 64), SeqCst);
         }
@@ -320,8 +353,22 @@ impl Destination for ModelVm {
         self
     }
 
+    fn can_follow(&self) -> Result<(), String> {
+        self.step("can_follow").map_err(|error| error.to_string())
+    }
+
+    fn await_pages(&self, missing: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError> {
+        let absent = Arc::new(ModelAbsent::new(self.me.clone(), &self.ranges, missing));
+        *self.absent.lock().unwrap() = Some(Arc::clone(&absent));
+        Ok(absent)
+    }
+
     fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {
         self.step("load")?;
+        if self.faults.lock().unwrap().contains("load-waits") {
+            thread::sleep(Duration::from_millis(100));
+        }
+        self.touch(SAVE_PAGE);
         assert_eq!(sections.len(), 1);
         self.stamp.store(u64::from_le_bytes(sections[0].payload[..].try_into().unwrap()), Relaxed);
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
-use godwit_migration::driver::{Outgoing, SourceRun};
+use godwit_migration::driver::{Connections, Outgoing, SourceRun};
 use godwit_migration::secure::Secure;
 use godwit_types::control::{Reply, Request, Status, VmmState};
 use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId, MigrationKey};
@@ -80,6 +80,10 @@ impl Desk {
                     })
                 })
             }
+            Request::Reconnect { migration, error } => {
+                let made = error.map_or_else(|| connections(descriptors), Err);
+                self.hub.connected(migration, made.map(|(control, pages)| Connections { control, pages }))
+            }
             Request::CancelMigration { migration } => self.cancel(migration),
             Request::Answer { migration, verdict } => self.hub.answer(migration, verdict),
         };
@@ -114,11 +118,12 @@ impl Desk {
         self.hub.migration_begins(migration);
         let (hub, doorbell) = (Arc::clone(&self.hub), Arc::clone(self.machine.doorbell()));
         let (machine, arbiter) = (Arc::clone(&self.machine), Arc::clone(&self.hub));
+        let connector = Arc::clone(&self.hub);
         let run = self.starter.run(move || {
             SourceRun::start(
                 request,
                 machine as _,
-                arbiter as _,
+                (arbiter as _, connector as _),
                 Box::new(move |progress| hub.progress(migration, progress)),
                 Box::new(move |outcome| doorbell.ring(|pending| pending.outgoing = Some(outcome))),
             )

@@ -1,13 +1,14 @@
 //! What subscribers are told: the state, open questions, and how a migration gets on.
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Mutex, MutexGuard};
 
-use godwit_migration::driver::Arbiter;
+use godwit_migration::driver::{Arbiter, Connections, Connector};
 use godwit_types::control::{MigrationStatus, Notice, Question, Reply, VmmState};
 use godwit_types::migration::{MigrationOutcome, MigrationProgress};
 use godwit_types::ownership::Verdict;
-use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
+use godwit_types::{ApiError, Epoch, ErrorCode, HostName, MigrationId};
 use serde::Serialize;
 
 use crate::machine::Observer;
@@ -25,6 +26,8 @@ pub struct Hub {
 struct Inner {
     state: Option<(VmmState, Epoch)>,
     open: Vec<Open>,
+    /// A source's wish for new connections.
+    disconnected: Option<Disconnected>,
     migration: Option<MigrationStatus>,
     /// The last word about a migration, told to every new subscriber as well.
     last_word: Option<Notice>,
@@ -38,6 +41,12 @@ struct Subscriber {
     lines: Lines,
 }
 
+struct Disconnected {
+    migration: MigrationId,
+    notice: Notice,
+    answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
+}
+
 struct Open {
     question: Question,
     answer: Box<dyn FnOnce(Verdict) + Send>,
@@ -49,8 +58,9 @@ impl Hub {
         let mut inner = self.inner();
         let state = inner.state.map(|(state, epoch)| Notice::State { state, epoch });
         let questions = inner.open.iter().map(|open| Notice::Question { question: open.question.clone() });
+        let wish = inner.disconnected.as_ref().map(|wish| wish.notice.clone());
         let notices: Vec<Notice> =
-            state.into_iter().chain(questions).chain(inner.last_word.clone()).collect();
+            state.into_iter().chain(questions).chain(wish).chain(inner.last_word.clone()).collect();
         let sent = std::iter::once(line(reply))
             .chain(notices.iter().map(line))
             .all(|line| lines.try_send(line).is_ok());
@@ -79,6 +89,24 @@ impl Hub {
         drop(inner);
         (open.answer)(verdict);
         Ok(())
+    }
+
+    /// Answers a source's wish for new connections.
+    pub fn connected(
+        &self,
+        migration: MigrationId,
+        made: Result<Connections, ApiError>,
+    ) -> Result<(), ApiError> {
+        match self.inner().disconnected.take_if(|wish| wish.migration == migration) {
+            Some(wish) => {
+                (wish.answer)(made);
+                Ok(())
+            }
+            None => Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!("migration {migration} does not wait for connections"),
+            )),
+        }
     }
 
     /// The state, the epoch and the migration, for [`godwit_types::control::Status`].
@@ -110,6 +138,7 @@ impl Hub {
         status.outcome = Some(outcome.clone());
         let migration = status.migration;
         inner.open.retain(|open| open.question.migration() != migration);
+        inner.disconnected = None;
         inner.say_last(Notice::MigrationEnded { migration, outcome });
     }
 
@@ -179,6 +208,19 @@ impl Arbiter for Hub {
         inner.open.retain(|open| open.question != question);
         inner.tell(&Notice::Question { question: question.clone() });
         inner.open.push(Open { question, answer });
+    }
+}
+
+impl Connector for Hub {
+    fn connect(
+        &self,
+        (migration, destination, address): (MigrationId, &HostName, SocketAddr),
+        answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
+    ) {
+        let notice = Notice::Disconnected { migration, destination: destination.clone(), address };
+        let mut inner = self.inner();
+        inner.tell(&notice);
+        inner.disconnected = Some(Disconnected { migration, notice, answer });
     }
 }
 

@@ -32,7 +32,7 @@ use crate::kvm::events::KvmEvents;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
 use crate::kvm::{self, KvmError, call};
-use crate::memory::{MemoryError, Ram};
+use crate::memory::{MemoryError, Ram, Userfault};
 
 /// Who is told of the machine's state and of its devices' errors.
 pub trait Observer: Send + Sync {
@@ -126,6 +126,8 @@ impl Machine {
             cpu: Mutex::new(cpu),
             condition,
             origin: Mutex::default(),
+            userfault: Mutex::new(parts.userfault),
+            absent: Mutex::default(),
             doorbell,
             observer,
             vm,
@@ -143,6 +145,8 @@ pub struct Parts {
     pub taps: Vec<OwnedFd>,
     pub console: UnixListener,
     pub console_log: OwnedFd,
+    /// Or why there is none.
+    pub userfault: Result<Userfault, String>,
 }
 
 fn check(config: &VmmConfig, parts: &Parts) -> Result<(), BuildError> {

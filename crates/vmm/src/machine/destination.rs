@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use godwit_migration::{Destination, GuestMemory, MachineError, Manifest, Section};
+use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::{Absent, Destination, GuestMemory, MachineError, Manifest, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::vm::VmSpec;
 use godwit_types::{Epoch, MigrationId};
@@ -17,6 +18,7 @@ use crate::kvm::clock::ClockState;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::VcpuState;
 use crate::kvm::{KvmError, call, chain};
+use crate::memory::AbsentRam;
 
 impl Destination for Machine {
     fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>> {
@@ -64,6 +66,20 @@ impl Destination for Machine {
 
     fn memory(&self) -> &dyn GuestMemory {
         &self.ram
+    }
+
+    fn can_follow(&self) -> Result<(), String> {
+        self.userfault.lock().expect("nobody panics with it").as_ref().map(drop).map_err(Clone::clone)
+    }
+
+    fn await_pages(&self, missing: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError> {
+        let used = Err("memory is awaited already".to_owned());
+        let userfault = std::mem::replace(&mut *self.userfault.lock().expect("nobody panics with it"), used);
+        let userfault =
+            userfault.map_err(|reason| MachineError { step: "awaiting memory".into(), reason })?;
+        let absent = Arc::new(AbsentRam::new(userfault, &self.ram, missing)?);
+        *self.absent.lock().expect("nobody panics with it") = Some(Arc::clone(&absent));
+        Ok(absent)
     }
 
     fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {

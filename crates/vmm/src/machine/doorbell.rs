@@ -58,6 +58,12 @@ impl Doorbell {
         waited.expect("nobody panics at the doorbell").0.outgoing.take()
     }
 
+    /// Waits for the end of the migration to here, but not longer than `limit`.
+    pub fn wait_incoming(&self, limit: Duration) {
+        let under_way = |pending: &mut Pending| pending.incoming.is_none();
+        drop(self.rung.wait_timeout_while(self.pending(), limit, under_way));
+    }
+
     /// Takes a reset that the supervisor has not seen yet, for whoever stops the vCPUs first.
     pub(super) fn take_reset(&self) -> bool {
         std::mem::take(&mut self.pending().reset)

@@ -27,7 +27,7 @@ use crate::kvm::chain;
 use crate::kvm::dirty_log::DirtyLog;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
-use crate::memory::Ram;
+use crate::memory::{AbsentRam, Ram, Userfault};
 use crate::offer;
 pub use build::{BuildError, Observer, Parts};
 use doorbell::Doorbell;
@@ -54,6 +54,10 @@ pub struct Machine {
     condition: Mutex<Condition>,
     /// Once a source was admitted.
     origin: Mutex<Option<Origin>>,
+    /// Until memory is awaited; or why it cannot be.
+    userfault: Mutex<Result<Userfault, String>>,
+    /// Memory of which a part is, or was, still at the source.
+    absent: Mutex<Option<Arc<AbsentRam>>>,
     doorbell: Arc<Doorbell>,
     observer: Arc<dyn Observer>,
     vm: Arc<VmFd>,
@@ -134,10 +138,26 @@ impl Machine {
         self.pci.balloon()
     }
 
+    /// Lets go of whatever is still at the source: the guest begins anew, or ends.
+    /// Whether there was anything.
+    pub fn forget_absent(&self) -> bool {
+        let absent = self.absent();
+        absent.iter().for_each(|absent| absent.forget());
+        absent.is_some()
+    }
+
+    /// Memory of which a part is still at the source.
+    fn absent(&self) -> Option<Arc<AbsentRam>> {
+        let absent = self.absent.lock().expect("nobody panics with it");
+        absent.as_ref().filter(|absent| absent.is_awaited()).map(Arc::clone)
+    }
+
     /// Resets the machine in place: memory cleared, kernel loaded anew.
     pub fn reset(&self) -> Result<(), MachineError> {
         let mut condition = self.condition();
         let next = condition.life.after(Step::Reset).map_err(illegal)?;
+        // A vCPU that waits for a page does not stop.
+        self.forget_absent();
         self.stop_vcpus()?;
         self.reset_stopped()?;
         self.run_vcpus();

@@ -32,7 +32,9 @@ impl Source for Machine {
         let blocker = |device: &Arc<dyn Device>| {
             device.migration_blocker().map(|reason| format!("{}: {reason}", device.name()))
         };
-        self.devices.iter().filter_map(blocker).collect()
+        let arriving =
+            self.absent().map(|_| "part of its memory is still at the host that it came from".to_owned());
+        self.devices.iter().filter_map(blocker).chain(arriving).collect()
     }
 
     fn memory(&self) -> &dyn GuestMemory {

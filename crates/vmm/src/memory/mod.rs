@@ -1,10 +1,13 @@
 //! Guest memory, seen by devices as [`GuestRam`] and by a migration page by page as [`Ram`].
 
+mod absent;
 pub mod layout;
 mod ram;
+pub(crate) mod uffd;
 
 use vm_memory::bitmap::AtomicBitmap;
 
+pub use absent::{AbsentRam, Userfault};
 pub(crate) use ram::insert_words;
 pub use ram::{MemoryError, Ram, Slot};
 

@@ -79,6 +79,18 @@ impl Ram {
         Ok(())
     }
 
+    /// Gives pages back to the kernel: they are not here any more.
+    pub(super) fn drop_pages(&self, pages: PageRange) -> io::Result<()> {
+        let slice = self.slice(pages).map_err(io::Error::other)?;
+        // SAFETY: the pages are this process's own private mapping, as `slice` has checked; no guest runs yet.
+        match unsafe {
+            libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_DONTNEED)
+        } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Forgets the VMM's own writes so far.
     pub fn forget_own_writes(&self) {
         for region in self.guest.iter() {

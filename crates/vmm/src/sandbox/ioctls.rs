@@ -5,6 +5,7 @@ use std::mem::size_of;
 use kvm_bindings::*;
 
 use crate::devices::virtio::net::TUNSETOFFLOAD;
+use crate::memory::uffd;
 
 const WRITE: u64 = 1;
 const READ: u64 = 2;
@@ -102,6 +103,12 @@ pub(super) const BUILD: &[u64] = &[
     set::<kvm_pit_config>(0x77),
     set::<kvm_enable_cap>(0xa3),
 ];
+
+/// Memory that follows its guest: registered, and filled page by page.
+pub(super) const USERFAULT: &[u64] = &[uffd::REGISTER, uffd::COPY, uffd::ZEROPAGE];
+
+/// All of it is here, or nothing more of it is needed.
+pub(super) const USERFAULT_END: &[u64] = &[uffd::UNREGISTER];
 
 /// A socket that shall not block: `FIONBIO`.
 pub(super) const SOCKET: &[u64] = &[0x5421];

@@ -44,7 +44,10 @@ impl Kind {
             Self::Device => &[ioctls::DEVICE],
             Self::Console => &[ioctls::DEVICE, ioctls::SOCKET],
             Self::Control => &[ioctls::DEVICE, ioctls::SOCKET],
-            Self::Migration | Self::Supervisor => &[ioctls::DEVICE, ioctls::VM, ioctls::SOCKET],
+            Self::Migration => {
+                &[ioctls::DEVICE, ioctls::VM, ioctls::SOCKET, ioctls::USERFAULT, ioctls::USERFAULT_END]
+            }
+            Self::Supervisor => &[ioctls::DEVICE, ioctls::VM, ioctls::SOCKET, ioctls::USERFAULT_END],
         };
         groups.iter().copied().flatten().copied()
     }

@@ -55,7 +55,16 @@ fn saved(fixture: &Fixture) -> Vec<Section> {
     let Descriptors { kvm, kernel, initrd, disks, taps, console, console_log, .. } =
         godwit_provision::open(&config).unwrap();
     let console = godwit_provision::listen(console).unwrap();
-    let parts = Parts { kvm, kernel, initrd, disks, taps, console, console_log };
+    let parts = Parts {
+        kvm,
+        kernel,
+        initrd,
+        disks,
+        taps,
+        console,
+        console_log,
+        userfault: Err("none is needed".into()),
+    };
     let machine: Arc<Machine> = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
     machine.start().unwrap();
     fixture.report();

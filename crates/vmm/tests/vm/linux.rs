@@ -21,6 +21,7 @@ const PATIENT: Budget = Budget {
     on_deadline: OnDeadline::Switch,
     bandwidth_bytes_per_s_max: None,
     plain: false,
+    post_copy: false,
 };
 
 #[test]

@@ -121,6 +121,7 @@ const ENDLESS: Budget = Budget {
     on_deadline: OnDeadline::Cancel,
     bandwidth_bytes_per_s_max: None,
     plain: false,
+    post_copy: false,
 };
 
 fn under_way(vmm: &mut Vmm) {

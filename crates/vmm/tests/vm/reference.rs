@@ -1,17 +1,18 @@
 //! The reference guest, which notices what a migration does wrong to it, moves under load.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use godwit_types::Bytes;
-use godwit_types::control::{DiskBacking, NicBacking, Role, VmmConfig};
-use godwit_types::migration::{Budget, MigrationOutcome};
+use godwit_types::control::{DiskBacking, NicBacking, Notice, Request, Role, VmmConfig, VmmState};
+use godwit_types::migration::{Budget, MigrationOutcome, Phase};
 use godwit_types::vm::{DiskFormat, DiskSpec, NicSpec};
 use serde_json::Value;
 
-use crate::support::{KEY, PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
+use crate::support::{KEY, PATIENCE, Vmm, ended, grant, grant_everything, kvm_is_there, migration_id, spec};
 
 const GUEST: &str = "10.77.0.10:80";
 const MAC: &str = "52:54:00:00:77:10";
@@ -37,6 +38,95 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
             before = fixture.progress(&before);
         }
     }
+}
+
+/// The guest writes faster than its memory may leave.
+const WILD: &str = "godwit.ws=24MiB godwit.rate=20000 godwit.content=random";
+
+fn post_copy() -> Budget {
+    Budget {
+        blackout_ms_max: 5,
+        bandwidth_bytes_per_s_max: Some(32 << 20),
+        post_copy: true,
+        ..Budget::default()
+    }
+}
+
+#[test]
+fn a_guest_that_never_rests_moves_by_post_copy_and_finds_nothing_wrong() {
+    for vcpus in [1, 2] {
+        let Some(fixture) = Fixture::new() else { return };
+        let mut here = fixture.boot(vcpus, WILD);
+        let mut before = fixture.report();
+        for hop in 1..=2 {
+            let migration = migration_id(hop);
+            let mut there = fixture.destination(&here, hop);
+            here.migrate_to(&there, migration, post_copy());
+            let outcome = grant_everything(&mut here, &mut there);
+            let MigrationOutcome::Completed { report } = outcome else {
+                panic!("{outcome:?}; {}", here.errors())
+            };
+            eprintln!("{vcpus} vCPUs, move {hop}: {report:?}");
+            let rest = report.post_copy.expect("memory followed");
+            assert!(rest.pages > 0 && rest.faults > 0, "{rest:?}");
+            assert!(here.wait().success(), "{}", here.errors());
+            here = there;
+            before = fixture.progress(&before);
+        }
+    }
+}
+
+#[test]
+fn a_network_that_fails_during_post_copy_makes_the_guest_wait_and_loses_nothing() {
+    let Some(fixture) = Fixture::new() else { return };
+    let mut here = fixture.boot(2, WILD);
+    let before = fixture.report();
+    let mut there = fixture.destination(&here, 1);
+    let mut connections = here.migrate_to(&there, migration_id(1), post_copy());
+    grant(&mut here, &mut there).unwrap();
+    for network in [false, true, false, true] {
+        if network {
+            connections = here.reconnect(true);
+        } else {
+            here.notices.until(|notice| match notice {
+                Notice::Progress { progress, .. } if progress.phase == Phase::PostCopy => Some(()),
+                _ => None,
+            });
+            connections.iter().for_each(|connection| connection.shutdown(Shutdown::Both).unwrap());
+            here.reconnect(false);
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    }
+    let outcome = ended(&mut here, &mut there);
+    let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}; {}", here.errors()) };
+    eprintln!("{report:?}");
+    let rest = report.post_copy.expect("memory followed");
+    assert!(rest.reconnects >= 2 && rest.faults > 0, "{rest:?}");
+    assert!(here.wait().success(), "{}", here.errors());
+    fixture.progress(&before);
+}
+
+#[test]
+fn a_guest_that_is_ended_during_post_copy_lets_its_source_go() {
+    let Some(fixture) = Fixture::new() else { return };
+    let mut here = fixture.boot(1, WILD);
+    fixture.report();
+    let mut there = fixture.destination(&here, 1);
+    let connections = here.migrate_to(&there, migration_id(1), post_copy());
+    grant(&mut here, &mut there).unwrap();
+    there.notices.until(|notice| match notice {
+        Notice::State { state: VmmState::Running, .. } => Some(()),
+        _ => None,
+    });
+    there.must(&Request::Quit);
+    assert!(there.wait().success(), "{}", there.errors());
+    let outcome = here.notices.until(|notice| match notice {
+        Notice::MigrationEnded { outcome, .. } => Some(outcome.clone()),
+        _ => None,
+    });
+    assert!(matches!(outcome, MigrationOutcome::Completed { .. }), "{outcome:?}");
+    assert!(here.wait().success(), "{}", here.errors());
+    drop(connections);
 }
 
 /// A network of its own for this thread and the processes that it starts, and a folder for their files.

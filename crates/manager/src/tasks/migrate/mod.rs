@@ -52,7 +52,7 @@ pub(crate) async fn request(manager: &Arc<Manager>, vm: String, asked: MigrateVm
 fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm, probe: &Probe) -> Result<Task, ApiError> {
     let situation = Situation::of(tx, vm)?;
     let destination = tx.host(&asked.to)?.ok_or_else(|| unknown_host(asked.to.as_str()))?;
-    let warnings = require_possible(&situation, &destination, probe)?;
+    let warnings = require_possible(&situation, &destination, probe, asked.budget.post_copy)?;
     let Situation { vm, owned, source, .. } = situation;
     let (Some(owned), Some(source)) = (owned, source) else {
         // The preflight refuses a VM that no host owns, since it is not running.
@@ -85,8 +85,9 @@ fn require_possible(
     situation: &Situation,
     destination: &HostRow,
     probe: &Probe,
+    post_copy: bool,
 ) -> Result<BTreeSet<String>, ApiError> {
-    let HostCheck { host, findings, .. } = situation.judge(destination, probe);
+    let HostCheck { host, findings, .. } = situation.judge(destination, probe, post_copy);
     let deed = format!("{} cannot move to {host}", situation.vm.name);
     refuse(&deed, &findings).map_err(|error| {
         // Whoever waits for the other task can ask again.

@@ -26,6 +26,7 @@ fn report() -> MigrationReport {
         rounds: 1,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 1,
+        post_copy: None,
     }
 }
 

@@ -10,10 +10,12 @@ use godwit_types::{Epoch, MigrationId};
 use proptest::prelude::*;
 
 use super::*;
+use crate::bitmap::PageBitmap;
 use crate::driver::inflow::Inflow;
 use crate::driver::link::Reader;
-use crate::driver::sink::{Seal, Sink};
-use crate::machine::{Destination, Manifest, PageRange, Section};
+use crate::driver::seal::Seal;
+use crate::driver::sink::Sink;
+use crate::machine::{Absent, Destination, Manifest, PageRange, Section};
 use crate::wire::{Header, Tag};
 
 const PAGES: u64 = 40;
@@ -61,6 +63,14 @@ impl Destination for Memory {
 
     fn memory(&self) -> &dyn GuestMemory {
         self
+    }
+
+    fn can_follow(&self) -> Result<(), String> {
+        Err("memory stays with its guest here".into())
+    }
+
+    fn await_pages(&self, _: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError> {
+        Err(MachineError { step: "waiting for pages".into(), reason: "they never follow here".into() })
     }
 
     fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {
@@ -120,7 +130,7 @@ proptest! {
         let (here, there) = (Memory::new(), Arc::new(Memory::new()));
         let wire = Wire::default();
         let reader = Reader::new(Inflow::new(wire.clone(), None, Arc::default(), None)).carrying(Tag::Pages);
-        let mut sink = Sink::new(0, reader, Arc::clone(&there) as _, Arc::<Seal>::default());
+        let mut sink = Sink::new(0, reader, Arc::clone(&there) as _, Seal::default());
         let mut contents = Contents::new(1, 256);
         for (round, (packing, writes)) in (1..).zip(rounds) {
             // As if all others had been far slower.
@@ -139,7 +149,7 @@ proptest! {
                 let zero = here.page(gfn).iter().all(|byte| *byte == 0);
                 record.push(Gfn(gfn), if zero { PageKind::Zero } else { PageKind::Raw });
             }
-            let sent = contents.send(&mut record, &here, true, |record, contents| {
+            let sent = contents.send(&mut record, &here, Guest::Stands, |record, contents| {
                 wire.put(record, contents);
                 Ok::<(), MachineError>(())
             });

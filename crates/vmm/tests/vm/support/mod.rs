@@ -13,7 +13,7 @@ use godwit_types::control::{Notice, Question, Reply, Request, Role, Status, VmmC
 use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::ownership::Verdict;
 use godwit_types::vm::{BootSpec, CpuProfile, VmSpec};
-use godwit_types::{Bytes, Epoch, MigrationId, MigrationKey};
+use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId, MigrationKey};
 
 /// How long anything may take before the test gives up. Never a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -204,15 +204,39 @@ impl Vmm {
         Self::start(config)
     }
 
-    /// Asks for a migration away to `destination`.
-    pub(crate) fn migrate_to(&self, destination: &Self, migration: MigrationId, budget: Budget) {
+    /// Asks for a migration away to `destination`, over the connections that it returns.
+    pub(crate) fn migrate_to(
+        &self,
+        destination: &Self,
+        migration: MigrationId,
+        budget: Budget,
+    ) -> [TcpStream; 2] {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
         let host = destination.config.host.clone();
-        let connections = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+        let connections = connect(address);
         let request = Request::MigrateOut { migration, destination: host, address, key: Some(KEY), budget };
         let reply = self.ask_with(&request, &connections);
         assert_eq!(reply, Reply::Done, "{}", self.errors());
+        connections
     }
+
+    /// Waits until it wishes for new connections, and answers, for which there is a network or not.
+    pub(crate) fn reconnect(&mut self, network: bool) -> [TcpStream; 2] {
+        let (migration, address) = self.notices.until(|notice| match notice {
+            Notice::Disconnected { migration, address, .. } => Some((*migration, *address)),
+            _ => None,
+        });
+        let connections = connect(address);
+        let error = (!network).then(|| ApiError::new(ErrorCode::Unreachable, "no route"));
+        let given = if network { &connections[..] } else { &[] };
+        assert_eq!(self.ask_with(&Request::Reconnect { migration, error }, given), Reply::Done);
+        connections
+    }
+}
+
+/// As an agent does: for control, then for the one page stream.
+fn connect(address: SocketAddr) -> [TcpStream; 2] {
+    [(); 2].map(|()| TcpStream::connect(address).unwrap())
 }
 
 impl Drop for Vmm {
@@ -313,15 +337,19 @@ pub(crate) fn migration_id(n: u64) -> MigrationId {
 /// Plays both agents and the manager, who grants everything: answers the questions of both sides until the migration
 /// has ended on both.
 pub(crate) fn grant_everything(source: &mut Vmm, destination: &mut Vmm) -> MigrationOutcome {
-    let commit = source.notices.until(|notice| match notice {
+    if let Err(outcome) = grant(source, destination) {
+        return outcome;
+    }
+    ended(source, destination)
+}
+
+/// Answers the questions of both sides; how the migration has ended if it did so before the commit.
+pub(crate) fn grant(source: &mut Vmm, destination: &mut Vmm) -> Result<(), MigrationOutcome> {
+    let question = source.notices.until(|notice| match notice {
         Notice::Question { question } => Some(Ok(question.clone())),
         Notice::MigrationEnded { outcome, .. } => Some(Err(outcome.clone())),
         _ => None,
-    });
-    let question = match commit {
-        Ok(question) => question,
-        Err(outcome) => return outcome,
-    };
+    })?;
     let Question::Commit { migration, epoch, .. } = question else { panic!("{question:?}") };
     source.must(&Request::Answer { migration, verdict: Verdict::Granted { epoch: epoch.next() } });
     let claimed = destination.notices.until(|notice| match notice {
@@ -330,6 +358,11 @@ pub(crate) fn grant_everything(source: &mut Vmm, destination: &mut Vmm) -> Migra
     });
     assert_eq!(claimed, (migration, epoch.next()));
     destination.must(&Request::Answer { migration, verdict: Verdict::Granted { epoch: epoch.next() } });
+    Ok(())
+}
+
+/// Waits until a granted migration has ended on both sides.
+pub(crate) fn ended(source: &mut Vmm, destination: &mut Vmm) -> MigrationOutcome {
     destination.notices.until(|notice| matches!(notice, Notice::Arrived { .. }).then_some(()));
     source.notices.until(|notice| match notice {
         Notice::MigrationEnded { outcome, .. } => Some(outcome.clone()),

@@ -1,0 +1,151 @@
+//! What may be written into guest memory at its destination, and by whom.
+//!
+//! ```text
+//!   Open: all that comes --state is loaded--> Closed --pages are to follow--> Following: pages that are missing
+//! ```
+
+use std::io::Read;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use godwit_types::{Gfn, PAGE_SIZE_BYTES};
+
+use super::arriving::Arriving;
+use super::link::Reader;
+use super::sink::SinkError;
+use crate::codec::{Codec, Unpacker, delta};
+use crate::machine::{GuestMemory, PageRange};
+use crate::wire::{PageKind, PageRecord, Run, WireError};
+
+/// Once closed, nobody writes guest memory any more, whatever a source sends: only pages that are to follow are placed.
+#[derive(Clone, Default)]
+pub(super) struct Seal(Arc<RwLock<Stage>>);
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    Closed,
+    Following(Arc<Arriving>),
+}
+
+impl Seal {
+    /// Returns when the writes that were under way have ended.
+    pub(super) fn close(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Closed;
+    }
+
+    /// From now on, pages that are missing are placed.
+    pub(super) fn follow(&self, arriving: Arc<Arriving>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Following(arriving);
+    }
+
+    /// The pages that are to follow, if any are.
+    pub(super) fn arriving(&self) -> Option<Arc<Arriving>> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Following(arriving) => Some(Arc::clone(arriving)),
+            Stage::Open | Stage::Closed => None,
+        }
+    }
+
+    /// Brings the pages of a record into guest memory.
+    pub(super) fn pages<S>(
+        &self,
+        record: &PageRecord,
+        reader: &mut Reader<S>,
+        unpacker: &mut Unpacker,
+        memory: &dyn GuestMemory,
+    ) -> Result<(), SinkError>
+    where
+        for<'a> &'a S: Read,
+    {
+        for run in record.runs.iter().filter(|run| run.kind == PageKind::Zero) {
+            self.zero(memory, run.range)?;
+        }
+        if record.codec == Codec::None && record.delta_pages == 0 {
+            self.plain(record, reader, memory)
+        } else {
+            self.packed(record, reader, unpacker, memory)
+        }
+    }
+
+    /// The contents go into guest memory straight from where they arrived.
+    fn plain<S>(
+        &self,
+        record: &PageRecord,
+        reader: &mut Reader<S>,
+        memory: &dyn GuestMemory,
+    ) -> Result<(), SinkError>
+    where
+        for<'a> &'a S: Read,
+    {
+        for range in record.raw() {
+            let mut next = range.start.0;
+            while next < range.end() {
+                let bytes = ((range.end() - next) * PAGE_SIZE_BYTES) as usize;
+                let contents = reader.pages(bytes).map_err(SinkError::Link)?;
+                self.write(memory, Gfn(next), contents)?;
+                next += contents.len() as u64 / PAGE_SIZE_BYTES;
+            }
+        }
+        Ok(())
+    }
+
+    fn packed<S>(
+        &self,
+        record: &PageRecord,
+        reader: &mut Reader<S>,
+        unpacker: &mut Unpacker,
+        memory: &dyn GuestMemory,
+    ) -> Result<(), SinkError>
+    where
+        for<'a> &'a S: Read,
+    {
+        let packed = reader.contents(record.contents_bytes as usize).map_err(SinkError::Link)?;
+        let unpacked = unpacker.unpack(record.codec, packed, record.raw_bytes() as usize);
+        let mut rest = unpacked.map_err(|reason| WireError::malformed("page contents", reason))?;
+        for Run { range, kind } in record.runs.iter().filter(|run| run.kind != PageKind::Zero) {
+            // As many bytes as there are pages in all these runs were unpacked.
+            let (contents, others) = rest.split_at_mut((range.pages * PAGE_SIZE_BYTES) as usize);
+            rest = others;
+            if *kind == PageKind::Delta {
+                self.apply(memory, *range, contents)?;
+            }
+            self.write(memory, range.start, contents)?;
+        }
+        Ok(())
+    }
+
+    /// Makes pages of deltas. Pages that are to follow are not here: nobody may touch them, and no delta can be to them.
+    fn apply(&self, memory: &dyn GuestMemory, range: PageRange, deltas: &mut [u8]) -> Result<(), SinkError> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => delta::apply(memory.bytes(range).map_err(SinkError::Machine)?, deltas),
+            Stage::Following(_) => {
+                return Err(WireError::malformed("page record", "deltas to pages that are missing").into());
+            }
+            Stage::Closed => return Err(sealed()),
+        }
+        Ok(())
+    }
+
+    fn zero(&self, memory: &dyn GuestMemory, range: PageRange) -> Result<(), SinkError> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => memory.zero(range.start, range.pages),
+            Stage::Following(arriving) => arriving.place_zeros(range),
+            Stage::Closed => return Err(sealed()),
+        }
+        .map_err(SinkError::Machine)
+    }
+
+    fn write(&self, memory: &dyn GuestMemory, first: Gfn, contents: &[u8]) -> Result<(), SinkError> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => memory.write(first, contents),
+            Stage::Following(arriving) => arriving.place(first, contents),
+            Stage::Closed => return Err(sealed()),
+        }
+        .map_err(SinkError::Machine)
+    }
+}
+
+fn sealed() -> SinkError {
+    WireError::malformed("page record", "pages after the device state").into()
+}

@@ -1,0 +1,71 @@
+//! Calls a destination's slower methods, one after the other, so that the engine hears of everything else meanwhile: they
+//! may wait for pages that only arrive if it does.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use godwit_types::{ApiError, Epoch, MigrationId};
+
+use super::incoming::Event;
+use super::threads::spawn;
+use crate::destination::Input;
+use crate::machine::{Destination, MachineError, Section};
+
+/// Calls that may wait for their turn: the engine waits for the answer to one before it wants another.
+const WORK_MAX: usize = 4;
+
+/// See the module.
+pub(super) struct Worker {
+    work: SyncSender<Work>,
+    thread: JoinHandle<()>,
+}
+
+/// What the machine is asked for.
+pub(super) enum Work {
+    Load(Vec<Section>),
+    TakeOver,
+    Run(Epoch),
+}
+
+impl Worker {
+    pub(super) fn start(
+        machine: &Arc<dyn Destination>,
+        migration: MigrationId,
+        events: &SyncSender<Event>,
+    ) -> Result<Self, ApiError> {
+        let (work, queue) = sync_channel(WORK_MAX);
+        let (machine, events) = (Arc::clone(machine), events.clone());
+        let thread = spawn("mig-machine", move || {
+            for work in queue {
+                let input = match work {
+                    Work::Load(sections) => Input::Loaded(machine.load(sections)),
+                    Work::TakeOver => Input::TookOver(machine.take_over(migration)),
+                    Work::Run(epoch) => Input::Ran(run(&*machine, epoch)),
+                };
+                if events.send(Event::Input(input)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { work, thread })
+    }
+
+    /// The engine waits for the answer before it wants anything else.
+    pub(super) fn give(&self, work: Work) {
+        let _ = self.work.send(work);
+    }
+
+    /// Lets the thread end.
+    pub(super) fn finish(self) -> JoinHandle<()> {
+        self.thread
+    }
+}
+
+fn run(machine: &dyn Destination, epoch: Epoch) -> Result<(), MachineError> {
+    let ran = machine.run(epoch);
+    if let Err(error) = &ran {
+        tracing::warn!("the VM is this host's and does not run yet: {error}");
+    }
+    ran
+}
