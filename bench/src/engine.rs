@@ -21,6 +21,8 @@ const DISK_BYTES: u64 = 32 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Engine {
     Godwit,
+    /// The same, and memory may follow the guest.
+    GodwitPostcopy,
     /// As QEMU comes: capped at 128 MiB/s.
     QemuDefault,
     /// Without the cap.
@@ -88,6 +90,7 @@ impl Engine {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Godwit => "godwit",
+            Self::GodwitPostcopy => "godwit-postcopy",
             Self::QemuDefault => "qemu-default",
             Self::QemuUncapped => "qemu-uncapped",
             Self::QemuMultifd => "qemu-multifd",
@@ -98,7 +101,9 @@ impl Engine {
     /// Boots a VM; `name` is given to no other.
     pub(crate) fn boot<'a>(self, bed: &'a Bed, case: &Case, name: &str) -> Result<Box<dyn Running + 'a>> {
         Ok(match self {
-            Self::Godwit => Box::new(GodwitVm::boot(bed, case, name)?),
+            Self::Godwit | Self::GodwitPostcopy => {
+                Box::new(GodwitVm::boot(bed, case, name, self == Self::GodwitPostcopy)?)
+            }
             _ => Box::new(QemuVm::boot(bed, case, name, self)?),
         })
     }

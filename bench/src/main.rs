@@ -184,7 +184,7 @@ fn prepare(engines: &[Engine]) -> Result<()> {
     packages::ensure(&packages::NATIVE)?;
     setup::build_released_programs()?;
     setup::build_reference_guest()?;
-    if engines.iter().any(|engine| *engine != Engine::Godwit) {
+    if engines.iter().any(|engine| !matches!(engine, Engine::Godwit | Engine::GodwitPostcopy)) {
         emulated::qemu()?;
     }
     Ok(())

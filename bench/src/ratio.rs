@@ -1,4 +1,4 @@
-//! Godwit against each setting of QEMU: the median over the cases of the one's number by the other's. Below 1 is better.
+//! Godwit against each other engine: the median over the cases of the one's number by the other's. Below 1 is better.
 
 use clap::ValueEnum;
 use serde::Serialize;

@@ -107,6 +107,8 @@ fn a_link_cut_in_post_copy_makes_the_guest_wait_and_then_all_of_its_memory_follo
         let report = succeeded(ended)?;
         let rest = report.post_copy.as_ref().ok_or_else(|| LabError::Broken(format!("{report:?}")))?;
         ensure(rest.pages > 1000 && rest.reconnects > 0, format!("{rest:?}"))?;
+        // The manager has lost sight of the host, too.
+        cluster.await_hosts(LIMIT)?;
         cluster.assert_runs_on(&guest.name, &there)?;
         assert_alive(cluster, guest.address)?;
         migrate(cluster, &guest.name, &here, &options)?;

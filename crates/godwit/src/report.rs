@@ -38,7 +38,7 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("  overhead", Bytes(bytes.overhead).to_string()),
         ("goodput", rate(report.goodput_bytes_per_s)),
     ];
-    rows.extend(report.post_copy.iter().flat_map(post_copy));
+    rows.extend(report.post_copy.iter().flat_map(|rest| post_copy(rest)));
     fields(&rows)
 }
 

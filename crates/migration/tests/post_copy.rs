@@ -66,7 +66,7 @@ impl World {
         assert!(self.target.is_running() && !self.vm.is_running());
         assert!(!self.runners.twice.load(std::sync::atomic::Ordering::SeqCst));
         assert_eq!(self.vm.first_difference(&self.target), None);
-        report.post_copy.expect("a report of post-copy")
+        *report.post_copy.expect("a report of post-copy")
     }
 }
 

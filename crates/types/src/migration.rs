@@ -124,7 +124,7 @@ pub struct MigrationReport {
     pub goodput_bytes_per_s: u64,
     /// How the rest of memory followed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub post_copy: Option<PostCopyReport>,
+    pub post_copy: Option<Box<PostCopyReport>>,
 }
 
 /// What the guest went through while it ran at the destination and the rest of its memory followed.

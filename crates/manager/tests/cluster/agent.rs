@@ -388,7 +388,6 @@ async fn outgoing(
         bytes_sent: 1 << 20,
         remaining: Bytes::mib(2),
         goodput_bytes_per_s: 100,
-        post_copy: None,
         dirty_bytes_per_s: 10,
         predicted_blackout_ms: None,
         predicted_finish_ms: None,
@@ -424,6 +423,7 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         rounds: 3,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 100,
+        post_copy: None,
     }
 }
 

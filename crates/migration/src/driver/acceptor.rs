@@ -178,15 +178,17 @@ impl Acceptor {
         let mut newer = self.take_streams(count, &mut sinks);
         while self.post_copy && !self.greeter.stop.load(Relaxed) {
             self.arrivals.interval = REJOIN_INTERVAL;
-            let next =
-                newer.take().map(Some).map_or_else(|| self.arrive(Instant::now() + self.tuning.accept), Ok);
+            let next = match newer.take() {
+                Some(newer) => Ok(Some(newer)),
+                None => self.arrive(Instant::now() + self.tuning.accept),
+            };
             match next {
                 Ok(Some((connection, hello))) if self.rejoins(&hello) => {
                     self.rejoin(connection, &hello);
                     newer = self.take_streams(count, &mut sinks);
                 }
                 Ok(Some((connection, hello))) => refuse(connection, self.migration, &hello),
-                Ok(None) | Err(LinkError::Silent) => {}
+                Ok(None) | Err(LinkError::Silent | LinkError::Stopped) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the source can no longer connect");
                     break;

@@ -9,6 +9,7 @@
 //! A page is struck off only after it was placed: whoever touches it meanwhile waits for it, and never gets zeros.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -77,14 +78,13 @@ impl Arriving {
     fn sort(&self, touched: &[Gfn]) -> Vec<u64> {
         let mut wanted = Vec::new();
         for gfn in touched {
-            let mut state = self.lock();
-            if !state.missing.contains(*gfn) {
-                drop(state);
-                let placed = self.absent.place_zeros(PageRange { start: *gfn, pages: 1 });
-                placed.unwrap_or_else(|error| tracing::error!("a page of zeros: {error}"));
-            } else if !state.waiting.contains_key(&gfn.0) {
-                state.waiting.insert(gfn.0, Instant::now());
-                wanted.push(gfn.0);
+            match self.lock().touch(*gfn) {
+                Touched::Missing => wanted.push(gfn.0),
+                Touched::Awaited => {}
+                Touched::Unknown => {
+                    let placed = self.absent.place_zeros(PageRange { start: *gfn, pages: 1 });
+                    placed.unwrap_or_else(|error| tracing::error!("a page of zeros: {error}"));
+                }
             }
         }
         wanted
@@ -153,7 +153,29 @@ impl Arriving {
     }
 }
 
+/// What is known of a page that somebody has touched.
+enum Touched {
+    /// To follow, and nobody has asked for it yet.
+    Missing,
+    Awaited,
+    /// Not to follow.
+    Unknown,
+}
+
 impl State {
+    fn touch(&mut self, gfn: Gfn) -> Touched {
+        if !self.missing.contains(gfn) {
+            return Touched::Unknown;
+        }
+        match self.waiting.entry(gfn.0) {
+            Entry::Occupied(_) => Touched::Awaited,
+            Entry::Vacant(entry) => {
+                entry.insert(Instant::now());
+                Touched::Missing
+            }
+        }
+    }
+
     /// Notes that pages are here; if they were the last, what waiting there has been.
     fn strike_off(&mut self, run: PageRange, now: Instant) -> Option<Whole> {
         for gfn in run.start.0..run.start.0 + run.pages {

@@ -150,7 +150,7 @@ impl Engine {
             rounds: self.round,
             bytes: self.traffic.sent().by_kind(),
             goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
-            post_copy,
+            post_copy: post_copy.map(Box::new),
         };
         self.end(MigrationOutcome::Completed { report });
     }

@@ -337,19 +337,23 @@ pub(crate) fn migration_id(n: u64) -> MigrationId {
 /// Plays both agents and the manager, who grants everything: answers the questions of both sides until the migration
 /// has ended on both.
 pub(crate) fn grant_everything(source: &mut Vmm, destination: &mut Vmm) -> MigrationOutcome {
-    if let Err(outcome) = grant(source, destination) {
-        return outcome;
+    match grant(source, destination) {
+        Some(outcome) => outcome,
+        None => ended(source, destination),
     }
-    ended(source, destination)
 }
 
 /// Answers the questions of both sides; how the migration has ended if it did so before the commit.
-pub(crate) fn grant(source: &mut Vmm, destination: &mut Vmm) -> Result<(), MigrationOutcome> {
+pub(crate) fn grant(source: &mut Vmm, destination: &mut Vmm) -> Option<MigrationOutcome> {
     let question = source.notices.until(|notice| match notice {
         Notice::Question { question } => Some(Ok(question.clone())),
         Notice::MigrationEnded { outcome, .. } => Some(Err(outcome.clone())),
         _ => None,
-    })?;
+    });
+    let question = match question {
+        Ok(question) => question,
+        Err(outcome) => return Some(outcome),
+    };
     let Question::Commit { migration, epoch, .. } = question else { panic!("{question:?}") };
     source.must(&Request::Answer { migration, verdict: Verdict::Granted { epoch: epoch.next() } });
     let claimed = destination.notices.until(|notice| match notice {
@@ -358,7 +362,7 @@ pub(crate) fn grant(source: &mut Vmm, destination: &mut Vmm) -> Result<(), Migra
     });
     assert_eq!(claimed, (migration, epoch.next()));
     destination.must(&Request::Answer { migration, verdict: Verdict::Granted { epoch: epoch.next() } });
-    Ok(())
+    None
 }
 
 /// Waits until a granted migration has ended on both sides.
