@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::Predicted;
 use crate::ids::{HostName, MigrationId};
 use crate::units::Bytes;
 
@@ -114,6 +115,12 @@ pub struct MigrationReport {
     pub bytes: BytesByKind,
     /// Guest memory settled per second over the whole migration.
     pub goodput_bytes_per_s: u64,
+    /// Time during which pages were on their way, in milliseconds.
+    #[serde(default)]
+    pub busy_ms: f64,
+    /// What was predicted before it began; added by the manager, if there was a forecast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
 }
 
 /// The blackout and its parts, in milliseconds: from the last vCPU stopped on the source to the first running on

@@ -100,5 +100,7 @@ fn report() -> MigrationReport {
         rounds: 1,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 0,
+        busy_ms: 1000.0,
+        predicted: None,
     }
 }

@@ -423,6 +423,8 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         rounds: 3,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 100,
+        busy_ms: 1000.0,
+        predicted: None,
     }
 }
 

@@ -143,6 +143,8 @@ impl Engine {
             rounds: self.round,
             bytes: self.traffic.sent().by_kind(),
             goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
+            busy_ms: ms(self.traffic.busy()),
+            predicted: None,
         };
         self.end(MigrationOutcome::Completed { report });
     }

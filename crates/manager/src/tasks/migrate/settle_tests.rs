@@ -26,6 +26,8 @@ fn report() -> MigrationReport {
         rounds: 1,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 1,
+        busy_ms: 1000.0,
+        predicted: None,
     }
 }
 
