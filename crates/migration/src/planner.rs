@@ -22,6 +22,7 @@ use godwit_types::migration::{Budget, OnDeadline};
 use godwit_types::{Bytes, PAGE_SIZE_BYTES};
 
 use curve::Curve;
+pub use imagined::observed_bytes_per_s;
 use imagined::{Imagined, World};
 
 /// A migration that takes longer is not worth planning.

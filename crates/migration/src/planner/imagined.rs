@@ -25,6 +25,8 @@ use crate::wire::{Ack, Control, Prepared, Ready, Resumed, Welcome};
 const SETUP: Duration = Duration::from_millis(15);
 /// Naming a page that is zeros, at both ends.
 const ZERO_PAGE: Duration = Duration::from_nanos(800);
+/// Fewer bytes say more about connections that warm up than about the link.
+const TELLING_BYTES: u64 = 8 << 20;
 /// Between two looks at the clock, as in reality.
 const TICK: Duration = Duration::from_millis(20);
 /// Acknowledgements of a round.
@@ -90,6 +92,16 @@ impl World {
         let contents = Duration::try_from_secs_f64(seconds).unwrap_or(PATIENCE);
         contents.saturating_add(ZERO_PAGE.mul_f64(zero as f64))
     }
+}
+
+/// What a migration that is over says of its link: page contents per second, in bytes. The reverse of what is imagined.
+/// None if hardly anything was sent.
+pub fn observed_bytes_per_s(report: &MigrationReport) -> Option<f64> {
+    let zeros = ZERO_PAGE.mul_f64(report.bytes.zero_pages as f64).as_secs_f64();
+    let busy = report.busy_ms / 1e3;
+    // Where there were hardly any contents the time for them is a difference of two that are alike.
+    let contents = (busy - zeros).max(busy / 4.0);
+    (report.bytes.raw >= TELLING_BYTES && contents > 0.0).then(|| report.bytes.raw as f64 / contents)
 }
 
 /// Goes through a migration whose budget switches at the deadline, to its end.

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{GuestMemory, MachineError, PageRange, Source};
-use godwit_types::forecast::{Reading, Survey};
 use godwit_types::Gfn;
+use godwit_types::forecast::{Reading, Survey};
 
 use super::{Machine, step};
 

@@ -4,8 +4,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::Source;
+use godwit_migration::bitmap::PageBitmap;
 use godwit_types::control::{Reply, Request, Role, VmmState};
 use godwit_types::forecast::{SAMPLE_MS_MAX, Survey};
 use godwit_types::migration::{Budget, MigrationOutcome};
