@@ -5,13 +5,14 @@
 //!   engine   who moves it, on which bed: godwit, qemu (qmp), and the link between the hosts
 //!   run      one move:  boot -> settle -> migrate -> aftermath -> check of all memory
 //!   watch    the guest's pulse, from its serial console; measure: what it says of a move
-//!   row, ratio, table (stats)    the result
+//!   row, ratio, foresight, table (stats)    the result
 //!   machine  what plain TCP can do here
 //! ```
 
 mod case;
 mod engine;
 mod error;
+mod foresight;
 mod godwit;
 mod link;
 mod machine;
@@ -39,6 +40,7 @@ use serde::Serialize;
 use crate::case::{CASES, Case};
 use crate::engine::{Bed, Engine, Terms};
 use crate::error::{BenchError, Result};
+use crate::foresight::Foresight;
 use crate::row::Row;
 use crate::run::NOISY_MS;
 
@@ -109,11 +111,13 @@ fn migrate(options: &Migrate) -> Result<()> {
     let (cases, engines) = (options.cases()?, options.engines());
     prepare(&engines)?;
     let rows = measure_all(&cases, &engines, options)?;
-    let ratios = ratio::ratios(&rows);
+    let (ratios, foresight) = (ratio::ratios(&rows), Foresight::of_rows(&rows));
     if options.json {
         ratios.iter().try_for_each(|ratio| options.tell(ratio))?;
+        foresight.iter().try_for_each(|foresight| options.tell(foresight))?;
     } else {
         print(&format!("{}\n\n{}", table::rows(&rows), table::ratios(&ratios)));
+        foresight.iter().for_each(|foresight| print(&foresight.describe()));
     }
     warn_of_noise(&rows);
     let (runs, wrong) =
