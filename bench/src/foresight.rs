@@ -56,6 +56,17 @@ impl Foresight {
     }
 }
 
+/// What was said of one run before and after it, if both was said.
+pub(crate) fn account(run: &Run) -> String {
+    let told = run.reported.and_then(|said| Some((said, said.foretold?)));
+    told.map_or_else(String::new, |(said, foretold)| {
+        format!(
+            "; it says {:.0} and {:.1}, and foretold {:.0} and {:.1}",
+            said.total_ms, said.blackout_ms, foretold.total_ms, foretold.blackout_ms
+        )
+    })
+}
+
 fn is_good(foretold: f64, happened: f64) -> bool {
     (foretold - happened).abs() <= GOOD * happened
 }

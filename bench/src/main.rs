@@ -166,10 +166,11 @@ fn run_case(bed: &Bed, case: &Case, engines: &[Engine], options: &Migrate) -> Ve
             match run::run(bed, case, *engine, &name, options.terms()) {
                 Ok(run) => {
                     say(format_args!(
-                        "{name}: {} {:.0} ms, blackout {:.1} ms ({:.1} s)",
+                        "{name}: {} {:.0} ms, blackout {:.1} ms{} ({:.1} s)",
                         if run.converged { "moved in" } else { "NOT moved in" },
                         run.total_ms,
                         run.noticed.blackout_ms,
+                        foresight::account(&run),
                         begun.elapsed().as_secs_f64()
                     ));
                     runs.push(run);

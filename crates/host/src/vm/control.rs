@@ -163,7 +163,7 @@ impl Subscription {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Line {
-    Notice(Notice),
+    Notice(Box<Notice>),
     Reply(Reply),
 }
 

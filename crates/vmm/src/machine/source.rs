@@ -52,7 +52,7 @@ impl Source for Machine {
 
     fn stop_dirty_log(&self) {
         self.dirty_log.stop();
-        self.log_user.ends();
+        self.log_user.migration_ends();
     }
 
     fn pause(&self) -> Result<(), MachineError> {

@@ -141,15 +141,15 @@ impl LogUser {
         if *user == User::Survey {
             *user = User::EndingSurvey;
             self.changed.notify_all();
+            drop(self.changed.wait_while(user, |user| *user != User::Migration).expect(NO_PANIC));
+        } else {
+            *user = User::Migration;
         }
-        user = self.changed.wait_while(user, |user| *user == User::EndingSurvey).expect(NO_PANIC);
-        *user = User::Migration;
     }
 
-    /// Nobody uses the log any more.
-    pub(super) fn ends(&self) {
+    /// The migration has ended here.
+    pub(super) fn migration_ends(&self) {
         *self.user() = User::Nobody;
-        self.changed.notify_all();
     }
 
     fn survey_begins(&self) -> Result<SurveyUse<'_>, MachineError> {
@@ -184,7 +184,10 @@ impl SurveyUse<'_> {
 
 impl Drop for SurveyUse<'_> {
     fn drop(&mut self) {
-        self.0.ends();
+        let mut user = self.0.user();
+        // Handed on in one step, so that no other survey comes in between.
+        *user = if *user == User::EndingSurvey { User::Migration } else { User::Nobody };
+        self.0.changed.notify_all();
     }
 }
 
@@ -205,7 +208,7 @@ mod tests {
             drop(survey);
         });
         assert!(log.survey_begins().is_err_and(|error| error.reason.contains("migrated")));
-        log.ends();
+        log.migration_ends();
         assert!(log.survey_begins().unwrap().wait_until(Instant::now()));
     }
 

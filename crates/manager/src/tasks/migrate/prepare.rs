@@ -44,7 +44,10 @@ impl Attempt<'_> {
         let (vm, budget, source): (_, Budget, _) = rows.await?;
         let vm = vm.ok_or_else(|| unknown_vm(&self.m.vm.to_string()))?;
         let addresses = source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default();
-        let forecast = async { Ok(self.note_forecast(&budget).await) };
+        let forecast = async {
+            self.note_forecast(&budget).await;
+            Ok(())
+        };
         tokio::try_join!(self.start_both(vm, addresses, budget.clone()), forecast).map(|_| ())
     }
 
