@@ -23,7 +23,7 @@ pub(crate) fn describe(told: &Forecast, budget: &Budget) -> String {
         [
             row("total", &told.total_ms, time, format!("{} until it stops", time(budget.deadline_ms as f64))),
             row("blackout", &told.blackout_ms, time, time(budget.blackout_ms_max.into())),
-            row("lost before", &told.lost_ms, time, String::new()),
+            row("guest loses", &told.lost_ms, time, String::new()),
             row("rounds", &told.rounds, |rounds| format!("{rounds:.0}"), String::new()),
             row("sent", &told.sent_bytes, size, String::new()),
         ],
@@ -75,11 +75,9 @@ fn basis(basis: &Basis) -> [(&'static str, String); 2] {
         basis.fresh_bytes_per_s / MEBIBYTE
     );
     let known = match basis.link.known_from {
-        KnownFrom::Pair { migrations } => format!("from {migrations} earlier moves between the two hosts"),
-        KnownFrom::Source { migrations } => {
-            format!("from {migrations} earlier moves from this host to others")
-        }
-        KnownFrom::Assumption => "assumed: nothing has moved from here yet".to_owned(),
+        KnownFrom::Pair { migrations } => format!("earlier moves between the two hosts: {migrations}"),
+        KnownFrom::Source { migrations } => format!("earlier moves from this host to others: {migrations}"),
+        KnownFrom::Assumption => "assumed, since no move has told yet".to_owned(),
     };
     let rate = &basis.link.bytes_per_s;
     let [low, expected, high] = [rate.low, rate.expected, rate.high].map(|rate| rate / MEBIBYTE);
@@ -105,6 +103,7 @@ mod tests {
         let range = |expected: f64| Estimate { low: expected / 2.0, expected, high: expected * 2.0 };
         let link = Link {
             bytes_per_s: range(100.0 * MEBIBYTE),
+            later_bytes_per_s: range(200.0 * MEBIBYTE),
             handoff_ms: range(10.0),
             known_from: KnownFrom::Assumption,
         };

@@ -26,23 +26,28 @@ pub(crate) fn expect(from: &HostName, to: &HostName, plain: bool, moves: &[Move]
     };
     let pair: Vec<&Move> = moves.iter().filter(|(_, report)| is_pair(report)).collect();
     let source: Vec<&Move> = moves.iter().filter(|(_, report)| report.from == *from).collect();
-    let (bytes_per_s, known_from) = match (rates(&pair, plain), rates(&source, plain)) {
+    let (rates, known_from) = match (rates(&pair, plain), rates(&source, plain)) {
         (Some((rates, migrations)), _) => (rates, KnownFrom::Pair { migrations }),
         (None, Some((rates, migrations))) => (rates, KnownFrom::Source { migrations }),
-        (None, None) => (ASSUMED_BYTES_PER_S, KnownFrom::Assumption),
+        (None, None) => ([ASSUMED_BYTES_PER_S; 2], KnownFrom::Assumption),
     };
     let handoff_ms = handoffs(&pair).or_else(|| handoffs(&source)).unwrap_or(ASSUMED_HANDOFF_MS);
-    Link { bytes_per_s, handoff_ms, known_from }
+    let [bytes_per_s, later_bytes_per_s] = rates;
+    Link { bytes_per_s, later_bytes_per_s, handoff_ms, known_from }
 }
 
-/// A migration under a cap shows the cap and not the link.
-fn rates(moves: &[&Move], plain: bool) -> Option<(Estimate, u32)> {
+/// Over the whole of migrations and in their later rounds, and how many there were. One under a cap shows the cap and not the
+/// link.
+fn rates(moves: &[&Move], plain: bool) -> Option<([Estimate; 2], u32)> {
     let telling = moves
         .iter()
         .filter(|(budget, _)| budget.plain == plain && budget.bandwidth_bytes_per_s_max.is_none());
-    let rates: Vec<f64> =
-        telling.filter_map(|(_, report)| observed_bytes_per_s(report)).take(MOVES_MAX).collect();
-    Some((estimate(&rates)?, rates.len() as u32))
+    let seen = telling.filter_map(|(_, report)| {
+        let whole = observed_bytes_per_s(report)?;
+        Some((whole, report.later_bytes_per_s.unwrap_or(whole)))
+    });
+    let (whole, later): (Vec<f64>, Vec<f64>) = seen.take(MOVES_MAX).unzip();
+    Some(([estimate(&whole)?, estimate(&later)?], whole.len() as u32))
 }
 
 fn handoffs(moves: &[&Move]) -> Option<Estimate> {
@@ -79,6 +84,7 @@ mod tests {
             bytes: BytesByKind { raw: 512 << 20, ..BytesByKind::default() },
             goodput_bytes_per_s: 0,
             busy_ms: 512_000.0 / mib_per_s as f64,
+            later_bytes_per_s: Some((2 * mib_per_s << 20) as f64),
             predicted: None,
         };
         (Budget::default(), report)
@@ -105,6 +111,7 @@ mod tests {
             (KnownFrom::Pair { migrations: 3 }, 200.0)
         );
         assert_eq!((mib(link.bytes_per_s.low), mib(link.bytes_per_s.high)), (83.0, 360.0));
+        assert_eq!(mib(link.later_bytes_per_s.expected), 400.0);
         let link = expected(&[moved("a", "c", 900), moved("c", "a", 100)]);
         assert_eq!(
             (link.known_from, mib(link.bytes_per_s.expected)),

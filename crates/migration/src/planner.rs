@@ -119,7 +119,8 @@ impl Circumstances<'_> {
         let world = World {
             curve: Curve::new(self.survey, case)?,
             raw_part: raw_part(self.survey, case),
-            bytes_per_s: rate(self.link.bytes_per_s).min(cap),
+            bytes_per_s: [self.link.bytes_per_s, self.link.later_bytes_per_s]
+                .map(|known| rate(known).min(cap)),
             sync: from_ms(took),
             handoff: from_ms(time(self.link.handoff_ms)),
             pages: self.survey.memory.pages(),
@@ -149,7 +150,7 @@ fn raw_part(survey: &Survey, case: Case) -> f64 {
 }
 
 fn zero_part(survey: &Survey) -> f64 {
-    survey.zero_pages as f64 / survey.sampled_pages.max(1) as f64
+    (survey.zero_pages as f64 / survey.sampled_pages.max(1) as f64).min(1.0)
 }
 
 fn from_ms(ms: f64) -> Duration {

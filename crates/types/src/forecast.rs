@@ -102,8 +102,10 @@ impl Estimate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Link {
-    /// Page contents per second, in bytes, without a cap.
+    /// Page contents per second over the whole of a migration, in bytes, without a cap.
     pub bytes_per_s: Estimate,
+    /// The same in the rounds after the first: quicker, since the destination's memory is then in place.
+    pub later_bytes_per_s: Estimate,
     /// The blackout without its last pages, in milliseconds.
     pub handoff_ms: Estimate,
     pub known_from: KnownFrom,

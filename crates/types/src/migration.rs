@@ -118,6 +118,9 @@ pub struct MigrationReport {
     /// Time during which pages were on their way, in milliseconds.
     #[serde(default)]
     pub busy_ms: f64,
+    /// Page contents per second in the rounds after the first, in bytes. They find the destination's memory in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub later_bytes_per_s: Option<f64>,
     /// What was predicted before it began; added by the manager, if there was a forecast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted: Option<Predicted>,

@@ -448,6 +448,7 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         bytes: BytesByKind { raw: 64 << 20, ..BytesByKind::default() },
         goodput_bytes_per_s: 100,
         busy_ms: 1000.0,
+        later_bytes_per_s: None,
         predicted: None,
     }
 }

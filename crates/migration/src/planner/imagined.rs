@@ -44,7 +44,8 @@ pub(super) struct World {
     pub(super) pages: u64,
     /// The part of RAM that is not zeros. What the guest writes is none.
     pub(super) raw_part: f64,
-    pub(super) bytes_per_s: f64,
+    /// Of the first round, and of those after it.
+    pub(super) bytes_per_s: [f64; 2],
     /// Reading the dirty log.
     pub(super) sync: Duration,
     /// The blackout without its last pages.
@@ -84,11 +85,12 @@ impl World {
     /// How long all of RAM takes.
     pub(super) fn first_round(&self) -> Duration {
         let raw = (self.pages as f64 * self.raw_part) as u64;
-        self.transfer(raw, self.pages - raw)
+        self.transfer(1, raw, self.pages - raw)
     }
 
-    fn transfer(&self, raw: u64, zero: u64) -> Duration {
-        let seconds = (raw * PAGE_SIZE_BYTES) as f64 / self.bytes_per_s.max(1.0);
+    fn transfer(&self, round: u32, raw: u64, zero: u64) -> Duration {
+        let bytes_per_s = self.bytes_per_s[usize::from(round > 1)];
+        let seconds = (raw * PAGE_SIZE_BYTES) as f64 / bytes_per_s.max(1.0);
         let contents = Duration::try_from_secs_f64(seconds).unwrap_or(PATIENCE);
         contents.saturating_add(ZERO_PAGE.mul_f64(zero as f64))
     }
@@ -243,7 +245,7 @@ impl Run {
         self.sent.page_stream_bytes += raw * PAGE_SIZE_BYTES + 1;
         self.feed(Input::Sent(self.sent));
         let (began, before) = (self.now, self.ack);
-        let time = self.world.transfer(raw, pages - raw);
+        let time = self.world.transfer(round, raw, pages - raw);
         for count in 1..=ACKS {
             let part = f64::from(count) / f64::from(ACKS);
             let of = |from: u64, to: u64| from + ((to - from) as f64 * part) as u64;

@@ -19,6 +19,8 @@ struct Example {
     hot_pages: f64,
     writes_per_s: f64,
     link_mib_per_s: f64,
+    /// How much quicker the rounds after the first are.
+    later_speedup: f64,
     budget: Budget,
 }
 
@@ -30,6 +32,7 @@ impl Default for Example {
             hot_pages: 20_000.0,
             writes_per_s: 20_000.0,
             link_mib_per_s: 1000.0,
+            later_speedup: 1.0,
             budget: Budget::default(),
         }
     }
@@ -62,6 +65,7 @@ impl Example {
         let around = |value: f64| Estimate { low: value * 0.8, expected: value, high: value * 1.2 };
         Link {
             bytes_per_s: around(self.link_mib_per_s * MIB),
+            later_bytes_per_s: around(self.link_mib_per_s * MIB * self.later_speedup),
             handoff_ms: around(15.0),
             known_from: KnownFrom::Pair { migrations: 3 },
         }
@@ -113,6 +117,15 @@ fn a_cap_that_is_too_tight_and_a_deadline_that_is_too_near_are_named() {
     let told = calm.forecast();
     assert_eq!(told.outlook, Outlook::Missed);
     assert!(told.remedies.iter().any(|remedy| remedy.starts_with("--deadline ")), "{told:#?}");
+}
+
+#[test]
+fn later_rounds_that_are_quicker_leave_less_for_the_blackout() {
+    let busy = Example { writes_per_s: 60_000.0, ..Example::default() };
+    let quicker = Example { later_speedup: 3.0, ..busy.clone() };
+    let (told, quicker) = (busy.forecast(), quicker.forecast());
+    assert!(quicker.blackout_ms.expected < told.blackout_ms.expected, "{told:#?} {quicker:#?}");
+    assert!(quicker.total_ms.expected < told.total_ms.expected);
 }
 
 #[test]
@@ -216,7 +229,7 @@ fn example() -> impl Strategy<Value = Example> {
             let memory = Bytes::mib(mib);
             let hot_pages = (memory.pages() as f64 * hot).max(1.0);
             let budget = Budget { blackout_ms_max, deadline_ms: 120_000, ..Budget::default() };
-            Example { memory, zero_part, hot_pages, writes_per_s, link_mib_per_s, budget }
+            Example { memory, zero_part, hot_pages, writes_per_s, link_mib_per_s, later_speedup: 1.0, budget }
         },
     )
 }

@@ -144,6 +144,7 @@ impl Engine {
             bytes: self.traffic.sent().by_kind(),
             goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
             busy_ms: ms(self.traffic.busy()),
+            later_bytes_per_s: self.traffic.later_bytes_per_s(),
             predicted: None,
         };
         self.end(MigrationOutcome::Completed { report });

@@ -197,6 +197,11 @@ impl Traffic {
         self.streams.iter().all(|stream| stream.round >= round)
     }
 
+    /// How fast the rounds after the first went.
+    pub(super) fn later_bytes_per_s(&self) -> Option<f64> {
+        self.round_rate
+    }
+
     /// How long pages were on their way.
     pub(super) fn busy(&self) -> Duration {
         self.busy

@@ -27,6 +27,7 @@ fn report() -> MigrationReport {
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 1,
         busy_ms: 1000.0,
+        later_bytes_per_s: None,
         predicted: None,
     }
 }
