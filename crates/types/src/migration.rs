@@ -167,7 +167,7 @@ pub struct BytesByKind {
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum MigrationOutcome {
     /// The VM runs at the destination.
-    Completed { report: MigrationReport },
+    Completed { report: Box<MigrationReport> },
     /// The VM runs on at the source.
     Failed { phase: Phase, error: crate::ApiError },
     /// The VM's process at the source ended by itself, before a commit was granted as far as its host knows. The

@@ -22,7 +22,7 @@ impl World {
             Outgoing::Unknown => SourceView::Unknown,
             Outgoing::Working => SourceView::Working(None),
             Outgoing::Ended(outcome) => SourceView::Ended(match outcome {
-                Outcome::Completed => MigrationOutcome::Completed { report: report() },
+                Outcome::Completed => MigrationOutcome::Completed { report: Box::new(report()) },
                 Outcome::Failed => MigrationOutcome::Failed { phase: Phase::Switchover, error: broken() },
                 Outcome::Died => MigrationOutcome::Died { error: broken() },
                 Outcome::HandedOver => MigrationOutcome::HandedOver { error: broken() },

@@ -212,7 +212,7 @@ impl Agent {
         self.set_state(vm, LocalState::HandedOver);
         let destination = self.known().peers[&asked.destination].clone();
         if destination.clone().arrive(vm, asked.migration).await {
-            let report = report(asked.migration, &self.name, &destination.name);
+            let report = Box::new(report(asked.migration, &self.name, &destination.name));
             self.known().vms.remove(&vm);
             self.end(asked.migration, MigrationOutcome::Completed { report });
         } else {

@@ -147,6 +147,6 @@ impl Engine {
             later_bytes_per_s: self.traffic.later_bytes_per_s(),
             predicted: None,
         };
-        self.end(MigrationOutcome::Completed { report });
+        self.end(MigrationOutcome::Completed { report: Box::new(report) });
     }
 }

@@ -46,7 +46,7 @@ fn endings() -> Vec<SourceView> {
             phase: Phase::PreCopy,
             error: error(ErrorCode::Failed),
         }),
-        SourceView::Ended(MigrationOutcome::Completed { report: report() }),
+        SourceView::Ended(MigrationOutcome::Completed { report: Box::new(report()) }),
         SourceView::Ended(MigrationOutcome::HandedOver { error: error(ErrorCode::Unreachable) }),
     ]
 }
@@ -112,7 +112,7 @@ fn after_the_commit_nothing_that_the_source_says_aborts() {
 
 #[test]
 fn a_claimed_vm_whose_source_reports_completion_has_moved_with_the_report() {
-    let completed = SourceView::Ended(MigrationOutcome::Completed { report: report() });
+    let completed = SourceView::Ended(MigrationOutcome::Completed { report: Box::new(report()) });
     let step = by_source(&migration(MigrationState::Claimed), &completed);
     assert_eq!(step, Step::Moved { report: Some(report()), runs: true });
 }
