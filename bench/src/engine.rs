@@ -83,6 +83,15 @@ pub(crate) struct Moved {
 pub(crate) struct Reported {
     pub(crate) total_ms: f64,
     pub(crate) blackout_ms: f64,
+    /// What it said before it began.
+    pub(crate) foretold: Option<Foretold>,
+}
+
+/// What was expected of a migration, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Foretold {
+    pub(crate) total_ms: f64,
+    pub(crate) blackout_ms: f64,
 }
 
 impl Engine {

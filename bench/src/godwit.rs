@@ -12,7 +12,7 @@ use godwit_types::vm::Vm;
 use godwit_types::{Bytes, HostName};
 
 use crate::case::Case;
-use crate::engine::{Bed, Moved, Reported, Running, Terms};
+use crate::engine::{Bed, Foretold, Moved, Reported, Running, Terms};
 use crate::error::{BenchError, Result};
 
 /// How much longer than the bound a migration that did not converge may take to end as cancelled.
@@ -87,7 +87,12 @@ impl Running for GodwitVm<'_> {
         self.on = self.bed.destination.clone();
         let after = |unix_ms: u64| begun + Duration::from_millis(unix_ms).saturating_sub(begun_unix);
         let (begun, ended) = (after(task.started_unix_ms), after(finished));
-        let reported = Reported { total_ms: report.total_ms, blackout_ms: report.blackout.total_ms };
+        let foretold = report.predicted.map(|predicted| Foretold {
+            total_ms: predicted.total_ms.expected,
+            blackout_ms: predicted.blackout_ms.expected,
+        });
+        let reported =
+            Reported { total_ms: report.total_ms, blackout_ms: report.blackout.total_ms, foretold };
         Ok(Moved { begun, ended, converged: true, reported: Some(reported) })
     }
 

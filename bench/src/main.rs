@@ -5,7 +5,7 @@
 //!   engine   who moves it, on which bed: godwit, qemu (qmp), and the link between the hosts
 //!   run      one move:  boot -> settle -> migrate -> aftermath -> check of all memory
 //!   watch    the guest's pulse, from its serial console; measure: what it says of a move
-//!   row, ratio, table (stats)    the result
+//!   row, ratio, foresight, table (stats)    the result
 //!   machine  what plain TCP can do here
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
@@ -13,6 +13,7 @@
 mod case;
 mod engine;
 mod error;
+mod foresight;
 mod godwit;
 mod goodput;
 mod link;
@@ -42,6 +43,7 @@ use serde::Serialize;
 use crate::case::{CASES, Case};
 use crate::engine::{Bed, Engine, Terms};
 use crate::error::{BenchError, Result};
+use crate::foresight::Foresight;
 use crate::row::Row;
 use crate::run::NOISY_MS;
 
@@ -147,11 +149,13 @@ fn migrate(options: &Migrate) -> Result<()> {
     let (cases, engines) = (options.cases()?, options.engines());
     prepare(&engines)?;
     let rows = measure_all(&cases, &engines, options)?;
-    let ratios = ratio::ratios(&rows);
+    let (ratios, foresight) = (ratio::ratios(&rows), Foresight::of_rows(&rows));
     if options.json {
         ratios.iter().try_for_each(|ratio| options.tell(ratio))?;
+        foresight.iter().try_for_each(|foresight| options.tell(foresight))?;
     } else {
         print(&format!("{}\n\n{}", table::rows(&rows), table::ratios(&ratios)));
+        foresight.iter().for_each(|foresight| print(&foresight.describe()));
     }
     warn_of_noise(&rows);
     let (runs, wrong) =
@@ -200,10 +204,11 @@ fn run_case(bed: &Bed, case: &Case, engines: &[Engine], options: &Migrate) -> Ve
             match run::run(bed, case, *engine, &name, options.terms()) {
                 Ok(run) => {
                     say(format_args!(
-                        "{name}: {} {:.0} ms, blackout {:.1} ms ({:.1} s)",
+                        "{name}: {} {:.0} ms, blackout {:.1} ms{} ({:.1} s)",
                         if run.converged { "moved in" } else { "NOT moved in" },
                         run.total_ms,
                         run.noticed.blackout_ms,
+                        foresight::account(&run),
                         begun.elapsed().as_secs_f64()
                     ));
                     runs.push(run);

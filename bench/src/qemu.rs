@@ -125,7 +125,8 @@ impl Running for QemuVm {
         let told = self.source.qmp.execute("query-migrate", json!({}))?;
         let number = |key: &str| told.get(key).and_then(Value::as_f64);
         let reported = number("total-time").zip(number("downtime"));
-        let reported = reported.map(|(total_ms, blackout_ms)| Reported { total_ms, blackout_ms });
+        let reported =
+            reported.map(|(total_ms, blackout_ms)| Reported { total_ms, blackout_ms, foretold: None });
         Ok(Moved { begun, ended, converged: true, reported })
     }
 

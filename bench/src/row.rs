@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::case::Case;
 use crate::engine::Engine;
+use crate::foresight::Foresight;
 use crate::run::Run;
 use crate::stats::{median, p99};
 
@@ -41,6 +42,13 @@ pub(crate) struct Row {
     pub(crate) reported_blackout_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reported_total_ms: Option<f64>,
+    /// What it said before it began, to be held against the two above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) foretold_blackout_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) foretold_total_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Foresight::is_empty")]
+    pub(crate) foresight: Foresight,
     /// The largest gap just before the request: what this machine does to a guest anyway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) undisturbed_gap_ms: Option<f64>,
@@ -80,6 +88,9 @@ impl Row {
             bytes_sent: median(&all(|run| Some(run.bytes_sent as f64))),
             reported_blackout_ms: rounded(median(&all(|run| Some(run.reported?.blackout_ms)))),
             reported_total_ms: rounded(median(&all(|run| Some(run.reported?.total_ms)))),
+            foretold_blackout_ms: rounded(median(&all(|run| Some(run.reported?.foretold?.blackout_ms)))),
+            foretold_total_ms: rounded(median(&all(|run| Some(run.reported?.foretold?.total_ms)))),
+            foresight: Foresight::of_runs(&counted),
             undisturbed_gap_ms: rounded(median(&all(|run| Some(run.undisturbed_gap_ms)))),
             guest_clock_lost_ms: rounded(median(&all(|run| Some(run.noticed.clock_lost_ms)))),
             errors,

@@ -21,6 +21,9 @@ pub(crate) fn rows(rows: &[Row]) -> String {
         "goodput MiB/s",
         "sent MiB",
         "says ms",
+        "foretold ms",
+        "says total ms",
+        "foretold",
         "gap before ms",
         "runs",
     ];
@@ -41,6 +44,9 @@ pub(crate) fn rows(rows: &[Row]) -> String {
             number(row.goodput_bytes_per_s.map(|rate| rate / MEBIBYTE), 0),
             number(row.bytes_sent.map(|bytes| bytes / MEBIBYTE), 0),
             number(row.reported_blackout_ms, 1),
+            number(row.foretold_blackout_ms, 1),
+            number(row.reported_total_ms, 0),
+            number(row.foretold_total_ms, 0),
             number(row.undisturbed_gap_ms, 1),
             runs(row),
         ]

@@ -84,7 +84,7 @@ fn answers(text: &[u8]) -> usize {
 
 fn request(input: &mut Unstructured<'_>) -> Result<Request> {
     let migration = MigrationId(Uuid::nil());
-    Ok(match input.int_in_range(0..=9)? {
+    Ok(match input.int_in_range(0..=10)? {
         0 => Request::Status,
         1 => Request::Subscribe,
         2 => Request::PowerButton,
@@ -93,7 +93,8 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
         5 => Request::Balloon { target: Bytes(input.arbitrary()?) },
         6 => Request::CancelMigration { migration },
         7 => Request::Guest,
-        8 => Request::Answer { migration, verdict: Verdict::Granted { epoch: Epoch(input.arbitrary()?) } },
+        8 => Request::Survey { sample_ms: input.arbitrary()? },
+        9 => Request::Answer { migration, verdict: Verdict::Granted { epoch: Epoch(input.arbitrary()?) } },
         _ => Request::MigrateOut {
             migration,
             destination: "b".parse().expect("it is a host's name"),

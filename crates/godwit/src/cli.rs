@@ -172,9 +172,15 @@ Example:
     /// What is typed goes to hvc0 once the guest has printed there, else to ttyS0.
     Console { vm: VmName },
     /// Move a running VM to another host. Ctrl-C cancels; the VM then stays where it is.
+    ///
+    /// It says what it expects, and begins whatever that is: at worst it is cancelled at the deadline, and the VM stays.
+    /// `--plan` says it in full and moves nothing; it ends with exit code 0 if the VM can move and is expected to keep
+    /// to the budget, and with 1 if not.
     #[command(after_help = "\
 Examples:
   godwit vm migrate web1 --to host-b
+  godwit vm migrate web1 --to host-b --plan
+  godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json | jq .forecast.outlook
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel")]
     Migrate(VmMigrate),
     /// Say whether a running VM could move, and everything that is against it. Moves and reserves nothing.
@@ -257,6 +263,12 @@ pub(crate) struct VmMigrate {
     /// Start the migration, print its task and return.
     #[arg(long)]
     pub detach: bool,
+    /// Only say what the migration would cost, and everything that is against it. Moves and reserves nothing.
+    #[arg(long, conflicts_with = "detach")]
+    pub plan: bool,
+    /// How long a plan watches what the guest writes, up to 10s. That slows each first write to a page a little.
+    #[arg(long, default_value = "1s", value_name = "DURATION", requires = "plan")]
+    pub sample: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -290,6 +302,8 @@ mod tests {
             "godwit manager run --listen 10.0.0.1:7400 --state /var/lib/godwit/manager",
             "godwit events --follow --json",
             "godwit vm check-migration web1 --to host-b",
+            "godwit vm migrate web1 --to host-b --plan",
+            "godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json",
         ];
         for example in examples {
             Cli::try_parse_from(example.split_whitespace())

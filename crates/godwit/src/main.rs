@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod console;
+mod forecast;
 mod output;
 mod parse;
 mod report;

@@ -1,20 +1,32 @@
 //! Migrations in words: the line while one runs, and the report at its end.
 
 use godwit_types::Bytes;
+use godwit_types::forecast::{Estimate, Predicted};
 use godwit_types::migration::{MigrationProgress, MigrationReport, Phase, PostCopyReport};
 
+use crate::forecast;
 use crate::output::fields;
 
 /// The report at the end of a migration.
 pub(crate) fn report(report: &MigrationReport) -> String {
     let blackout = &report.blackout;
     let bytes = &report.bytes;
+    let predicted = report.predicted.as_ref();
+    let forecast = |pick: fn(&Predicted) -> &Estimate| {
+        let told = predicted.map(|predicted| format!(", forecast {}", forecast::range(pick(predicted))));
+        told.unwrap_or_default()
+    };
     let mut rows = vec![
         ("moved", format!("{} -> {}", report.from, report.to)),
-        ("total", format!("{:.0} ms", report.total_ms)),
+        ("total", format!("{:.0} ms{}", report.total_ms, forecast(|predicted| &predicted.total_ms))),
         (
             "blackout",
-            format!("{:.1} ms (predicted {:.1} ms)", blackout.total_ms, report.predicted_blackout_ms),
+            format!(
+                "{:.1} ms (predicted {:.1} ms){}",
+                blackout.total_ms,
+                report.predicted_blackout_ms,
+                forecast(|predicted| &predicted.blackout_ms)
+            ),
         ),
         ("  stop", format!("{:.1} ms", blackout.stop_ms)),
         ("  last pages", format!("{:.1} ms", blackout.last_pages_ms)),

@@ -11,11 +11,13 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Token};
 use godwit_types::agent::{
-    AskAdmission, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+    AskAdmission, AskSurvey, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm,
+    StopVm,
 };
 use godwit_types::api::{Empty, Health};
 use godwit_types::capability::GuestFacts;
 use godwit_types::check::Finding;
+use godwit_types::forecast::Survey;
 use godwit_types::host::HostReport;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
 use hyper_util::rt::TokioIo;
@@ -38,6 +40,7 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/stop", post(stop))
         .route("/v1/vms/{id}/fence", post(fence))
         .route("/v1/vms/{id}/guest", get(guest))
+        .route("/v1/vms/{id}/survey", post(survey))
         .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
@@ -74,6 +77,10 @@ async fn fence(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<Fen
 
 async fn guest(State(agent): Shared, Path(vm): Path<VmId>) -> Answer<GuestFacts> {
     Ok(Json(orders::guest(&agent, vm).await?))
+}
+
+async fn survey(State(agent): Shared, Path(vm): Path<VmId>, Json(asked): Json<AskSurvey>) -> Answer<Survey> {
+    Ok(Json(orders::survey(&agent, vm, asked).await?))
 }
 
 async fn admission(

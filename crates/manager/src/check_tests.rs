@@ -63,6 +63,7 @@ fn task() -> Task {
         started_unix_ms: 0,
         finished_unix_ms: None,
         progress: None,
+        forecast: None,
         report: None,
         error: None,
     }

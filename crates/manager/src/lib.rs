@@ -9,7 +9,7 @@
 //!   agents <--HTTP-- tasks: one driver for each open task ------------+
 //! ```
 //!
-//! `arbiter`, `fit`, `preflight`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
+//! `arbiter`, `fit`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
 //! what they said. The manager holds no state that is not in its store: a new one takes up where the last one stopped.
 
 pub mod arbiter;
@@ -21,8 +21,10 @@ mod fit;
 mod fixtures;
 mod heartbeat;
 mod http;
+mod link;
 mod manager;
 pub mod news;
+mod plan;
 mod preflight;
 mod store;
 mod tasks;

@@ -15,6 +15,7 @@ pub mod driver;
 mod failure;
 pub mod machine;
 pub mod meter;
+pub mod planner;
 pub mod policy;
 pub mod report;
 pub mod secure;

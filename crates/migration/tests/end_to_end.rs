@@ -72,7 +72,7 @@ impl World {
         self.arbiter.settle();
         self.vm = Arc::clone(target);
         self.vm.go_on();
-        report
+        *report
     }
 }
 

@@ -7,6 +7,7 @@
 //! POST   /v1/vms/{id}/fence        Fence       -> {}           ends a copy that was left behind
 //! GET    /v1/vms/{id}                          LocalVm
 //! GET    /v1/vms/{id}/guest                    GuestFacts       what the running VM would need elsewhere
+//! POST   /v1/vms/{id}/survey       AskSurvey    -> Survey       what the running guest does to its memory
 //! POST   /v1/vms/{id}/admission    AskAdmission -> [Finding]    why it could not arrive here; moves and reserves nothing
 //! GET    /v1/vms/{id}/console                  upgrade to a raw byte stream of the serial console
 //! POST   /v1/vms/{id}/incoming     PrepareIncoming -> Incoming  builds the destination's machine
@@ -113,6 +114,13 @@ pub struct PrepareIncoming {
     /// them it announces the network cards' MAC addresses only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<GuestAddress>,
+}
+
+/// Asks what a running guest does to its memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskSurvey {
+    /// How long to watch, in milliseconds, up to [`SAMPLE_MS_MAX`](crate::forecast::SAMPLE_MS_MAX).
+    pub sample_ms: u32,
 }
 
 /// Asks whether a VM could arrive here now.

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capability::GuestFacts;
 use crate::error::ApiError;
+use crate::forecast::Survey;
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
 use crate::key::MigrationKey;
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
@@ -185,6 +186,9 @@ pub enum Request {
     Status,
     /// Answered by [`Reply::Guest`].
     Guest,
+    /// Watches what the guest writes for `sample_ms` milliseconds. Answered by [`Reply::Survey`], sooner if a migration
+    /// away begins meanwhile; refused while one is under way.
+    Survey { sample_ms: u32 },
     /// Answered by [`Reply::Done`]; notices follow.
     Subscribe,
     /// Presses the ACPI power button.
@@ -226,6 +230,7 @@ pub enum Reply {
     Done,
     Status(Box<Status>),
     Guest(Box<GuestFacts>),
+    Survey(Box<Survey>),
     Error { error: ApiError },
 }
 

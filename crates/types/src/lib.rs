@@ -12,6 +12,7 @@ pub mod control;
 pub mod cpu;
 pub mod error;
 pub mod event;
+pub mod forecast;
 pub mod host;
 pub mod ids;
 pub mod key;

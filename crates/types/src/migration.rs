@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::Predicted;
 use crate::ids::{HostName, MigrationId};
 use crate::units::Bytes;
 
@@ -122,6 +123,15 @@ pub struct MigrationReport {
     pub bytes: BytesByKind,
     /// Guest memory settled per second over the whole migration.
     pub goodput_bytes_per_s: u64,
+    /// Time during which pages were on their way, in milliseconds.
+    #[serde(default)]
+    pub busy_ms: f64,
+    /// Page contents per second in the rounds after the first, in bytes. They find the destination's memory in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub later_bytes_per_s: Option<f64>,
+    /// What was predicted before it began; added by the manager, if there was a forecast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
     /// How the rest of memory followed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_copy: Option<Box<PostCopyReport>>,
@@ -195,7 +205,7 @@ pub struct BytesByKind {
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum MigrationOutcome {
     /// The VM runs at the destination.
-    Completed { report: MigrationReport },
+    Completed { report: Box<MigrationReport> },
     /// The VM runs on at the source.
     Failed { phase: Phase, error: crate::ApiError },
     /// The VM's process at the source ended by itself, before a commit was granted as far as its host knows. The

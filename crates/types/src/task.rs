@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
+use crate::forecast::Forecast;
 use crate::ids::{HostName, TaskId, VmId, VmName};
 use crate::migration::{MigrationProgress, MigrationReport};
 
@@ -52,6 +53,9 @@ pub struct Task {
     pub finished_unix_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<MigrationProgress>,
+    /// Of a migration: what it was expected to cost when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
     /// Of a migration that succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<MigrationReport>,

@@ -22,7 +22,7 @@ impl World {
             Outgoing::Unknown => SourceView::Unknown,
             Outgoing::Working => SourceView::Working(None),
             Outgoing::Ended(outcome) => SourceView::Ended(match outcome {
-                Outcome::Completed => MigrationOutcome::Completed { report: report() },
+                Outcome::Completed => MigrationOutcome::Completed { report: Box::new(report()) },
                 Outcome::Failed => MigrationOutcome::Failed { phase: Phase::Switchover, error: broken() },
                 Outcome::Died => MigrationOutcome::Died { error: broken() },
                 Outcome::HandedOver => MigrationOutcome::HandedOver { error: broken() },
@@ -100,6 +100,9 @@ fn report() -> MigrationReport {
         rounds: 1,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 0,
+        busy_ms: 1000.0,
+        later_bytes_per_s: None,
+        predicted: None,
         post_copy: None,
     }
 }

@@ -57,7 +57,7 @@ fn rows(host: &HostCheck, all: bool) -> Vec<Vec<String>> {
     rows
 }
 
-fn row(finding: &Finding) -> Vec<String> {
+pub(super) fn row(finding: &Finding) -> Vec<String> {
     let mark = match finding.verdict {
         Verdict::Ok | Verdict::Blocked => "",
         Verdict::Warning => "warning: ",

@@ -9,16 +9,15 @@ use godwit_types::task::Task;
 use godwit_types::vm::Vm;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Session, task};
+use super::{Session, plan, task};
 use crate::cli::VmMigrate;
 use crate::output::note;
-use crate::report;
+use crate::{forecast, report};
 
 /// Where standard error is no terminal, progress is a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), ApiError> {
-    let vm: Vm = session.client.get(&format!("/v1/vms/{}", options.vm)).await?;
     let request = MigrateVm {
         to: options.to,
         budget: Budget {
@@ -30,6 +29,11 @@ pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), Api
             post_copy: options.post_copy,
         },
     };
+    if options.plan {
+        let sample_ms = u32::try_from(options.sample.ms).unwrap_or(u32::MAX);
+        return plan::run(session, &options.vm, request, sample_ms).await;
+    }
+    let vm: Vm = session.client.get(&format!("/v1/vms/{}", options.vm)).await?;
     let started: Task = session.client.post(&format!("/v1/vms/{}/migrate", options.vm), &request).await?;
     if options.detach {
         return session.format.print(&started, |task| format!("task {} migrates {}", task.id, task.vm_name));
@@ -65,6 +69,8 @@ struct View {
     memory: Bytes,
     bar: ProgressBar,
     last_line: Option<std::time::Instant>,
+    /// Whether the forecast was shown.
+    told: bool,
 }
 
 impl View {
@@ -74,10 +80,14 @@ impl View {
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {msg}") {
             bar.set_style(style);
         }
-        Self { memory, bar, last_line: None }
+        Self { memory, bar, last_line: None, told: false }
     }
 
     fn show(&mut self, task: &Task) {
+        if let Some(told) = task.forecast.as_ref().filter(|_| !self.told) {
+            self.told = true;
+            self.bar.suspend(|| note(forecast::line(told)));
+        }
         let text = task.progress.as_ref().map_or_else(|| task.message.clone(), report::progress);
         if self.bar.is_hidden() {
             if self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY) {

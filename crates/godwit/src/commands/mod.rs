@@ -5,6 +5,7 @@ pub(crate) mod daemon;
 pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod migrate;
+pub(crate) mod plan;
 pub(crate) mod task;
 pub(crate) mod vm;
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Session;
 use crate::cli::TaskVerb;
 use crate::output::{fields, note, table};
-use crate::report;
+use crate::{forecast, report};
 
 /// How often a task that is waited for is looked at.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -117,6 +117,10 @@ fn describe(task: &Task) -> String {
     rows.extend(task.finished_unix_ms.map(|at| ("finished", time(at))));
     if let Some(progress) = task.progress.as_ref().filter(|_| !task.state.is_final()) {
         rows.push(("progress", report::progress(progress)));
+    }
+    // Once it has moved, the report tells it beside what became of it.
+    if let Some(told) = task.forecast.as_ref().filter(|_| task.report.is_none()) {
+        rows.push(("forecast", forecast::line(told).replace('\n', "; ")));
     }
     if let Some(error) = &task.error {
         rows.push(("error", error.message.clone()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use godwit_types::capability::GuestFacts;
 use godwit_types::control::{LINE_BYTES_MAX, Notice, Reply, Request, Status};
+use godwit_types::forecast::Survey;
 use godwit_types::{ApiError, ErrorCode};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
@@ -68,6 +69,14 @@ impl Control {
     pub(crate) async fn guest(&self) -> Result<GuestFacts, ControlError> {
         match self.request(&Request::Guest, &[]).await? {
             Reply::Guest(guest) => Ok(*guest),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What the running guest does to its memory.
+    pub(crate) async fn survey(&self, sample_ms: u32) -> Result<Survey, ControlError> {
+        match self.request(&Request::Survey { sample_ms }, &[]).await? {
+            Reply::Survey(survey) => Ok(*survey),
             other => Err(unexpected(&other)),
         }
     }
@@ -154,7 +163,7 @@ impl Subscription {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Line {
-    Notice(Notice),
+    Notice(Box<Notice>),
     Reply(Reply),
 }
 

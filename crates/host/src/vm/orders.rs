@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
-use godwit_types::agent::{Fence, LocalState, Outgoing, StartOutgoing, StopVm};
+use godwit_types::agent::{AskSurvey, Fence, LocalState, Outgoing, StartOutgoing, StopVm};
 use godwit_types::capability::GuestFacts;
 use godwit_types::control::{Request, page_streams};
+use godwit_types::forecast::Survey;
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -80,6 +81,11 @@ pub(crate) async fn fence(agent: Arc<Agent>, vm: VmId, asked: Fence) -> Result<(
 /// `GET /v1/vms/{id}/guest`.
 pub(crate) async fn guest(agent: &Agent, vm: VmId) -> Result<GuestFacts, ApiError> {
     Ok(running(agent, vm)?.control.guest().await?)
+}
+
+/// `POST /v1/vms/{id}/survey`.
+pub(crate) async fn survey(agent: &Agent, vm: VmId, asked: AskSurvey) -> Result<Survey, ApiError> {
+    Ok(running(agent, vm)?.control.survey(asked.sample_ms).await?)
 }
 
 /// `DELETE /v1/vms/{id}/incoming/{migration}`.

@@ -97,12 +97,14 @@ async fn session(
     loop {
         tokio::select! {
             line = subscription.next() => match line? {
-                Line::Notice(Notice::Question { question }) if open.contains(&question) => {}
-                Line::Notice(Notice::Question { question }) => {
-                    open.push(question.clone());
-                    asking.spawn(ask(Arc::clone(agent), Arc::clone(machine), question));
-                }
-                Line::Notice(notice) => noticed(agent, machine, notice),
+                Line::Notice(notice) => match *notice {
+                    Notice::Question { question } if open.contains(&question) => {}
+                    Notice::Question { question } => {
+                        open.push(question.clone());
+                        asking.spawn(ask(Arc::clone(agent), Arc::clone(machine), question));
+                    }
+                    notice => noticed(agent, machine, notice),
+                },
                 Line::Reply(Reply::Error { error }) => {
                     tracing::warn!("{}: the VM's process did not take an answer: {error}", machine.config.name);
                 }

@@ -13,7 +13,7 @@ use godwit_types::migration::MigrationOutcome;
 use godwit_types::ownership::Verdict;
 use godwit_types::{Epoch, ErrorCode};
 
-use world::{MIGRATION, TAP, VM, World, guest, in_a_world, ip, offer, spec, until};
+use world::{MIGRATION, TAP, VM, World, guest, in_a_world, ip, offer, spec, survey, until};
 
 fn granted(epoch: u64) -> Option<Verdict> {
     Some(Verdict::Granted { epoch: Epoch(epoch) })
@@ -255,11 +255,12 @@ fn whoever_only_asks_is_told_all_that_keeps_a_vm_from_arriving_and_nothing_is_to
 }
 
 #[test]
-fn the_manager_hears_what_the_vmm_offers_and_what_a_running_guest_needs() {
+fn the_manager_hears_what_the_vmm_offers_and_what_a_running_guest_needs_and_does() {
     in_a_world(|world| async move {
         world.start_vm("", 1).await.unwrap();
         until(|| async { world.reported_offer() == Some(offer()) }).await;
         assert_eq!(world.guest().await.unwrap(), guest());
+        assert_eq!(world.survey().await.unwrap(), survey());
         world.stop_vm(true, 0).await.unwrap();
         assert_eq!(world.guest().await.unwrap_err().code, ErrorCode::NotFound);
     });

@@ -8,14 +8,16 @@ use std::time::Duration;
 use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
 use godwit_types::agent::{
-    AskAdmission, Fence, Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm, StopVm,
+    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm,
+    StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
+use godwit_types::forecast::{Reading, Survey};
 use godwit_types::vm::VmSpec;
-use godwit_types::{ApiError, Epoch, MigrationId, VmId};
+use godwit_types::{ApiError, Bytes, Epoch, MigrationId, VmId};
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -195,6 +197,10 @@ impl World {
         self.client.post(&format!("/v1/vms/{VM}/admission"), &asked).await.unwrap()
     }
 
+    pub(crate) async fn survey(&self) -> Result<Survey, ApiError> {
+        self.client.post(&format!("/v1/vms/{VM}/survey"), &AskSurvey { sample_ms: 10 }).await
+    }
+
     pub(crate) async fn guest(&self) -> Result<GuestFacts, ApiError> {
         self.client.get(&format!("/v1/vms/{VM}/guest")).await
     }
@@ -252,6 +258,12 @@ pub(crate) fn offer() -> VmmOffer {
         cpu,
         no_post_copy: None,
     }
+}
+
+/// What the fake VMM's guest does to its memory.
+pub(crate) fn survey() -> Survey {
+    let reading = Reading { at_ms: 10.0, written_pages: 5, distinct_pages: 5, took_ms: 0.5 };
+    Survey { memory: Bytes::mib(64), sampled_pages: 2048, zero_pages: 1000, readings: vec![reading] }
 }
 
 /// What the fake VMM's guest needs.

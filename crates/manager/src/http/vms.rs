@@ -5,6 +5,7 @@ use godwit_api::server::{Json, Path, Query};
 use godwit_types::agent::StopVm;
 use godwit_types::api::Empty;
 use godwit_types::check::MigrationCheck;
+use godwit_types::forecast::{MigrationPlan, PlanMigration};
 use godwit_types::migration::MigrateVm;
 use godwit_types::task::Task;
 use godwit_types::vm::{CreateVm, StartRequest, Vm};
@@ -13,7 +14,7 @@ use serde::Deserialize;
 
 use super::{Answer, Shared};
 use crate::manager::unknown_vm;
-use crate::{define, preflight, tasks};
+use crate::{define, plan, preflight, tasks};
 
 /// All VMs, by name.
 #[utoipa::path(get, path = "/v1/vms", operation_id = "list_vms", tag = "vms",
@@ -86,6 +87,18 @@ pub(super) async fn migrate(
     Json(asked): Json<MigrateVm>,
 ) -> Answer<Task> {
     Ok(Json(tasks::request_migration(&manager, vm, asked).await?))
+}
+
+/// What moving a VM to a host would cost, and whether it can move there. Watches the guest for a moment; moves and reserves nothing.
+#[utoipa::path(post, path = "/v1/vms/{vm}/plan-migration", operation_id = "plan_migration", tag = "vms", request_body = PlanMigration,
+    params(("vm" = String, Path, description = "name or id")),
+    responses((status = 200, body = MigrationPlan), (status = "default", body = ApiError)))]
+pub(super) async fn plan_migration(
+    State(manager): Shared,
+    Path(vm): Path<String>,
+    Json(asked): Json<PlanMigration>,
+) -> Answer<MigrationPlan> {
+    Ok(Json(plan::report(&manager, vm, asked).await?))
 }
 
 #[derive(Debug, Deserialize)]

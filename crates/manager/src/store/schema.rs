@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 2] = ["
+const STEPS: [&str; 3] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -94,6 +94,8 @@ CREATE TABLE events (
 ) STRICT;
 ", "
 ALTER TABLE migrations ADD COLUMN taken_over INTEGER NOT NULL DEFAULT 0 CHECK (taken_over IN (0, 1));
+", "
+ALTER TABLE tasks ADD COLUMN forecast TEXT;         -- Forecast: what a migration was expected to cost
 "];
 
 /// Opens the file, alone, at the newest version.

@@ -61,6 +61,7 @@ fn task(vm: &VmRow) -> Task {
         started_unix_ms: now_unix_ms(),
         finished_unix_ms: None,
         progress: None,
+        forecast: None,
         report: None,
         error: None,
     }

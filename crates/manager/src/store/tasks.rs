@@ -1,6 +1,7 @@
 //! Tasks.
 
-use godwit_types::migration::{MigrationProgress, MigrationReport};
+use godwit_types::forecast::Forecast;
+use godwit_types::migration::{Budget, MigrationProgress, MigrationReport};
 use godwit_types::task::{Task, TaskState};
 use godwit_types::{ApiError, TaskId, VmId};
 use rusqlite::{OptionalExtension, Row, ToSql, params};
@@ -10,12 +11,15 @@ use serde::de::DeserializeOwned;
 use super::codec::{Doc, Text, Word};
 use super::{StoreError, Tx};
 use crate::clock::now_unix_ms;
+use crate::link::Move;
 
 /// Finished tasks kept; older ones go.
 const FINISHED_TASKS_MAX: u32 = 1_000;
 
-const COLUMNS: &str =
-    "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error";
+/// Migrations that are looked back upon.
+const PAST_MOVES_MAX: u32 = 200;
+
+const COLUMNS: &str = "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast";
 
 impl Tx<'_> {
     /// Adds a task that begins now, with what more its kind needs to be driven.
@@ -100,6 +104,24 @@ impl Tx<'_> {
         Ok(())
     }
 
+    pub(crate) fn set_task_forecast(&self, id: TaskId, forecast: &Forecast) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE tasks SET forecast = ? WHERE id = ? AND finished_unix_ms IS NULL")?
+            .execute(params![Doc(forecast), Text(&id)])?;
+        Ok(())
+    }
+
+    /// The migrations that succeeded, each with what was asked of it; newest first.
+    pub(crate) fn past_moves(&self) -> Result<Vec<Move>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT request, report FROM tasks WHERE report IS NOT NULL ORDER BY started_unix_ms DESC LIMIT ?",
+        )?;
+        let moves = query.query_map([PAST_MOVES_MAX], |row| {
+            Ok((row.get::<_, Doc<Budget>>(0)?.0, row.get::<_, Doc<MigrationReport>>(1)?.0))
+        })?;
+        Ok(moves.collect::<Result<_, _>>()?)
+    }
+
     /// Ends an open task.
     pub(crate) fn finish_task(
         &self,
@@ -139,5 +161,6 @@ fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         progress: row.get::<_, Option<Doc<_>>>(8)?.map(|doc| doc.0),
         report: row.get::<_, Option<Doc<_>>>(9)?.map(|doc| doc.0),
         error: row.get::<_, Option<Doc<_>>>(10)?.map(|doc| doc.0),
+        forecast: row.get::<_, Option<Doc<_>>>(11)?.map(|doc| doc.0),
     })
 }

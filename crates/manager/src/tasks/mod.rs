@@ -83,6 +83,7 @@ fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
         started_unix_ms: now_unix_ms(),
         finished_unix_ms: None,
         progress: None,
+        forecast: None,
         report: None,
         error: None,
     }

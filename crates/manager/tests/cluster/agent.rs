@@ -14,13 +14,14 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, serve, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Client, Token};
 use godwit_types::agent::{
-    AskAdmission, Fence, Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm,
-    StopVm,
+    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing,
+    StartVm, StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
+use godwit_types::forecast::{Reading, Survey};
 use godwit_types::host::{DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, NetworkOffer};
 use godwit_types::migration::{
     Blackout, BytesByKind, MigrationOutcome, MigrationProgress, MigrationReport, Phase,
@@ -48,6 +49,10 @@ pub(crate) struct Script {
     pub clock_ms: i64,
     /// What it finds against a VM's arrival when it is asked.
     pub admission: Vec<Finding>,
+    /// Refuses to watch a VM.
+    pub survey_error: Option<ApiError>,
+    /// How fast its guests go through their memory.
+    pub pages_per_ms: f64,
     /// Refuses to build the destination's machine.
     pub incoming_error: Option<ApiError>,
     /// Never answers a request to build the destination's machine.
@@ -207,7 +212,7 @@ impl Agent {
         self.set_state(vm, LocalState::HandedOver);
         let destination = self.known().peers[&asked.destination].clone();
         if destination.clone().arrive(vm, asked.migration).await {
-            let report = report(asked.migration, &self.name, &destination.name);
+            let report = Box::new(report(asked.migration, &self.name, &destination.name));
             self.known().vms.remove(&vm);
             self.end(asked.migration, MigrationOutcome::Completed { report });
         } else {
@@ -264,6 +269,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/fence", post(fence))
         .route("/v1/host", get(report_now))
         .route("/v1/vms/{id}/guest", get(guest))
+        .route("/v1/vms/{id}/survey", post(survey))
         .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/incoming", post(incoming))
@@ -290,6 +296,24 @@ async fn guest(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<Guest
     agent.vm_state(vm).ok_or_else(unknown)?;
     let VmmOffer { release, protocol, sections, cpu, .. } = offer();
     Ok(Json(GuestFacts { release, protocol, sections, cpu, blockers: vec![] }))
+}
+
+async fn survey(
+    State(agent): State<Agent>,
+    Path(vm): Path<VmId>,
+    Json(asked): Json<AskSurvey>,
+) -> Answer<Survey> {
+    agent.vm_state(vm).ok_or_else(unknown)?;
+    let script = agent.script.borrow().clone();
+    if let Some(error) = script.survey_error {
+        return Err(error.into());
+    }
+    let reading = |at_ms: f64| {
+        let pages = (script.pages_per_ms * at_ms) as u64;
+        Reading { at_ms, written_pages: pages, distinct_pages: pages, took_ms: 1.0 }
+    };
+    let readings = vec![reading(f64::from(asked.sample_ms))];
+    Ok(Json(Survey { memory: Bytes::mib(128), sampled_pages: 2048, zero_pages: 1024, readings }))
 }
 
 async fn admission(State(agent): State<Agent>, Json(asked): Json<AskAdmission>) -> Json<Vec<Finding>> {
@@ -421,8 +445,11 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         blackout: Blackout { total_ms: 12.5, ..Blackout::default() },
         predicted_blackout_ms: 11.0,
         rounds: 3,
-        bytes: BytesByKind::default(),
+        bytes: BytesByKind { raw: 64 << 20, ..BytesByKind::default() },
         goodput_bytes_per_s: 100,
+        busy_ms: 1000.0,
+        later_bytes_per_s: None,
+        predicted: None,
         post_copy: None,
     }
 }

@@ -4,6 +4,7 @@ mod agent;
 mod checks;
 mod lifecycle;
 mod migrations;
+mod plans;
 mod requests;
 mod restarts;
 

@@ -150,8 +150,11 @@ impl Engine {
             rounds: self.round,
             bytes: self.traffic.sent().by_kind(),
             goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
+            busy_ms: ms(self.traffic.busy()),
+            later_bytes_per_s: self.traffic.later_bytes_per_s(),
+            predicted: None,
             post_copy: post_copy.map(Box::new),
         };
-        self.end(MigrationOutcome::Completed { report });
+        self.end(MigrationOutcome::Completed { report: Box::new(report) });
     }
 }

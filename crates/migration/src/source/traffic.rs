@@ -41,6 +41,10 @@ pub(super) struct Traffic {
     harvested: Duration,
     sync: Duration,
     round_trip: Duration,
+    /// How long pages were on their way, up to `measured`.
+    busy: Duration,
+    measured: Duration,
+    is_busy: bool,
     /// When an acknowledgement last told something new.
     pub(super) advanced: Duration,
 }
@@ -67,6 +71,9 @@ impl Traffic {
             harvested: Duration::ZERO,
             sync: Duration::ZERO,
             round_trip: Duration::ZERO,
+            busy: Duration::ZERO,
+            measured: Duration::ZERO,
+            is_busy: false,
             advanced: Duration::ZERO,
         }
     }
@@ -133,6 +140,10 @@ impl Traffic {
 
     fn measure(&mut self, now: Duration) {
         let busy = self.waiting_pages() > 0 || self.is_outstanding();
+        if self.is_busy {
+            self.busy += now.saturating_sub(self.measured);
+        }
+        (self.measured, self.is_busy) = (now, busy);
         self.wire.observe(now, self.settled_wire_bytes(), busy);
         self.goodput.observe(now, self.settled_pages() * PAGE_SIZE_BYTES, busy);
     }
@@ -185,6 +196,16 @@ impl Traffic {
     /// Whether every stream has acknowledged the end of a round.
     pub(super) fn is_settled(&self, round: u32) -> bool {
         self.streams.iter().all(|stream| stream.round >= round)
+    }
+
+    /// How fast the rounds after the first went.
+    pub(super) fn later_bytes_per_s(&self) -> Option<f64> {
+        self.round_rate
+    }
+
+    /// How long pages were on their way.
+    pub(super) fn busy(&self) -> Duration {
+        self.busy
     }
 
     pub(super) fn goodput_bytes_per_s(&self) -> u64 {

@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use godwit_migration::driver::{Connections, Outgoing, SourceRun};
 use godwit_migration::secure::Secure;
 use godwit_types::control::{Reply, Request, Status, VmmState};
+use godwit_types::forecast::{SAMPLE_MS_MAX, Survey};
 use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId, MigrationKey};
 
 use super::hub::Hub;
@@ -52,6 +54,11 @@ impl Desk {
         let done = match request {
             Request::Status => return Reply::Status(Box::new(self.status())),
             Request::Guest => return Reply::Guest(Box::new(self.machine.guest())),
+            Request::Survey { sample_ms } => {
+                let survey = self.survey(sample_ms);
+                return survey
+                    .map_or_else(|error| Reply::Error { error }, |survey| Reply::Survey(Box::new(survey)));
+            }
             Request::Subscribe => Ok(()),
             Request::PowerButton => self.running().and_then(|()| {
                 self.machine.press_power_button().map_err(|error| conflict(error.to_string()))
@@ -106,6 +113,29 @@ impl Desk {
         }
         self.machine.set_balloon(target);
         Ok(())
+    }
+
+    /// Waits for the survey, on the client's own thread; the work is done by one that may.
+    fn survey(&self, sample_ms: u32) -> Result<Survey, ApiError> {
+        self.running()?;
+        if let Some((migration, _)) = &*self.current() {
+            let message =
+                format!("the VM is being migrated away, by migration {migration}: it cannot be surveyed");
+            return Err(conflict(message));
+        }
+        if !(1..=SAMPLE_MS_MAX).contains(&sample_ms) {
+            let message = format!("a survey takes 1 to {SAMPLE_MS_MAX} ms, not {sample_ms}");
+            return Err(ApiError::new(ErrorCode::Invalid, message));
+        }
+        let machine = Arc::clone(&self.machine);
+        let time = Duration::from_millis(sample_ms.into());
+        let spawned = self
+            .starter
+            .run(move || thread::Builder::new().name("survey".into()).spawn(move || machine.survey(time)))?;
+        let internal = |message: String| ApiError::new(ErrorCode::Internal, message);
+        let survey = spawned.map_err(|error| internal(format!("no thread for the survey: {error}")))?.join();
+        let survey = survey.map_err(|_| internal("the survey has panicked".to_owned()))?;
+        survey.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
     }
 
     fn migrate(&self, request: Outgoing) -> Result<(), ApiError> {

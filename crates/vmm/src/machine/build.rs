@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::doorbell::Doorbell;
 use super::life::Life;
+use super::survey::LogUser;
 use super::vcpu::{Buses, Vcpu, install_kick};
 use super::{Condition, Machine, Pristine};
 use crate::boot::{BootError, Kernel};
@@ -118,6 +119,7 @@ impl Machine {
             pm: legacy.pm,
             console: Mutex::new(Some(legacy.console)),
             dirty_log,
+            log_user: LogUser::default(),
             ram,
             facts,
             pristine,

@@ -6,6 +6,7 @@ pub mod doorbell;
 mod life;
 mod sections;
 mod source;
+mod survey;
 mod vcpu;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -32,6 +33,7 @@ use crate::offer;
 pub use build::{BuildError, Observer, Parts};
 use doorbell::Doorbell;
 pub use life::{Illegal, Life, Step};
+use survey::LogUser;
 use vcpu::Vcpu;
 
 /// One VM. Fields are dropped in this order: vCPUs end before what they use.
@@ -43,6 +45,7 @@ pub struct Machine {
     pm: Arc<Pm>,
     console: Mutex<Option<console::Running>>,
     dirty_log: DirtyLog,
+    log_user: LogUser,
     ram: Ram,
     facts: VcpuFacts,
     pristine: Pristine,

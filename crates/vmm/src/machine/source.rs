@@ -42,9 +42,8 @@ impl Source for Machine {
     }
 
     fn start_dirty_log(&self) -> Result<(), MachineError> {
-        // From here on; what was written before goes with the first round.
-        self.ram.forget_own_writes();
-        self.dirty_log.start().map_err(|error| step("starting the dirty log", &error))
+        self.log_user.migration_begins();
+        self.start_log()
     }
 
     fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError> {
@@ -55,6 +54,7 @@ impl Source for Machine {
 
     fn stop_dirty_log(&self) {
         self.dirty_log.stop();
+        self.log_user.migration_ends();
     }
 
     fn pause(&self) -> Result<(), MachineError> {

@@ -6,3 +6,4 @@ mod linux;
 mod migration;
 mod reference;
 mod support;
+mod survey;

@@ -8,7 +8,7 @@ use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress, OnDea
 use godwit_types::ownership::Verdict;
 use godwit_types::{Bytes, Epoch};
 
-fn boot(folder: &Path, vcpus: u8) -> Vmm {
+pub(crate) fn boot(folder: &Path, vcpus: u8) -> Vmm {
     let kernel = guest::write(folder);
     Vmm::start(Vmm::config(folder, 0, &kernel, spec(vcpus, Bytes::mib(32), ""), 1, Role::Boot))
 }
@@ -115,7 +115,7 @@ fn a_machine_built_for_another_specification_refuses_the_guest_and_its_process_e
 }
 
 /// No guest comes to rest enough for this, so the migration goes on until something else ends it.
-const ENDLESS: Budget = Budget {
+pub(crate) const ENDLESS: Budget = Budget {
     blackout_ms_max: 0,
     deadline_ms: 60_000,
     on_deadline: OnDeadline::Cancel,
@@ -124,7 +124,7 @@ const ENDLESS: Budget = Budget {
     post_copy: false,
 };
 
-fn under_way(vmm: &mut Vmm) {
+pub(crate) fn under_way(vmm: &mut Vmm) {
     let copying = |progress: &MigrationProgress| progress.phase == Phase::PreCopy;
     vmm.notices.until(|notice| match notice {
         Notice::Progress { progress, .. } if copying(progress) => Some(()),
@@ -132,7 +132,7 @@ fn under_way(vmm: &mut Vmm) {
     });
 }
 
-fn ended(vmm: &mut Vmm) -> MigrationOutcome {
+pub(crate) fn ended(vmm: &mut Vmm) -> MigrationOutcome {
     vmm.notices.until(|notice| match notice {
         Notice::MigrationEnded { outcome, .. } => Some(outcome.clone()),
         _ => None,

@@ -146,7 +146,7 @@ impl Fixture {
         Some(Self { folder, guest })
     }
 
-    fn boot(&self, vcpus: u8, load: &str) -> Vmm {
+    pub(crate) fn boot(&self, vcpus: u8, load: &str) -> Vmm {
         Vmm::start(self.config(vcpus, load))
     }
 

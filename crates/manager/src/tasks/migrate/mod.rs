@@ -23,6 +23,7 @@ use std::time::Duration;
 use godwit_types::agent::{LocalState, LocalVm, Outgoing};
 use godwit_types::api::Empty;
 use godwit_types::check::{HostCheck, Verdict, refuse};
+use godwit_types::forecast::Predicted;
 use godwit_types::migration::{MigrateVm, MigrationReport};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
@@ -113,7 +114,12 @@ pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
     {
         return Ok(ending);
     }
-    attempt.follow().await
+    let mut ending = attempt.follow().await?;
+    if let Some(report) = &mut ending.report {
+        let task = driver.manager.store.read(move |tx| Ok(tx.task(id)?)).await?;
+        report.predicted = task.and_then(|task| task.forecast).as_ref().map(Predicted::from);
+    }
+    Ok(ending)
 }
 
 /// One side of a migration, in the agents' paths.

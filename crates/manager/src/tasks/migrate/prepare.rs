@@ -5,16 +5,19 @@ use std::time::Duration;
 use godwit_faults::Step;
 use godwit_types::agent::{GuestAddress, Incoming, PrepareIncoming, StartOutgoing};
 use godwit_types::api::Empty;
+use godwit_types::forecast::Forecast;
 use godwit_types::key::MIGRATION_KEY_BYTES;
 use godwit_types::migration::Budget;
-use godwit_types::{ApiError, ErrorCode, MigrationKey, VmId};
+use godwit_types::{ApiError, ErrorCode, MigrationKey, VmId, VmName};
 
 use super::{Attempt, Side};
 use crate::manager::unknown_vm;
-use crate::reached;
-use crate::store::HostRow;
+use crate::store::{HostRow, NewEvent, VmRow};
 use crate::tasks::cancelled_error;
+use crate::{plan, reached};
 
+/// How long the guest is watched for the forecast, in milliseconds; less if the destination is ready sooner.
+const SAMPLE_MS: u32 = 300;
 /// How long an agent may take to build the destination's machine, or to begin on the source.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,6 +43,40 @@ impl Attempt<'_> {
             .read(move |tx| Ok((tx.vm(&vm.to_string())?, tx.task_request(task)?, tx.host(&source)?)));
         let (vm, budget, source): (_, Budget, _) = rows.await?;
         let vm = vm.ok_or_else(|| unknown_vm(&self.m.vm.to_string()))?;
+        let addresses = source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default();
+        let forecast = async {
+            self.note_forecast(&budget).await;
+            Ok(())
+        };
+        tokio::try_join!(self.start_both(vm, addresses, budget.clone()), forecast).map(|_| ())
+    }
+
+    /// Says what the migration is expected to cost. It goes on whether that can be said or not.
+    async fn note_forecast(&self, budget: &Budget) {
+        let (m, manager) = (&self.m, &self.driver.manager);
+        let foreseen = plan::foresee(manager, m.vm, (&m.source, &m.destination), budget, SAMPLE_MS).await;
+        let (name, task, host) = (self.driver.task.vm_name.clone(), m.task, m.source.clone());
+        let noted = manager.store.note(move |tx| {
+            let (kind, message) = match &foreseen {
+                Ok(forecast) => {
+                    tx.set_task_forecast(task, forecast)?;
+                    told(&name, forecast)
+                }
+                Err(error) => ("vm.forecast", format!("no forecast for {name}: {error}")),
+            };
+            Ok(tx.add_event(NewEvent::new(kind, message).vm(&name).host(&host).task(task))?)
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!("the forecast was not recorded: {error}");
+        }
+    }
+
+    async fn start_both(
+        &self,
+        vm: VmRow,
+        addresses: Vec<GuestAddress>,
+        budget: Budget,
+    ) -> Result<(), ApiError> {
         let key = (!budget.plain).then(draw_key).transpose()?;
         let incoming = PrepareIncoming {
             key: key.clone(),
@@ -48,7 +85,7 @@ impl Attempt<'_> {
             spec: vm.spec,
             epoch: self.m.epoch.next(),
             source: self.m.source.clone(),
-            addresses: source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default(),
+            addresses,
         };
         reached(Step::ManagerPlanned).await;
         let destination = self.driver.agent(&self.m.destination).await?.with_timeout(PREPARE_TIMEOUT);
@@ -69,6 +106,26 @@ impl Attempt<'_> {
             Err(error) if error.code == ErrorCode::Unreachable => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+}
+
+/// A forecast as an event.
+fn told(name: &VmName, forecast: &Forecast) -> (&'static str, String) {
+    let Forecast { total_ms, blackout_ms, outlook, reason, .. } = forecast;
+    let message = format!(
+        "{name} should move in {:.1} s ({:.1} to {:.1}) with a blackout of {:.0} ms ({:.0} to {:.0})",
+        total_ms.expected / 1e3,
+        total_ms.low / 1e3,
+        total_ms.high / 1e3,
+        blackout_ms.expected,
+        blackout_ms.low,
+        blackout_ms.high
+    );
+    match reason {
+        Some(reason) if !outlook.is_expected() => {
+            ("vm.migration_warning", format!("{name} will probably not keep to its budget: {reason}"))
+        }
+        _ => ("vm.forecast", message),
     }
 }
 

@@ -80,7 +80,7 @@ pub enum Step {
 pub fn by_source(m: &Migration, source: &SourceView) -> Step {
     match (m.state, source) {
         (MigrationState::Claimed, SourceView::Ended(MigrationOutcome::Completed { report })) => {
-            Step::Moved { report: Some(report.clone()), runs: true }
+            Step::Moved { report: Some((**report).clone()), runs: true }
         }
         (MigrationState::Committed | MigrationState::Claimed, _) => Step::AskDestination,
         (_, SourceView::Working(progress)) => {

@@ -26,6 +26,9 @@ fn report() -> MigrationReport {
         rounds: 1,
         bytes: BytesByKind::default(),
         goodput_bytes_per_s: 1,
+        busy_ms: 1000.0,
+        later_bytes_per_s: None,
+        predicted: None,
         post_copy: None,
     }
 }
@@ -44,7 +47,7 @@ fn endings() -> Vec<SourceView> {
             phase: Phase::PreCopy,
             error: error(ErrorCode::Failed),
         }),
-        SourceView::Ended(MigrationOutcome::Completed { report: report() }),
+        SourceView::Ended(MigrationOutcome::Completed { report: Box::new(report()) }),
         SourceView::Ended(MigrationOutcome::HandedOver { error: error(ErrorCode::Unreachable) }),
     ]
 }
@@ -110,7 +113,7 @@ fn after_the_commit_nothing_that_the_source_says_aborts() {
 
 #[test]
 fn a_claimed_vm_whose_source_reports_completion_has_moved_with_the_report() {
-    let completed = SourceView::Ended(MigrationOutcome::Completed { report: report() });
+    let completed = SourceView::Ended(MigrationOutcome::Completed { report: Box::new(report()) });
     let step = by_source(&migration(MigrationState::Claimed), &completed);
     assert_eq!(step, Step::Moved { report: Some(report()), runs: true });
 }

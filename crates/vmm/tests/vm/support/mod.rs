@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use godwit_types::control::{Notice, Question, Reply, Request, Role, Status, VmmConfig};
@@ -131,13 +132,14 @@ impl Vmm {
         self.ask_with(request, &[])
     }
 
-    fn ask_with(&self, request: &Request, connections: &[TcpStream]) -> Reply {
+    /// Sends one request, and waits for its answer on a thread of its own.
+    pub(crate) fn ask_beside(&self, request: Request) -> JoinHandle<Reply> {
         let stream = UnixStream::connect(&self.config.control).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        send(&stream, request, connections);
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}; {}", self.errors()))
+        std::thread::spawn(move || exchange(stream, &request, &[]))
+    }
+
+    fn ask_with(&self, request: &Request, connections: &[TcpStream]) -> Reply {
+        exchange(UnixStream::connect(&self.config.control).unwrap(), request, connections)
     }
 
     /// Sends a request that must succeed.
@@ -293,6 +295,14 @@ impl Notices {
         }
         panic!("godwit-vmm has ended; its last notices: {seen:?}");
     }
+}
+
+fn exchange(stream: UnixStream, request: &Request, connections: &[TcpStream]) -> Reply {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    send(&stream, request, connections);
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
 }
 
 fn send(stream: &UnixStream, request: &Request, connections: &[TcpStream]) {

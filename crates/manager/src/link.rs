@@ -1,0 +1,144 @@
+//! What is known of moving VMs from one host to another, from the migrations that were: a pure function of their reports.
+
+use godwit_migration::planner::observed_bytes_per_s;
+use godwit_types::HostName;
+use godwit_types::forecast::{Estimate, KnownFrom, Link};
+use godwit_types::migration::{Budget, MigrationReport};
+
+/// The newest migrations that count: what a network was before says little.
+const MOVES_MAX: usize = 8;
+/// How far the next one may be off those that were seen: one alone says less than several.
+const SWAY_OF_ONE: f64 = 1.6;
+const SWAY: f64 = 1.2;
+/// Assumed of a link of which nothing is known: from a busy 1 Gb/s, expecting a free one, to 10 Gb/s. In bytes per second.
+const ASSUMED_BYTES_PER_S: Estimate = Estimate { low: 30e6, expected: 115e6, high: 1.2e9 };
+/// Assumed of handing over, in milliseconds.
+const ASSUMED_HANDOFF_MS: Estimate = Estimate { low: 5.0, expected: 15.0, high: 50.0 };
+
+/// A migration that succeeded, and what was asked of it.
+pub(crate) type Move = (Budget, MigrationReport);
+
+/// What to expect of a move `from` a host `to` another, from earlier ones, newest first. Encryption has a price, so moves
+/// in clear say nothing about those that are not.
+pub(crate) fn expect(from: &HostName, to: &HostName, plain: bool, moves: &[Move]) -> Link {
+    let is_pair = |report: &MigrationReport| {
+        (&report.from, &report.to) == (from, to) || (&report.from, &report.to) == (to, from)
+    };
+    let pair: Vec<&Move> = moves.iter().filter(|(_, report)| is_pair(report)).collect();
+    let source: Vec<&Move> = moves.iter().filter(|(_, report)| report.from == *from).collect();
+    let (rates, known_from) = match (rates(&pair, plain), rates(&source, plain)) {
+        (Some((rates, migrations)), _) => (rates, KnownFrom::Pair { migrations }),
+        (None, Some((rates, migrations))) => (rates, KnownFrom::Source { migrations }),
+        (None, None) => ([ASSUMED_BYTES_PER_S; 2], KnownFrom::Assumption),
+    };
+    let handoff_ms = handoffs(&pair).or_else(|| handoffs(&source)).unwrap_or(ASSUMED_HANDOFF_MS);
+    let [bytes_per_s, later_bytes_per_s] = rates;
+    Link { bytes_per_s, later_bytes_per_s, handoff_ms, known_from }
+}
+
+/// Over the whole of migrations and in their later rounds, and how many there were. One under a cap shows the cap and not the
+/// link.
+fn rates(moves: &[&Move], plain: bool) -> Option<([Estimate; 2], u32)> {
+    let telling = moves
+        .iter()
+        .filter(|(budget, _)| budget.plain == plain && budget.bandwidth_bytes_per_s_max.is_none());
+    let seen = telling.filter_map(|(_, report)| {
+        let whole = observed_bytes_per_s(report)?;
+        Some((whole, report.later_bytes_per_s.unwrap_or(whole)))
+    });
+    let (whole, later): (Vec<f64>, Vec<f64>) = seen.take(MOVES_MAX).unzip();
+    Some(([estimate(&whole)?, estimate(&later)?], whole.len() as u32))
+}
+
+fn handoffs(moves: &[&Move]) -> Option<Estimate> {
+    let parts = moves.iter().map(|(_, report)| report.blackout.total_ms - report.blackout.last_pages_ms);
+    estimate(&parts.take(MOVES_MAX).collect::<Vec<_>>())
+}
+
+/// The median, between the extremes and a little more.
+fn estimate(seen: &[f64]) -> Option<Estimate> {
+    let mut seen = seen.to_vec();
+    seen.sort_by(f64::total_cmp);
+    let (low, high) = (seen.first()?, seen.last()?);
+    let sway = if seen.len() == 1 { SWAY_OF_ONE } else { SWAY };
+    Some(Estimate { low: low / sway, expected: seen[seen.len() / 2], high: high * sway })
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_types::MigrationId;
+    use godwit_types::migration::{Blackout, BytesByKind};
+
+    use super::*;
+
+    /// A move that sent 512 MiB at a rate in MiB/s.
+    fn moved(from: &str, to: &str, mib_per_s: u64) -> Move {
+        let report = MigrationReport {
+            migration: MigrationId(uuid::Uuid::nil()),
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            total_ms: 9000.0,
+            blackout: Blackout { total_ms: 30.0, last_pages_ms: 10.0, ..Blackout::default() },
+            predicted_blackout_ms: 25.0,
+            rounds: 2,
+            bytes: BytesByKind { raw: 512 << 20, ..BytesByKind::default() },
+            goodput_bytes_per_s: 0,
+            busy_ms: 512_000.0 / mib_per_s as f64,
+            later_bytes_per_s: Some((mib_per_s << 21) as f64),
+            predicted: None,
+        };
+        (Budget::default(), report)
+    }
+
+    fn expected(moves: &[Move]) -> Link {
+        expect(&"a".parse().unwrap(), &"b".parse().unwrap(), false, moves)
+    }
+
+    fn mib(bytes_per_s: f64) -> f64 {
+        (bytes_per_s / f64::from(1 << 20)).round()
+    }
+
+    #[test]
+    fn the_pair_of_hosts_counts_either_way_before_the_source_and_nothing_is_an_assumption() {
+        let link = expected(&[
+            moved("b", "a", 300),
+            moved("a", "b", 100),
+            moved("a", "b", 200),
+            moved("a", "c", 900),
+        ]);
+        assert_eq!(
+            (link.known_from, mib(link.bytes_per_s.expected)),
+            (KnownFrom::Pair { migrations: 3 }, 200.0)
+        );
+        assert_eq!((mib(link.bytes_per_s.low), mib(link.bytes_per_s.high)), (83.0, 360.0));
+        assert_eq!(mib(link.later_bytes_per_s.expected), 400.0);
+        let link = expected(&[moved("a", "c", 900), moved("c", "a", 100)]);
+        assert_eq!(
+            (link.known_from, mib(link.bytes_per_s.expected)),
+            (KnownFrom::Source { migrations: 1 }, 900.0)
+        );
+        assert_eq!(link.handoff_ms.expected, 20.0);
+        assert_eq!(expected(&[moved("c", "d", 900)]).known_from, KnownFrom::Assumption);
+    }
+
+    #[test]
+    fn moves_under_a_cap_in_clear_or_of_next_to_nothing_say_nothing_about_the_link() {
+        let mut capped = moved("a", "b", 10);
+        capped.0.bandwidth_bytes_per_s_max = Some(10 << 20);
+        let mut clear = moved("a", "b", 2000);
+        clear.0.plain = true;
+        let mut tiny = moved("a", "b", 1);
+        tiny.1.bytes.raw = 1 << 20;
+        let moves = [capped, clear, tiny];
+        assert_eq!(expected(&moves).known_from, KnownFrom::Assumption);
+        let clear = expect(&"a".parse().unwrap(), &"b".parse().unwrap(), true, &moves);
+        assert_eq!(mib(clear.bytes_per_s.expected), 2000.0);
+    }
+
+    #[test]
+    fn only_the_newest_moves_count() {
+        let mut moves: Vec<_> = (0..MOVES_MAX).map(|_| moved("a", "b", 500)).collect();
+        moves.push(moved("a", "b", 10));
+        assert_eq!(mib(expected(&moves).bytes_per_s.low), 417.0);
+    }
+}
