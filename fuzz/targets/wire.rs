@@ -7,11 +7,11 @@ use arbitrary::{Result, Unstructured};
 use godwit_fuzz::machine::Model;
 use godwit_fuzz::stream::Pieces;
 use godwit_fuzz::{edited, message};
-use godwit_migration::{PageRange, Section, wire};
 use godwit_migration::driver::fuzzing;
 use godwit_migration::wire::{
     DeviceState, HEADER_BYTES, Header, PREAMBLE_BYTES, PageKind, PageRecord, Preamble, RoundEnd, Tag,
 };
+use godwit_migration::{PageRange, Section, wire};
 use godwit_types::{Gfn, PAGE_SIZE_BYTES};
 use libfuzzer_sys::fuzz_target;
 
