@@ -97,7 +97,9 @@ impl Checked {
             Action::AskClaim { .. } => self.expected.push_back(Input::Verdict(verdict(bytes)?)),
             Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
             Action::Run { .. } => self.expected.push_back(Input::Ran(message::outcome(bytes)?)),
-            Action::Send(Control::Resumed(_)) => self.expected.push_back(Input::Whole(message::whole(bytes)?)),
+            Action::Send(Control::Resumed(_)) => {
+                self.expected.push_back(Input::Whole(message::whole(bytes)?))
+            }
             Action::Send(Control::Whole(_)) => {
                 self.expected.push_back(Input::Control(Control::Done(Done {})));
             }

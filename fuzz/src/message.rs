@@ -2,7 +2,8 @@
 
 use arbitrary::{Result, Unstructured};
 use godwit_migration::wire::{
-    Ack, Committed, Control, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome, Whole,
+    Ack, Committed, Control, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome,
+    Whole,
 };
 use godwit_migration::{Link, MachineError, Manifest};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
@@ -57,7 +58,13 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
         Role::Control { manifest, page_streams: input.int_in_range(0..=3)?, post_copy: input.arbitrary()? }
     };
     let epoch = Epoch(if input.arbitrary()? { 2 } else { input.arbitrary()? });
-    Ok(Hello { migration: MigrationId(Uuid::nil()), epoch, source: input.arbitrary()?, session: input.arbitrary()?, role })
+    Ok(Hello {
+        migration: MigrationId(Uuid::nil()),
+        epoch,
+        source: input.arbitrary()?,
+        session: input.arbitrary()?,
+        role,
+    })
 }
 
 /// The first frame of the source that both state machines are set up for.

@@ -75,9 +75,12 @@ fn silent() -> ApiError {
 
 #[test]
 fn between_equal_hosts_every_check_is_told_and_all_is_well() {
-    let judged = Setting::new().judge();
-    let checks: Vec<Check> = judged.findings.iter().map(|finding| finding.check).collect();
-    assert_eq!((judged.verdict, checks), (Fits, Check::ALL.to_vec()), "{judged:#?}");
+    for post_copy in [false, true] {
+        let judged = Setting { post_copy, ..Setting::new() }.judge();
+        let checks: Vec<Check> = judged.findings.iter().map(|finding| finding.check).collect();
+        let asked = Check::ALL.into_iter().filter(|check| *check != Check::PostCopy || post_copy);
+        assert_eq!((judged.verdict, checks), (Fits, asked.collect()), "{judged:#?}");
+    }
 }
 
 type Spoil = fn(&mut Setting);

@@ -21,7 +21,8 @@ async fn every_host_is_judged_and_nothing_moves_or_is_reserved() {
     assert!(check.can_move() && check.from.as_ref().is_some_and(|from| from.as_str() == "a"));
     assert!(blocked(&check.hosts[0])[0].reason.contains("is on a already"));
     let checks: Vec<Check> = check.hosts[1].findings.iter().map(|finding| finding.check).collect();
-    assert_eq!(checks, Check::ALL);
+    let asked = Check::ALL.into_iter().filter(|check| *check != Check::PostCopy);
+    assert_eq!(checks, asked.collect::<Vec<_>>());
     let one = cluster.check("web1", Some("b")).await;
     assert_eq!(one.hosts.len(), 1);
     let now = cluster.vm("web1").await;

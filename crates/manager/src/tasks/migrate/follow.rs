@@ -60,7 +60,7 @@ impl Attempt<'_> {
                 Step::AskDestination | Step::AskHeir(_) => {}
                 Step::Moved { report, runs } => {
                     reached(At::ManagerSettled).await;
-                    return Ok(self.moved(report, runs));
+                    return Ok(self.moved(report.map(|report| *report), runs));
                 }
                 Step::Lost(error) => {
                     let power = Some(Power::Crashed);

@@ -67,7 +67,7 @@ pub enum Step {
     /// Before the commit, the source is gone: judge by the destination whether to abort, with [`heir`].
     AskHeir(ApiError),
     Moved {
-        report: Option<MigrationReport>,
+        report: Option<Box<MigrationReport>>,
         runs: bool,
     },
     /// The destination owns the VM and does not run it.
@@ -80,7 +80,7 @@ pub enum Step {
 pub fn by_source(m: &Migration, source: &SourceView) -> Step {
     match (m.state, source) {
         (MigrationState::Claimed, SourceView::Ended(MigrationOutcome::Completed { report })) => {
-            Step::Moved { report: Some((**report).clone()), runs: true }
+            Step::Moved { report: Some(report.clone()), runs: true }
         }
         (MigrationState::Committed | MigrationState::Claimed, _) => Step::AskDestination,
         (_, SourceView::Working(progress)) => {

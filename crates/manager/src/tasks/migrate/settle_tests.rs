@@ -115,7 +115,7 @@ fn after_the_commit_nothing_that_the_source_says_aborts() {
 fn a_claimed_vm_whose_source_reports_completion_has_moved_with_the_report() {
     let completed = SourceView::Ended(MigrationOutcome::Completed { report: Box::new(report()) });
     let step = by_source(&migration(MigrationState::Claimed), &completed);
-    assert_eq!(step, Step::Moved { report: Some(report()), runs: true });
+    assert_eq!(step, Step::Moved { report: Some(Box::new(report())), runs: true });
 }
 
 const JUST_NOW: Waited = Waited { polls: 0, out_of_patience: false };
