@@ -149,3 +149,104 @@ impl Seal {
 fn sealed() -> SinkError {
     WireError::malformed("page record", "pages after the device state").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::sync::Mutex;
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bitmap::PageBitmap;
+    use crate::driver::inflow::Inflow;
+    use crate::machine::{Absent, MachineError};
+
+    const RAM: [PageRange; 1] = [PageRange { start: Gfn(0), pages: 64 }];
+
+    /// Memory in which nobody may look for anything.
+    struct Untouchable;
+
+    impl GuestMemory for Untouchable {
+        fn ranges(&self) -> &[PageRange] {
+            &RAM
+        }
+
+        fn bytes(&self, pages: PageRange) -> Result<&[u8], MachineError> {
+            panic!("whoever touches {pages:?} waits for it")
+        }
+
+        fn write(&self, first: Gfn, _: &[u8]) -> Result<(), MachineError> {
+            panic!("whoever touches {first:?} waits for it")
+        }
+
+        fn zero(&self, first: Gfn, _: u64) -> Result<(), MachineError> {
+            panic!("whoever touches {first:?} waits for it")
+        }
+    }
+
+    struct Placed(Mutex<Vec<Gfn>>);
+
+    impl Absent for Placed {
+        fn touched(&self, _: &mut Vec<Gfn>, _: Duration) -> Result<(), MachineError> {
+            Ok(())
+        }
+
+        fn place(&self, first: Gfn, _: &[u8]) -> Result<(), MachineError> {
+            self.0.lock().unwrap().push(first);
+            Ok(())
+        }
+
+        fn place_zeros(&self, pages: PageRange) -> Result<(), MachineError> {
+            self.place(pages.start, &[])
+        }
+
+        fn end(&self) {}
+
+        fn is_forgotten(&self) -> bool {
+            false
+        }
+    }
+
+    struct Bytes(Mutex<Cursor<Vec<u8>>>);
+
+    impl Read for &Bytes {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().read(into)
+        }
+    }
+
+    /// Gives the seal a record of one page.
+    fn take(seal: &Seal, gfn: u64, kind: PageKind) -> Result<(), SinkError> {
+        let mut record = PageRecord::default();
+        record.begin(2);
+        record.push(Gfn(gfn), kind);
+        record.contents_bytes = record.raw_bytes() as u32;
+        let contents = Bytes(Mutex::new(Cursor::new(vec![7; record.raw_bytes() as usize])));
+        let mut reader = Reader::new(Inflow::new(contents, None, Arc::default(), None));
+        seal.pages(&record, &mut reader, &mut Unpacker::default(), &Untouchable)
+    }
+
+    #[test]
+    fn pages_that_follow_are_placed_and_a_delta_to_a_missing_page_is_refused_untouched() {
+        let (events, _kept) = sync_channel(8);
+        let mut missing = PageBitmap::covering(&RAM);
+        missing.insert_range(PageRange { start: Gfn(0), pages: 10 });
+        let placed = Arc::new(Placed(Mutex::default()));
+        let seal = Seal::default();
+        seal.follow(Arc::new(Arriving::new(Arc::clone(&placed) as _, &RAM, missing, events)));
+        assert!(take(&seal, 1, PageKind::Raw).is_ok());
+        assert!(take(&seal, 2, PageKind::Zero).is_ok());
+        assert!(take(&seal, 3, PageKind::Delta).is_err());
+        assert_eq!(*placed.0.lock().unwrap(), [Gfn(1), Gfn(2)]);
+    }
+
+    #[test]
+    fn once_closed_nothing_is_written() {
+        let seal = Seal::default();
+        seal.close();
+        for kind in [PageKind::Raw, PageKind::Zero, PageKind::Delta] {
+            assert!(take(&seal, 1, kind).is_err(), "{kind:?}");
+        }
+    }
+}
