@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::wire::RAW_PAGES_MAX;
 use godwit_migration::{Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES};
@@ -20,7 +21,6 @@ pub struct Model {
 impl Model {
     /// Every page must lie in RAM, as the trait demands of an implementation.
     fn touch(&self, first: Gfn, pages: u64, value: u8) -> Result<(), MachineError> {
-        let outside = || MachineError { step: "writing".into(), reason: "outside RAM".into() };
         let end = first.0.checked_add(pages).ok_or_else(outside)?;
         let fits = |range: &PageRange| first.0 >= range.start.0 && end <= range.start.0 + range.pages;
         if !RANGES.iter().any(fits) {
@@ -32,13 +32,22 @@ impl Model {
     }
 }
 
+fn outside() -> MachineError {
+    MachineError { step: "touching memory".into(), reason: "outside RAM".into() }
+}
+
 impl GuestMemory for Model {
     fn ranges(&self) -> &[PageRange] {
         &RANGES
     }
 
-    fn bytes(&self, _: PageRange) -> Result<&[u8], MachineError> {
-        unreachable!("a destination's memory is not read")
+    /// What a delta is to, for as many pages as one record has.
+    fn bytes(&self, pages: PageRange) -> Result<&[u8], MachineError> {
+        const ZEROS: &[u8] = &[0; (RAW_PAGES_MAX * PAGE_SIZE_BYTES) as usize];
+        if !RANGES.iter().any(|range| range.contains(pages.start) && pages.end() <= range.end()) {
+            return Err(outside());
+        }
+        Ok(&ZEROS[..(pages.pages * PAGE_SIZE_BYTES) as usize])
     }
 
     fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError> {
