@@ -55,7 +55,7 @@ fn boot_and_move(cluster: &dyn Cluster, place: &GuestPlace, vcpus: u8) -> Result
 
 /// Fails if the VM's process is not held to the VM's size by a cgroup of its own, and has no user of its own.
 fn assert_limited(cluster: &dyn Cluster, guest: &GuestOptions, host: &HostName) -> Result<()> {
-    let line = "cd /sys/fs/cgroup/godwit/*/* && cat memory.max memory.current pids.max cpu.weight && \
+    let line = "cd /sys/fs/cgroup/godwit/*/*/ && cat memory.max memory.current pids.max cpu.weight && \
                 awk '/^Uid/ { print $2 }' /proc/$(head -n 1 cgroup.procs)/status";
     let said = cluster.shell(host, line)?;
     let numbers: Vec<u64> = said.lines().filter_map(|line| line.parse().ok()).collect();

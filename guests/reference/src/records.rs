@@ -19,12 +19,16 @@ const INTERVAL: Micros = 5_000;
 const RETRY_INTERVAL: Micros = 100_000;
 /// An operation that takes longer is an error, once.
 const LATE: Micros = 10_000_000;
+/// A guest that runs looks again sooner. One that does not has stood, and its disk with it.
+const STOOD: Micros = 1_000_000;
 
 /// The records on the first disk.
 pub struct Records {
     disk: Disk,
     capacity: u64,
     state: State,
+    /// When it was last looked at.
+    seen: Micros,
     next_due: Micros,
     acknowledged: u64,
     read_back: u64,
@@ -62,7 +66,7 @@ impl Records {
                 break;
             }
         }
-        Self { disk, capacity, state: State::Idle, next_due: 0, acknowledged, read_back: 0, random: 1 }
+        Self { disk, capacity, state: State::Idle, seen: 0, next_due: 0, acknowledged, read_back: 0, random: 1 }
     }
 
     pub fn acknowledged(&self) -> u64 {
@@ -75,6 +79,12 @@ impl Records {
 
     /// Does what is due. Never waits.
     pub fn step(&mut self, now: Micros) {
+        let ago = now - core::mem::replace(&mut self.seen, now);
+        if let State::Busy { since, .. } = &mut self.state
+            && ago > STOOD
+        {
+            *since += ago;
+        }
         match &mut self.state {
             State::Idle if now < self.next_due || self.capacity < 2 => {}
             State::Idle => {
