@@ -78,7 +78,7 @@ fn the_check_finds_the_host_that_a_migration_then_succeeds_to() {
         let [here, there] = hosts(cluster);
         let guest = GuestOptions::named("ready");
         boot(cluster, place, &guest, &here)?;
-        let verb = ["vm", "check-migration", "ready", "--to", there.as_str(), "--json"];
+        let verb = ["vm", "check-migration", "ready", "--to", there.as_str(), "--post-copy", "--json"];
         let told = cluster.cli().text(&verb, godwit_tests::VERB_LIMIT)?;
         let told: MigrationCheck = serde_json::from_str(&told).expect("--json prints the document");
         let well = told.hosts[0].findings.iter().filter(|finding| finding.verdict == Verdict::Ok);

@@ -69,21 +69,10 @@ impl AbsentRam {
     /// Drops these pages, and lets whoever touches them wait from now on.
     pub fn new(userfault: Userfault, ram: &Ram, missing: &PageBitmap) -> Result<Self, MachineError> {
         let slots = ram.slots();
-        let mut spans = Vec::new();
-        for slot in &slots {
-            let mut span: Option<Range> = None;
-            for run in missing.runs(slot.range) {
-                ram.drop_pages(run).map_err(failed("dropping pages"))?;
-                let here = slot.bytes(run);
-                let start = span.map_or(here.start, |span| span.start);
-                span = Some(Range { start, len: here.start + here.len - start });
-            }
-            spans.extend(span);
-        }
         let absent = Self {
             userfault: userfault.0,
+            spans: slots.iter().filter_map(|slot| span(slot, missing)).collect(),
             slots,
-            spans,
             _guest: Arc::clone(ram.guest()),
             ended: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
@@ -92,6 +81,11 @@ impl AbsentRam {
             let mut register = Register { range, mode: uffd::REGISTER_MISSING, ioctls: 0 };
             uffd::call(&absent.userfault, uffd::REGISTER, &mut register)
                 .map_err(failed("registering memory"))?;
+        }
+        // Not before: in memory that is not registered the kernel may join what is left of a huge page, and fill the gaps
+        // with zeros.
+        for run in absent.slots.iter().flat_map(|slot| missing.runs(slot.range)) {
+            ram.drop_pages(run).map_err(failed("dropping pages"))?;
         }
         Ok(absent)
     }
@@ -150,6 +144,14 @@ impl AbsentRam {
         }
         Ok(())
     }
+}
+
+/// From the first missing page of a slot to its last.
+fn span(slot: &Slot, missing: &PageBitmap) -> Option<Range> {
+    let mut runs = missing.runs(slot.range).map(|run| slot.bytes(run));
+    let first = runs.next()?;
+    let last = runs.last().unwrap_or(first);
+    Some(Range { start: first.start, len: last.start + last.len - first.start })
 }
 
 impl Absent for AbsentRam {
