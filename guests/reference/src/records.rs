@@ -66,7 +66,16 @@ impl Records {
                 break;
             }
         }
-        Self { disk, capacity, state: State::Idle, seen: 0, next_due: 0, acknowledged, read_back: 0, random: 1 }
+        Self {
+            disk,
+            capacity,
+            state: State::Idle,
+            seen: 0,
+            next_due: 0,
+            acknowledged,
+            read_back: 0,
+            random: 1,
+        }
     }
 
     pub fn acknowledged(&self) -> u64 {
