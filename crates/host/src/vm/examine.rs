@@ -33,7 +33,10 @@ pub(crate) async fn admission(agent: Arc<Agent>, vm: VmId, asked: AskAdmission) 
                 machine.gone_within(HANDED_OVER_END_TIMEOUT).await;
                 true
             }
-            LocalState::Incoming => machine.gone_within(ABORTED_END_TIMEOUT).await,
+            // The last has given up its arrival, and its process is about to end.
+            LocalState::Incoming | LocalState::Prepared | LocalState::Stopped => {
+                machine.gone_within(ABORTED_END_TIMEOUT).await
+            }
             _ => false,
         };
         if !gone {
