@@ -21,7 +21,9 @@ const DISK_BYTES: u64 = 32 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Engine {
     Godwit,
-    /// The same, and memory may follow the guest.
+    /// In clear, as QEMU sends here.
+    GodwitPlain,
+    /// Encrypted again, and memory may follow the guest.
     GodwitPostcopy,
     /// As QEMU comes: capped at 128 MiB/s.
     QemuDefault,
@@ -95,10 +97,15 @@ pub(crate) struct Foretold {
 }
 
 impl Engine {
+    pub(crate) fn is_qemu(self) -> bool {
+        !matches!(self, Self::Godwit | Self::GodwitPlain | Self::GodwitPostcopy)
+    }
+
     /// Its name in tables and on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Godwit => "godwit",
+            Self::GodwitPlain => "godwit-plain",
             Self::GodwitPostcopy => "godwit-postcopy",
             Self::QemuDefault => "qemu-default",
             Self::QemuUncapped => "qemu-uncapped",
@@ -109,11 +116,14 @@ impl Engine {
 
     /// Boots a VM; `name` is given to no other.
     pub(crate) fn boot<'a>(self, bed: &'a Bed, case: &Case, name: &str) -> Result<Box<dyn Running + 'a>> {
+        let godwit = |option| GodwitVm::boot(bed, case, name, option);
         Ok(match self {
-            Self::Godwit | Self::GodwitPostcopy => {
-                Box::new(GodwitVm::boot(bed, case, name, self == Self::GodwitPostcopy)?)
+            Self::Godwit => Box::new(godwit(None)?),
+            Self::GodwitPlain => Box::new(godwit(Some("--plain"))?),
+            Self::GodwitPostcopy => Box::new(godwit(Some("--post-copy"))?),
+            Self::QemuDefault | Self::QemuUncapped | Self::QemuMultifd | Self::QemuPostcopy => {
+                Box::new(QemuVm::boot(bed, case, name, self)?)
             }
-            _ => Box::new(QemuVm::boot(bed, case, name, self)?),
         })
     }
 }

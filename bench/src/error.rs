@@ -29,6 +29,8 @@ pub(crate) enum BenchError {
     RunsFailed { count: usize, runs: usize },
     #[error("{0}")]
     Memory(String),
+    #[error("cannot hold memory ready: {0}")]
+    Warm(String),
     #[error("TLS refuses: {0}")]
     Secure(String),
     #[error("cannot print a row as JSON: {0}")]

@@ -26,12 +26,12 @@ pub(crate) struct GodwitVm<'a> {
     vm: Vm,
     disk: PathBuf,
     on: HostName,
-    post_copy: bool,
+    option: Option<&'static str>,
 }
 
 impl<'a> GodwitVm<'a> {
-    /// Defines the VM and starts it on the source; with `post_copy`, its memory may follow it when it moves.
-    pub(crate) fn boot(bed: &'a Bed, case: &Case, name: &str, post_copy: bool) -> Result<Self> {
+    /// Defines the VM and starts it on the source; it will be moved with this option.
+    pub(crate) fn boot(bed: &'a Bed, case: &Case, name: &str, option: Option<&'static str>) -> Result<Self> {
         let cluster: &dyn Cluster = &bed.fabric;
         let disk = bed.make_disk(name)?;
         let kernel = format!("{DATASTORE}/{}", bed.kernel);
@@ -41,7 +41,7 @@ impl<'a> GodwitVm<'a> {
         verb.extend(["--vcpus", &vcpus, "--disk", &image, "--cmdline", &cmdline]);
         let vm: Vm = cluster.cli().ask(&verb)?;
         cluster.start(name, &bed.source)?;
-        Ok(Self { bed, vm, disk, on: bed.source.clone(), post_copy })
+        Ok(Self { bed, vm, disk, on: bed.source.clone(), option })
     }
 
     fn file(&self, host: &HostName, name: &str) -> PathBuf {
@@ -59,7 +59,7 @@ impl<'a> GodwitVm<'a> {
         let budget = blackout_ms_max.map(|ms| format!("{ms}ms"));
         let mut verb = vec!["vm", "migrate", &name, "--to", to, "--deadline", &deadline];
         verb.extend(budget.iter().flat_map(|budget| ["--max-blackout", budget]));
-        verb.extend(self.post_copy.then_some("--post-copy"));
+        verb.extend(self.option);
         match self.cluster().cli().wait_for::<Task>(&verb, limit + CANCEL_LIMIT) {
             Ok(task) => Ok(Some(task)),
             Err(LabError::Cli(_)) if begun.elapsed() + DEADLINE_SLACK > limit => Ok(None),

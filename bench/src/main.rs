@@ -26,6 +26,7 @@ mod row;
 mod run;
 mod stats;
 mod table;
+mod warm;
 mod watch;
 
 use std::io::Write;
@@ -188,7 +189,7 @@ fn prepare(engines: &[Engine]) -> Result<()> {
     packages::ensure(&packages::NATIVE)?;
     setup::build_released_programs()?;
     setup::build_reference_guest()?;
-    if engines.iter().any(|engine| !matches!(engine, Engine::Godwit | Engine::GodwitPostcopy)) {
+    if engines.iter().any(|engine| engine.is_qemu()) {
         emulated::qemu()?;
     }
     Ok(())

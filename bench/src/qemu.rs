@@ -53,7 +53,7 @@ impl QemuVm {
         let mut capabilities = vec!["events"];
         let mut parameters = json!({});
         match self.engine {
-            Engine::Godwit | Engine::GodwitPostcopy | Engine::QemuDefault => {}
+            Engine::Godwit | Engine::GodwitPlain | Engine::GodwitPostcopy | Engine::QemuDefault => {}
             Engine::QemuUncapped => parameters["max-bandwidth"] = 0.into(),
             Engine::QemuMultifd => {
                 capabilities.push("multifd");

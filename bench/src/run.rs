@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use godwit_guest_contract::pulse::SWEEP;
+use godwit_types::Bytes;
 
 use crate::case::Case;
 use crate::engine::{Bed, Engine, Reported, Running, Terms};
 use crate::error::{BenchError, Result};
 use crate::link::{self, Cap};
 use crate::measure::{self, Disturbed, Undisturbed};
+use crate::warm::Warm;
 use crate::watch::Watch;
 
 /// The pause before each run. Where the machine is itself a virtual one, it gives memory that was freed back to its host
@@ -57,9 +59,11 @@ fn observe(bed: &Bed, case: &Case, vm: &mut dyn Running, terms: Terms) -> Result
     let pages = case.working_set().pages();
     watch.wait_for("filling the guest's memory", FILL_LIMIT, |heard| heard.pulse.written >= pages)?;
     std::thread::sleep(SETTLE);
+    let warm = Warm::hold(Bytes::mib(case.memory_mib))?;
     let undisturbed = measure_undisturbed(&watch, case)?;
 
     let sent_before = link::sent_bytes(bed)?;
+    drop(warm);
     let moved = vm.migrate(terms)?;
     let bytes_sent = link::sent_bytes(bed)? - sent_before;
     let (begun, settled) = (watch.since_start(moved.begun), watch.since_start(moved.ended) + AFTERMATH);

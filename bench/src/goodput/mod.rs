@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::error::{BenchError, Result};
 use crate::stats::median;
+use crate::warm::Warm;
 
 /// What is measured, and beside what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +121,7 @@ fn one_round(from: &Arc<Ram>, memory: Bytes, streams: u32) -> Result<Vec<Measure
 }
 
 fn timed(bytes: Bytes, carry: impl FnOnce() -> Result<()>) -> Result<Measured> {
+    drop(Warm::hold(bytes)?);
     let (begun, cpu) = (Instant::now(), cpu_s()?);
     carry()?;
     let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu_s()? - cpu);

@@ -3,6 +3,7 @@
 //! predicted blackout = remaining bytes / goodput + reading the dirty log + handing over. It switches over as soon as
 //! that is within the budget. Where it never is, rounds are spaced out, and the deadline decides; if the user allows it,
 //! post-copy decides sooner: what is dirty then follows the guest, and the blackout holds no more than the list of it.
+//! It need not wait to see that rounds do not get better where the guest writes as fast as its memory moves.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,9 +22,13 @@ const NAMED_PAGE_BYTES: f64 = 4.0;
 const NAMED_PAGE: Duration = Duration::from_micros(1);
 /// Past the deadline, it switches over at a prediction of at most this multiple of the window's best.
 const NEAR_BEST: f64 = 1.1;
-/// Shortest and longest time between the beginnings of two rounds that do not get better.
+/// Shortest and longest time between the beginnings of two rounds that do not get better; but they may take no larger part
+/// of the time than one in so many, since the guest pays for each with a fault at every page that it writes.
 const SPACING_MIN: Duration = Duration::from_millis(10);
 const SPACING_MAX: Duration = Duration::from_millis(500);
+const ROUND_SHARE: u32 = 8;
+/// No round gets better if the guest writes at this part of the rate at which its memory moves, or faster.
+const HOPELESS: f64 = 0.9;
 
 /// What is known when the dirty log has been read.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,6 +39,8 @@ pub struct Measured {
     pub on_its_way: u64,
     /// Bytes per second that the destination settles; none before the first measurement.
     pub rate: Option<f64>,
+    /// Bytes per second that the guest wrote since the log was read before, each page counted once.
+    pub dirty: f64,
     /// Reading the dirty log.
     pub sync: Duration,
     /// Stopping, saving, loading, committing and resuming.
@@ -54,6 +61,11 @@ impl Measured {
             self.blackout_for(self.on_its_way as f64 + pages as f64 * NAMED_PAGE_BYTES)?
                 .saturating_add(named),
         )
+    }
+
+    /// Whether the guest writes as fast as its memory moves.
+    fn is_hopeless(&self) -> bool {
+        self.rate.is_some_and(|rate| self.dirty >= rate * HOPELESS)
     }
 
     fn blackout_for(&self, bytes: f64) -> Option<Duration> {
@@ -106,8 +118,9 @@ impl Policy {
             return Decision::Switch { predicted };
         }
         let best = self.recent.iter().min().copied();
+        let no_better = self.rounds_without_better >= POST_COPY_ROUNDS || measured.is_hopeless();
         if self.budget.post_copy
-            && (self.rounds_without_better >= POST_COPY_ROUNDS || self.is_past_deadline(elapsed))
+            && (no_better || self.is_past_deadline(elapsed))
             && let Some(predicted) = measured.blackout_post_copy()
         {
             return Decision::SwitchPostCopy { predicted };
@@ -130,7 +143,10 @@ impl Policy {
         let spacing = match self.rounds_without_better {
             0 => Duration::ZERO,
             _ if self.rounds_past_deadline > 0 => SPACING_MIN,
-            _ => SPACING_MIN.saturating_mul(1 << shift).min(SPACING_MAX),
+            _ => {
+                let longest = SPACING_MAX.max(predicted.unwrap_or_default().saturating_mul(ROUND_SHARE));
+                SPACING_MIN.saturating_mul(1 << shift).min(longest)
+            }
         };
         Decision::Round { spacing }
     }
@@ -194,7 +210,7 @@ mod tests {
 
     fn measured(remaining: u64) -> Measured {
         let (sync, handoff) = (Duration::from_millis(2), Duration::from_millis(8));
-        Measured { remaining, on_its_way: 0, rate: Some(1000.0 * MIB as f64), sync, handoff }
+        Measured { remaining, on_its_way: 0, rate: Some(1000.0 * MIB as f64), dirty: 0.0, sync, handoff }
     }
 
     fn secs(count: u64) -> Duration {
@@ -224,12 +240,13 @@ mod tests {
         let mut policy = policy(OnDeadline::Cancel);
         let mut spacings = Vec::new();
         for _ in 0..20 {
-            match policy.decide(secs(1), &measured(500 * MIB)) {
+            match policy.decide(secs(1), &measured(490 * MIB)) {
                 Decision::Round { spacing } => spacings.push(spacing),
                 other => panic!("{other:?}"),
             }
         }
-        assert!(spacings.is_sorted() && spacings[0].is_zero() && spacings[19] == SPACING_MAX, "{spacings:?}");
+        assert!(spacings.is_sorted() && spacings[0].is_zero(), "{spacings:?}");
+        assert_eq!(spacings[19], secs(4), "a round of half a second takes an eighth of the time");
         assert_eq!(policy.decide(secs(10), &measured(500 * MIB)), Decision::GiveUp);
         assert!(policy.has_given_up(secs(10)) && !policy.has_given_up(secs(9)));
     }
@@ -267,6 +284,16 @@ mod tests {
         let pages = 990 * MIB / PAGE_SIZE_BYTES;
         let named = pages as f64 * (1e-6 + NAMED_PAGE_BYTES / (1000.0 * MIB as f64));
         assert!((predicted.as_secs_f64() - 0.010 - named).abs() < 1e-6, "{predicted:?}");
+    }
+
+    #[test]
+    fn post_copy_does_not_wait_where_the_guest_writes_as_fast_as_its_memory_moves() {
+        let writing = |part: f64| Measured { dirty: 1000.0 * MIB as f64 * part, ..measured(990 * MIB) };
+        let decided = |part: f64| with_post_copy().decide(secs(1), &writing(part));
+        assert!(matches!(decided(0.95), Decision::SwitchPostCopy { .. }));
+        assert!(matches!(decided(0.8), Decision::Round { .. }));
+        let without = policy(OnDeadline::Switch).decide(secs(1), &writing(2.0));
+        assert!(matches!(without, Decision::Round { .. }));
     }
 
     #[test]

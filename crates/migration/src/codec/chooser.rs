@@ -4,6 +4,9 @@
 //! bottleneck need not be known: where the network is slow, whatever makes records short wins; where it is fast, packing
 //! only costs. The others are tried now and then, as often as a small share of the time allows, and each only while the
 //! one before it on the ladder is near: where LZ4 is far too slow, zstd is slower still.
+//!
+//! Where the destination is the bottleneck, packing in vain looks free to the clock, and is not to the guests beside it. So
+//! what does not get shorter is never packed but to try, and that half as often after each time in vain.
 
 use std::time::Duration;
 
@@ -14,6 +17,10 @@ const COUNT: usize = Packing::ALL.len();
 const TRY_SHARE: f64 = 0.015;
 /// But none is tried more often than after so many records.
 const TRY_RECORDS_MIN: f64 = 8.0;
+/// Packed contents that are longer than this part of themselves were packed in vain.
+const SHORTER: f64 = 0.97;
+/// After so many tries in vain, one more does not make the next one rarer.
+const IN_VAIN_MAX: u32 = 4;
 /// A packing that takes this many times the best one's time is not near.
 const NEAR: f64 = 1.5;
 /// Weight of the newest record in what the packing in use takes. Of one that was only tried, the last time counts.
@@ -33,6 +40,8 @@ struct Tried {
     ago: u32,
     /// Records until the next time, by what it took then against the best of then.
     wait: f64,
+    /// Times in a row that it made nothing shorter.
+    in_vain: u32,
 }
 
 impl Chooser {
@@ -46,11 +55,12 @@ impl Chooser {
     pub fn best(&self) -> Packing {
         let cost = |packing: &Packing| self.cost(*packing).unwrap_or(f64::INFINITY);
         let by_cost = |one: &Packing, other: &Packing| cost(one).total_cmp(&cost(other));
-        Packing::ALL.into_iter().min_by(by_cost).unwrap_or(Packing::None)
+        let worth = Packing::ALL.into_iter().filter(|packing| self.tried[*packing as usize].in_vain == 0);
+        worth.min_by(by_cost).unwrap_or(Packing::None)
     }
 
-    /// A record of `bytes` of guest memory took so long with that packing.
-    pub fn learn(&mut self, packing: Packing, bytes: u64, took: Duration) {
+    /// A record of `bytes` of guest memory became `packed` bytes with that packing, and took so long.
+    pub fn learn(&mut self, packing: Packing, bytes: u64, packed: u64, took: Duration) {
         if bytes == 0 {
             return;
         }
@@ -61,8 +71,11 @@ impl Chooser {
         let known = tried.cost.filter(|_| in_use);
         tried.cost = Some(known.map_or(newest, |known| known + NEWEST_WEIGHT * (newest - known)));
         tried.ago = 0;
+        let in_vain = packing != Packing::None && packed as f64 > bytes as f64 * SHORTER;
+        tried.in_vain = if in_vain { (tried.in_vain + 1).min(IN_VAIN_MAX) } else { 0 };
+        let rarest = TRY_RECORDS_MIN * f64::from(1u32 << tried.in_vain);
         let behind = self.times_best(packing) - 1.0;
-        self.tried[packing as usize].wait = (behind / TRY_SHARE).max(TRY_RECORDS_MIN);
+        self.tried[packing as usize].wait = (behind / TRY_SHARE).max(rarest);
     }
 
     fn is_due(&self, packing: Packing) -> bool {
@@ -117,7 +130,8 @@ mod tests {
                 let jitter = 0.8 + f64::from(state >> 16) / f64::from(1 << 16) * 0.4;
                 let packing = chooser.choose();
                 let took = self.took(packing, jitter);
-                chooser.learn(packing, RECORD, Duration::from_secs_f64(took));
+                let packed = (self.shrinks[packing as usize] * RECORD as f64) as u64;
+                chooser.learn(packing, RECORD, packed, Duration::from_secs_f64(took));
                 total += took;
             }
             total
@@ -153,6 +167,18 @@ mod tests {
             assert!(chosen < best * 1.1, "{chosen} s against {best} s at {bytes_per_s}");
             assert!(chosen < world.fixed(Packing::None, 1024) * 0.65, "{chosen} s at {bytes_per_s}");
         }
+    }
+
+    #[test]
+    fn where_packing_seems_free_and_is_in_vain_it_is_hardly_ever_tried() {
+        let mut chooser = Chooser::default();
+        let mut packed = 0;
+        for _ in 0..2048 {
+            let packing = chooser.choose();
+            packed += u32::from(packing != Packing::None);
+            chooser.learn(packing, RECORD, RECORD, Duration::from_millis(1));
+        }
+        assert!((3..60).contains(&packed), "{packed} of 2048 records");
     }
 
     #[test]

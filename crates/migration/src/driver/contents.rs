@@ -63,19 +63,21 @@ impl Contents {
         let packing =
             if telling && guest != Guest::Stands { self.chooser.choose() } else { self.chooser.best() };
         let began = Instant::now();
-        if packing == Packing::None || record.raw_pages == 0 {
+        let packed_bytes = if packing == Packing::None || record.raw_pages == 0 {
             self.forget(record);
             record.contents_bytes = record.raw_bytes() as u32;
             let contents: Result<Vec<_>, _> = record.raw().map(|run| memory.bytes(run)).collect();
             send(record, &contents?)?;
+            record.contents_bytes
         } else {
             self.copy(record, memory, guest)?;
             let (codec, contents) = self.packer.pack(packing, &self.plain);
             (self.packed.codec, self.packed.contents_bytes) = (codec, contents.len() as u32);
             send(&self.packed, &[contents])?;
-        }
+            self.packed.contents_bytes
+        };
         if telling {
-            self.chooser.learn(packing, record.raw_bytes(), began.elapsed());
+            self.chooser.learn(packing, record.raw_bytes(), packed_bytes.into(), began.elapsed());
         }
         Ok(())
     }

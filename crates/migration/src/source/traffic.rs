@@ -167,6 +167,7 @@ impl Traffic {
             remaining: (self.waiting_pages() + dirty_pages) * PAGE_SIZE_BYTES,
             on_its_way: self.waiting_pages() * PAGE_SIZE_BYTES,
             rate: self.round_rate.or_else(|| self.first_guess()),
+            dirty: self.dirty_bytes_per_s,
             sync: self.sync,
             handoff: HANDOFF_ESTIMATE + self.round_trip * HANDOFF_FLIGHTS / 2,
         }

@@ -135,7 +135,7 @@ proptest! {
         for (round, (packing, writes)) in (1..).zip(rounds) {
             // As if all others had been far slower.
             contents.chooser = Chooser::default();
-            contents.chooser.learn(packing, 1, Duration::from_nanos(1));
+            contents.chooser.learn(packing, 1, 0, Duration::from_nanos(1));
             let mut dirty = BTreeSet::new();
             for (gfn, at, byte, all) in writes {
                 let mut page = here.page(gfn).to_vec();
