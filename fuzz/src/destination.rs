@@ -96,7 +96,7 @@ impl Checked {
             }
             Action::AskClaim { .. } => self.expected.push_back(Input::Verdict(verdict(bytes)?)),
             Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
-            Action::Run { .. } => self.expected.push_back(Input::Ran(message::outcome(bytes)?)),
+            Action::Run { .. } => self.expected.push_back(Input::Ran(message::timed(bytes)?)),
             Action::Send(Control::Resumed(_)) => {
                 self.expected.push_back(Input::Whole(message::whole(bytes)?))
             }
@@ -120,7 +120,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
         7 => Input::Loaded(message::outcome(bytes)?),
         8 => Input::Verdict(verdict(bytes)?),
         9 => Input::TookOver(witness(bytes)?),
-        10 => Input::Ran(message::outcome(bytes)?),
+        10 => Input::Ran(message::timed(bytes)?),
         12 => Input::Touched(vec![bytes.int_in_range(0..=20)?]),
         13 => Input::Whole(message::whole(bytes)?),
         14 => Input::Rejoined,

@@ -1,6 +1,7 @@
 //! A destination that has a little memory and takes everything.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::wire::RAW_PAGES_MAX;
@@ -85,7 +86,7 @@ impl Destination for Model {
         Witness::None
     }
 
-    fn run(&self, _: Epoch) -> Result<(), MachineError> {
-        Ok(())
+    fn run(&self, _: Epoch) -> Result<Duration, MachineError> {
+        Ok(Duration::ZERO)
     }
 }

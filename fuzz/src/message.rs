@@ -1,5 +1,7 @@
 //! Messages as a healthy peer would write them, with any numbers in them.
 
+use std::time::Duration;
+
 use arbitrary::{Result, Unstructured};
 use godwit_migration::wire::{
     Ack, Committed, Control, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome,
@@ -23,7 +25,12 @@ pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
         3 => Control::Ack(ack(input)?),
         4 => Control::Prepared(Prepared {}),
         5 => Control::Committed(Committed { epoch: input.arbitrary()? }),
-        6 => Control::Resumed(Resumed { took_us: input.arbitrary()?, ago_us: input.arbitrary()? }),
+        6 => Control::Resumed(Resumed {
+            took_us: input.arbitrary()?,
+            ago_us: input.arbitrary()?,
+            claim_us: input.arbitrary()?,
+            locks_us: input.arbitrary()?,
+        }),
         7 => Control::Want(Want { pages: input.arbitrary()? }),
         8 => Control::Whole(whole(input)?),
         9 => Control::Done(Done {}),
@@ -89,4 +96,10 @@ pub fn lost() -> ApiError {
 pub fn outcome(input: &mut Unstructured<'_>) -> Result<std::result::Result<(), MachineError>> {
     let failed = MachineError { step: "a step".into(), reason: "it failed".into() };
     Ok(if input.ratio(1, 4)? { Err(failed) } else { Ok(()) })
+}
+
+/// An outcome, with how long a part of it took.
+pub fn timed(input: &mut Unstructured<'_>) -> Result<std::result::Result<Duration, MachineError>> {
+    let took = Duration::from_micros(input.arbitrary()?);
+    Ok(outcome(input)?.map(|()| took))
 }

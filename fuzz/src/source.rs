@@ -114,7 +114,7 @@ impl Checked {
                     say(Input::Control(Control::Ack(ack)));
                 }
             }
-            Action::Pause => say(Input::Paused(message::outcome(bytes)?)),
+            Action::Pause => say(Input::Paused(message::timed(bytes)?)),
             Action::Save => say(Input::Saved(message::outcome(bytes)?)),
             Action::SendState { .. } => say(Input::Control(Control::Prepared(Prepared {}))),
             Action::AskCommit => say(Input::Verdict(destination::verdict(bytes)?)),
@@ -122,7 +122,7 @@ impl Checked {
             Action::Resume => say(Input::Resumed(message::outcome(bytes)?)),
             Action::HandOver => {
                 say(Input::HandedOver);
-                say(Input::Control(Control::Resumed(Resumed { took_us: 7, ago_us: 0 })));
+                say(Input::Control(Control::Resumed(Resumed { took_us: 7, ..Resumed::default() })));
             }
             Action::Reconnect { .. } => {
                 say(Input::Reconnected(if bytes.ratio(1, 4)? { Err(message::lost()) } else { Ok(()) }));
@@ -155,7 +155,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
             packed_bytes: bytes.int_in_range(0..=100)?,
             ..Sent::default()
         }),
-        9 => Input::Paused(message::outcome(bytes)?),
+        9 => Input::Paused(message::timed(bytes)?),
         10 => Input::Saved(message::outcome(bytes)?),
         11 => Input::Reclaimed(if bytes.arbitrary()? {
             message::outcome(bytes)?.map(|()| Reclaimed::Ours)

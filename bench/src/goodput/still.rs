@@ -144,8 +144,8 @@ impl Source for Still {
 
     fn stop_dirty_log(&self) {}
 
-    fn pause(&self) -> Result<(), MachineError> {
-        Ok(())
+    fn pause(&self) -> Result<Duration, MachineError> {
+        Ok(Duration::ZERO)
     }
 
     fn resume(&self) -> Result<(), MachineError> {
@@ -190,7 +190,7 @@ impl Destination for Still {
         Witness::None
     }
 
-    fn run(&self, _: Epoch) -> Result<(), MachineError> {
-        Ok(())
+    fn run(&self, _: Epoch) -> Result<Duration, MachineError> {
+        Ok(Duration::ZERO)
     }
 }

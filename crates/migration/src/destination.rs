@@ -85,6 +85,8 @@ pub struct Engine {
     advanced: Duration,
     /// When COMMITTED arrived.
     committed: Option<Duration>,
+    /// When the claim was granted.
+    claimed: Duration,
     /// What the disks' locks say about the source.
     witness: Witness,
     /// A page stream broke: the error to report unless the source says why before this time.
@@ -111,6 +113,7 @@ impl Engine {
             heard: Duration::ZERO,
             advanced: Duration::ZERO,
             committed: None,
+            claimed: Duration::ZERO,
             witness: Witness::None,
             broken: None,
             deaf: false,
@@ -316,6 +319,7 @@ impl Engine {
         }
         match verdict {
             Verdict::Granted { epoch } => {
+                self.claimed = self.now;
                 let doubt_at = self.now + self.setup.tuning.run;
                 self.state = State::Running { epoch, doubt_at, try_at: None };
                 self.actions.push(Action::Run { epoch });
@@ -348,17 +352,24 @@ impl Engine {
     /// A VM that was granted is tried again for a while: the source's locks may take a moment to fall. Until COMMITTED says
     /// that they have, a source that cannot hear of its grant still holds them, for as long as it is cut off; this copy
     /// is the only one that may ever run, so only the arbiter's word that the VM has moved on ends it.
-    fn ran(&mut self, result: Result<(), MachineError>) {
+    fn ran(&mut self, result: Result<Duration, MachineError>) {
         let State::Running { epoch, doubt_at, try_at } = &mut self.state else {
             return;
         };
         match result {
-            Ok(()) => {
+            Ok(locks) => {
                 let epoch = *epoch;
-                let took_us = self.now.saturating_sub(self.committed.unwrap_or(self.now)).as_micros() as u64;
-                self.say(Control::Resumed(Resumed { took_us, ago_us: 0 }));
+                let since = |from: Duration, to: Duration| to.saturating_sub(from).as_micros() as u64;
+                let committed = self.committed.unwrap_or(self.now);
+                let resumed = Resumed {
+                    took_us: since(committed, self.now),
+                    ago_us: 0,
+                    claim_us: since(committed, self.claimed),
+                    locks_us: locks.as_micros() as u64,
+                };
+                self.say(Control::Resumed(resumed));
                 match &mut self.rest {
-                    Some(_) => self.follow(epoch, took_us),
+                    Some(_) => self.follow(epoch, resumed),
                     None => self.end(Ok(epoch)),
                 }
             }

@@ -106,9 +106,9 @@ pub trait Source: Send + Sync {
     /// Stops logging. Never fails: at worst the log stays on.
     fn stop_dirty_log(&self);
 
-    /// Stops all vCPUs and drains device I/O. Afterwards nothing writes guest memory, but for [`Source::save`].
-    /// On error the VM runs on.
-    fn pause(&self) -> Result<(), MachineError>;
+    /// Stops all vCPUs, then drains device I/O, and says how long the draining took. Afterwards nothing writes guest memory,
+    /// but for [`Source::save`]. On error the VM runs on.
+    fn pause(&self) -> Result<Duration, MachineError>;
 
     /// Undoes [`Source::pause`], and [`Source::save`].
     fn resume(&self) -> Result<(), MachineError>;
@@ -181,9 +181,9 @@ pub trait Destination: Send + Sync {
     /// Those that it gets it holds, at the source's epoch, until the arbiter's word.
     fn take_over(&self, migration: MigrationId) -> Witness;
 
-    /// Step 9, after a granted claim: takes the disk locks at `epoch`, then starts the vCPUs.
+    /// Step 9, after a granted claim: takes the disk locks at `epoch`, then starts the vCPUs, and says how long the locks took.
     ///
     /// On error nothing runs, and it is called again for a while: the source's locks may take a moment to fall, and fall
     /// only when it is heard of again if it is cut off from the arbiter.
-    fn run(&self, epoch: Epoch) -> Result<(), MachineError>;
+    fn run(&self, epoch: Epoch) -> Result<Duration, MachineError>;
 }

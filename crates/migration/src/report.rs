@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use godwit_types::migration::Blackout;
 
+use crate::wire::Resumed;
+
 /// The source's clock at each step, since the migration began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timeline {
@@ -11,6 +13,8 @@ pub struct Timeline {
     pub stop: Duration,
     /// All vCPUs stood, device I/O was drained.
     pub paused: Duration,
+    /// How long the draining took, up to `paused`.
+    pub drain: Duration,
     /// The destination had acknowledged the last pages.
     pub settled: Duration,
     /// PREPARED arrived.
@@ -20,30 +24,68 @@ pub struct Timeline {
     /// COMMITTED was sent.
     pub committed: Duration,
     /// RESUMED arrived.
-    pub resumed: Duration,
+    resumed: Duration,
+    /// The destination's own account of the time between.
+    there: There,
+}
+
+/// What the destination did after COMMITTED, each part from the end of the one before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct There {
+    /// All of it, up to the first vCPU running.
+    took: Duration,
+    claim: Duration,
+    locks: Duration,
 }
 
 impl Timeline {
-    /// When the first vCPU ran, by the source's clock, if the destination took `took` from COMMITTED to that moment.
+    /// RESUMED arrived.
+    pub fn resumed(&mut self, now: Duration, message: Resumed) {
+        self.resumed = now;
+        self.there = There {
+            took: Duration::from_micros(message.took_us),
+            claim: Duration::from_micros(message.claim_us),
+            locks: Duration::from_micros(message.locks_us),
+        };
+    }
+
+    /// When the first vCPU ran, by the source's clock.
     ///
     /// What is left of the time between COMMITTED and RESUMED is the flight of both messages, half of it each way.
-    pub fn running(&self, took: Duration) -> Duration {
+    pub fn running(&self) -> Duration {
         let both = self.resumed.saturating_sub(self.committed);
-        let took = took.min(both);
+        let took = self.there.took.min(both);
         self.committed + took + (both - took) / 2
     }
 
     /// The blackout in its parts, which add up to the total, if the first vCPU ran at `running`.
     pub fn blackout(&self, running: Duration) -> Blackout {
-        let marks = [self.stop, self.paused, self.settled, self.prepared, self.granted, running];
+        // The destination may claim to have taken any time.
+        let claimed = running.saturating_sub(self.there.took).saturating_add(self.there.claim).min(running);
+        let locked = claimed.saturating_add(self.there.locks).min(running);
+        let stood = self.paused.saturating_sub(self.drain).max(self.stop);
+        let marks = [
+            self.stop,
+            stood,
+            self.paused,
+            self.settled,
+            self.prepared,
+            self.granted,
+            claimed.max(self.granted),
+            locked.max(self.granted),
+            running,
+        ];
         let parts: Vec<f64> = marks.windows(2).map(|pair| ms(pair[1].saturating_sub(pair[0]))).collect();
         Blackout {
             total_ms: parts.iter().sum(),
             stop_ms: parts[0],
-            last_pages_ms: parts[1],
-            state_ms: parts[2],
-            commit_ms: parts[3],
-            resume_ms: parts[4],
+            drain_ms: parts[1],
+            last_pages_ms: parts[2],
+            state_ms: parts[3],
+            commit_ms: parts[4],
+            claim_ms: parts[5],
+            locks_ms: parts[6],
+            resume_ms: parts[7],
         }
     }
 }
@@ -57,35 +99,55 @@ pub(crate) fn ms(duration: Duration) -> f64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_parts_add_up_and_the_flight_home_of_resumed_is_not_blackout() {
-        let at = Duration::from_millis;
-        let timeline = Timeline {
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn resumed(took_ms: u64, claim_ms: u64, locks_ms: u64) -> Resumed {
+        let [took_us, claim_us, locks_us] = [took_ms, claim_ms, locks_ms].map(|ms| ms * 1000);
+        Resumed { took_us, ago_us: 0, claim_us, locks_us }
+    }
+
+    fn timeline(message: Resumed) -> Timeline {
+        let mut timeline = Timeline {
             stop: at(100),
-            paused: at(101),
+            paused: at(103),
+            drain: at(2),
             settled: at(110),
             prepared: at(114),
             granted: at(117),
             committed: at(118),
-            resumed: at(130),
+            ..Timeline::default()
         };
-        let blackout = timeline.blackout(timeline.running(at(6)));
-        assert_eq!(timeline.running(at(6)), at(127));
-        let parts = [
-            blackout.stop_ms,
-            blackout.last_pages_ms,
-            blackout.state_ms,
-            blackout.commit_ms,
-            blackout.resume_ms,
-        ];
+        timeline.resumed(at(130), message);
+        timeline
+    }
+
+    fn parts(blackout: &Blackout) -> [f64; 8] {
+        let Blackout { total_ms: _, stop_ms, drain_ms, last_pages_ms, state_ms, commit_ms, .. } = blackout;
+        let Blackout { claim_ms, locks_ms, resume_ms, .. } = blackout;
+        [*stop_ms, *drain_ms, *last_pages_ms, *state_ms, *commit_ms, *claim_ms, *locks_ms, *resume_ms]
+    }
+
+    #[test]
+    fn the_parts_add_up_and_the_flight_home_of_resumed_is_not_blackout() {
+        let timeline = timeline(resumed(6, 3, 1));
+        assert_eq!(timeline.running(), at(127));
+        let blackout = timeline.blackout(timeline.running());
+        let parts = parts(&blackout);
         assert!((parts.iter().sum::<f64>() - 27.0).abs() < 1e-9 && (blackout.total_ms - 27.0).abs() < 1e-9);
-        assert_eq!(parts.map(f64::round), [1.0, 9.0, 4.0, 3.0, 10.0]);
+        assert_eq!(parts.map(f64::round), [1.0, 2.0, 7.0, 4.0, 3.0, 7.0, 1.0, 2.0]);
     }
 
     #[test]
     fn a_destination_that_claims_more_time_than_passed_does_not_break_the_sum() {
-        let at = Duration::from_millis;
-        let timeline = Timeline { committed: at(5), resumed: at(9), ..Timeline::default() };
-        assert_eq!(timeline.running(Duration::from_secs(3600)), at(9));
+        for message in [resumed(3_600_000, 9, 9), resumed(6, 3_600_000, 1), resumed(6, 1, u64::MAX / 1000)] {
+            let timeline = timeline(message);
+            let running = timeline.running();
+            assert!(running >= at(118) && running <= at(130));
+            let blackout = timeline.blackout(running);
+            let sum: f64 = parts(&blackout).iter().sum();
+            assert!((sum - ms(running - at(100))).abs() < 1e-6, "{blackout:?}");
+        }
     }
 }

@@ -263,8 +263,8 @@ impl Engine {
                 self.ask_commit();
             }
             (Control::Resumed(resumed), State::HandedOver) => {
-                self.timeline.resumed = self.now;
-                self.complete(self.timeline.running(Duration::from_micros(resumed.took_us)), None);
+                self.timeline.resumed(self.now, resumed);
+                self.complete(self.timeline.running(), None);
             }
             (Control::Want(want), _) if self.is_asked_for_pages() => self.wanted(want),
             (Control::Resumed(resumed), State::Serving { .. }) => self.runs_there(resumed),

@@ -113,7 +113,7 @@ fn a_copy_that_was_granted_outlasts_a_source_that_cannot_hear_of_its_grant_and_h
         assert!(matches!(actions[..], [Action::AskClaim { .. }]), "{actions:?}");
     }
     engine.handle(now, GRANTED);
-    let actions = engine.handle(now, Input::Ran(Ok(())));
+    let actions = engine.handle(now, Input::Ran(Ok(Duration::ZERO)));
     assert!(matches!(actions.last(), Some(Action::End(Ok(EPOCH)))), "{actions:?}");
 }
 

@@ -91,9 +91,12 @@ fn a_busy_vm_moves_many_times_without_losing_a_write() {
         let report = world.expect_moved(outcome, &arrival, &target);
         let blackout = &report.blackout;
         let parts = blackout.stop_ms
+            + blackout.drain_ms
             + blackout.last_pages_ms
             + blackout.state_ms
             + blackout.commit_ms
+            + blackout.claim_ms
+            + blackout.locks_ms
             + blackout.resume_ms;
         assert!((parts - blackout.total_ms).abs() < 1e-6 && report.total_ms >= blackout.total_ms);
         let bytes = &report.bytes;

@@ -61,7 +61,7 @@ fn a_standing_guest_runs_on_at_the_source_after_a_short_silence() {
     let nothing = Harvest { pages: 0, took: Duration::from_millis(1) };
     let stops = engine.handle(now, Input::Harvested(Ok(nothing)));
     assert!(stops.contains(&Action::Pause), "{stops:?}");
-    engine.handle(now, Input::Paused(Ok(())));
+    engine.handle(now, Input::Paused(Ok(Duration::ZERO)));
     assert_eq!(after(&mut engine, now, Tuning::default().peer_silent_stopped), [Action::Resume]);
 }
 

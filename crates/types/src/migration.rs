@@ -161,15 +161,24 @@ pub struct PostCopyReport {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Blackout {
     pub total_ms: f64,
-    /// Stopping the vCPUs and draining device I/O.
+    /// Stopping the vCPUs.
     pub stop_ms: f64,
+    /// Draining device I/O.
+    #[serde(default)]
+    pub drain_ms: f64,
     /// The last reading of the dirty log and the pages that it named.
     pub last_pages_ms: f64,
     /// Saving, sending, validating and loading device state, up to PREPARED.
     pub state_ms: f64,
     /// The arbiter's compare-and-set.
     pub commit_ms: f64,
-    /// From the commit's grant to the first vCPU running: locks dropped, claimed, taken, resumed.
+    /// From the commit's grant to the destination's claim of the VM: the source's disk locks dropped, COMMITTED, the claim.
+    #[serde(default)]
+    pub claim_ms: f64,
+    /// The destination's taking of the disk locks.
+    #[serde(default)]
+    pub locks_ms: f64,
+    /// Resuming the devices, up to the first vCPU running.
     pub resume_ms: f64,
 }
 

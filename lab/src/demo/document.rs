@@ -104,9 +104,12 @@ fn rounded_parts(blackout: &Blackout) -> Blackout {
     Blackout {
         total_ms: rounded(blackout.total_ms),
         stop_ms: rounded(blackout.stop_ms),
+        drain_ms: rounded(blackout.drain_ms),
         last_pages_ms: rounded(blackout.last_pages_ms),
         state_ms: rounded(blackout.state_ms),
         commit_ms: rounded(blackout.commit_ms),
+        claim_ms: rounded(blackout.claim_ms),
+        locks_ms: rounded(blackout.locks_ms),
         resume_ms: rounded(blackout.resume_ms),
     }
 }

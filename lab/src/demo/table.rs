@@ -11,14 +11,17 @@ const CELL_COLUMNS: usize = 18;
 
 type Cell = fn(&Move) -> String;
 
-const ROWS: [(&str, Cell); 20] = [
+const ROWS: [(&str, Cell); 23] = [
     ("total time", |m| ms(m.total_ms)),
     ("blackout", |m| ms(m.blackout_ms)),
-    ("  stop vCPUs, drain devices", |m| ms(m.blackout.stop_ms)),
+    ("  stop vCPUs", |m| ms(m.blackout.stop_ms)),
+    ("  drain devices", |m| ms(m.blackout.drain_ms)),
     ("  last pages", |m| ms(m.blackout.last_pages_ms)),
     ("  device state", |m| ms(m.blackout.state_ms)),
     ("  commit", |m| ms(m.blackout.commit_ms)),
-    ("  claim and resume", |m| ms(m.blackout.resume_ms)),
+    ("  claim", |m| ms(m.blackout.claim_ms)),
+    ("  disk locks", |m| ms(m.blackout.locks_ms)),
+    ("  resume", |m| ms(m.blackout.resume_ms)),
     ("blackout as predicted", |m| ms(m.predicted_blackout_ms)),
     ("blackout as the guest saw it", |m| ms(m.guest_gap_ms)),
     ("network silence", |m| ms(m.network_silence_ms)),

@@ -129,7 +129,7 @@ impl World {
                     source.life = Life::Paused;
                     self.disk_done(Side::Source)?;
                 }
-                return Ok(Some(Input::Paused(result)));
+                return Ok(Some(Input::Paused(result.map(|()| Duration::ZERO))));
             }
             Action::Save => {
                 let result = source.call();

@@ -1,5 +1,7 @@
 //! What the destination's state machine is told, and what it wants done.
 
+use std::time::Duration;
+
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, VmId};
 
@@ -30,7 +32,7 @@ pub enum Input {
     /// The answer to [`Action::TakeOver`].
     TookOver(Witness),
     /// The answer to [`Action::Run`].
-    Ran(Result<(), MachineError>),
+    Ran(Result<Duration, MachineError>),
     /// Somebody waits for these pages, which are still at the source.
     Touched(Vec<u64>),
     /// The last of the pages that were to follow is here; comes once.

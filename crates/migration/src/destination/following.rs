@@ -23,7 +23,7 @@ pub(super) struct Rest {
     /// All of it is here.
     pub(super) whole: Option<Whole>,
     /// When the first vCPU ran, and the microseconds from COMMITTED to then.
-    pub(super) ran: Option<(Duration, u64)>,
+    pub(super) ran: Option<(Duration, Resumed)>,
 }
 
 impl Engine {
@@ -78,10 +78,10 @@ impl Engine {
     }
 
     /// The vCPUs run.
-    pub(super) fn follow(&mut self, epoch: Epoch, took_us: u64) {
+    pub(super) fn follow(&mut self, epoch: Epoch, resumed: Resumed) {
         self.state = State::Following { epoch };
         let Some(rest) = &mut self.rest else { return };
-        rest.ran = Some((self.now, took_us));
+        rest.ran = Some((self.now, resumed));
         if let Some(whole) = rest.whole {
             self.say(Control::Whole(whole));
         }
@@ -102,9 +102,9 @@ impl Engine {
         (self.deaf, self.broken, self.heard) = (false, None, self.now);
         self.actions.push(Action::Send(Control::Welcome(Welcome { post_copy: true })));
         self.actions.push(Action::SendMissing);
-        let Some(Rest { whole, ran: Some((ran, took_us)) }) = self.rest else { return };
+        let Some(Rest { whole, ran: Some((ran, resumed)) }) = self.rest else { return };
         let ago_us = (self.now.saturating_sub(ran).as_micros() as u64).max(1);
-        self.actions.push(Action::Send(Control::Resumed(Resumed { took_us, ago_us })));
+        self.actions.push(Action::Send(Control::Resumed(Resumed { ago_us, ..resumed })));
         if let Some(whole) = whole {
             self.actions.push(Action::Send(Control::Whole(whole)));
         }

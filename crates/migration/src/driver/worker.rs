@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use godwit_types::{ApiError, Epoch, MigrationId};
 
@@ -62,7 +63,7 @@ impl Worker {
     }
 }
 
-fn run(machine: &dyn Destination, epoch: Epoch) -> Result<(), MachineError> {
+fn run(machine: &dyn Destination, epoch: Epoch) -> Result<Duration, MachineError> {
     let ran = machine.run(epoch);
     if let Err(error) = &ran {
         tracing::warn!("the VM is this host's and does not run yet: {error}");

@@ -209,7 +209,7 @@ impl Run {
             Action::Harvest => self.harvest(),
             Action::Pause => {
                 self.stopped = Some(self.now);
-                self.feed(Input::Paused(Ok(())));
+                self.feed(Input::Paused(Ok(Duration::ZERO)));
             }
             Action::Save => self.feed(Input::Saved(Ok(()))),
             Action::SendState { rest, .. } => {
@@ -230,7 +230,7 @@ impl Run {
             Action::Send(Control::Committed(_)) => {
                 self.now += self.world.handoff / 2;
                 let took_us = (self.now - self.committed).as_micros() as u64;
-                self.control(Control::Resumed(Resumed { took_us, ago_us: 0 }));
+                self.control(Control::Resumed(Resumed { took_us, ..Resumed::default() }));
             }
             Action::PushRest => self.push_rest(),
             Action::End(outcome) => self.outcome = Some(outcome),

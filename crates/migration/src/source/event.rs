@@ -27,8 +27,8 @@ pub enum Input {
     RoundSent { stream: u32, round: u32 },
     /// What has been sent so far.
     Sent(Sent),
-    /// The answer to [`Action::Pause`].
-    Paused(Result<(), MachineError>),
+    /// The answer to [`Action::Pause`], with how long draining took.
+    Paused(Result<Duration, MachineError>),
     /// The answer to [`Action::Save`].
     Saved(Result<(), MachineError>),
     /// The answer to [`Action::Reclaim`].

@@ -13,17 +13,18 @@ use crate::report::ms;
 use crate::wire::{Ack, Committed, Control};
 
 impl Engine {
-    pub(super) fn paused(&mut self, result: Result<(), MachineError>) {
+    pub(super) fn paused(&mut self, result: Result<Duration, MachineError>) {
         let State::Stopping { failed } = &self.state else {
             return;
         };
         match (result, failed.clone()) {
-            (Ok(()), None) => {
+            (Ok(drained), None) => {
                 self.timeline.paused = self.now;
+                self.timeline.drain = drained;
                 self.state = State::LastHarvest;
                 self.actions.push(Action::Harvest);
             }
-            (Ok(()), Some(error)) => self.resume_here(error, true),
+            (Ok(_), Some(error)) => self.resume_here(error, true),
             (Err(_), Some(error)) => self.conclude(Phase::Switchover, error, true),
             (Err(error), None) => self.conclude(Phase::Switchover, failure::machine(&error), true),
         }

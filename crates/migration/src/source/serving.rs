@@ -46,7 +46,7 @@ pub(super) struct Rest {
     /// Pages that were missing at the destination when the guest was stopped.
     pub(super) pages: u64,
     /// When the guest ran there, by this side's clock, and how long that took.
-    resumed: Option<(Duration, Duration)>,
+    resumed: Option<Duration>,
     /// Connections that were made again.
     session: u32,
 }
@@ -144,13 +144,13 @@ impl Engine {
     }
 
     pub(super) fn runs_there(&mut self, resumed: Resumed) {
-        let (took, ago) = (Duration::from_micros(resumed.took_us), Duration::from_micros(resumed.ago_us));
-        self.timeline.resumed = self.now;
+        let ago = Duration::from_micros(resumed.ago_us);
+        self.timeline.resumed(self.now, resumed);
         let timeline = self.timeline;
         if let Some(rest) = &mut self.rest {
             // Said again, it no longer tells how long its flight took.
-            let ran = if resumed.ago_us == 0 { timeline.running(took) } else { self.now.saturating_sub(ago) };
-            rest.resumed.get_or_insert((ran, took));
+            let ran = if ago.is_zero() { timeline.running() } else { self.now.saturating_sub(ago) };
+            rest.resumed.get_or_insert(ran);
         }
     }
 
@@ -159,7 +159,7 @@ impl Engine {
     }
 
     pub(super) fn whole(&mut self, whole: Whole) {
-        let Some(Rest { pages, resumed: Some((ran, _)), session }) = self.rest.clone() else {
+        let Some(Rest { pages, resumed: Some(ran), session }) = self.rest.clone() else {
             return self.fail(failure::out_of_turn(&self.peer(), "WHOLE"), true);
         };
         self.actions.push(Action::Send(Control::Done(Done {})));

@@ -106,6 +106,12 @@ pub struct Resumed {
     /// How long ago that was when this was sent, in microseconds; 0 unless it is said again on a new connection.
     #[prost(uint64, tag = "2")]
     pub ago_us: u64,
+    /// Of the time since COMMITTED: until the claim was granted, in microseconds.
+    #[prost(uint64, tag = "3")]
+    pub claim_us: u64,
+    /// Then until the disk locks were taken, in microseconds.
+    #[prost(uint64, tag = "4")]
+    pub locks_us: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -303,12 +303,12 @@ impl Source for ModelVm {
         self.logging.store(false, SeqCst);
     }
 
-    fn pause(&self) -> Result<(), MachineError> {
+    fn pause(&self) -> Result<Duration, MachineError> {
         self.step("pause")?;
         let mut state = self.state.lock().unwrap();
         assert!(std::mem::take(&mut state.running), "a VM that stands was paused");
         self.runners.stop();
-        Ok(())
+        Ok(Duration::ZERO)
     }
 
     fn resume(&self) -> Result<(), MachineError> {
@@ -379,13 +379,13 @@ impl Destination for ModelVm {
         Witness::None
     }
 
-    fn run(&self, epoch: Epoch) -> Result<(), MachineError> {
+    fn run(&self, epoch: Epoch) -> Result<Duration, MachineError> {
         self.step("run")?;
         let mut state = self.state.lock().unwrap();
         // The vCPU of the model stays still, so that its memory can be compared.
         *state = State { running: true, may_run: true, epoch };
         self.runners.start();
-        Ok(())
+        Ok(Duration::ZERO)
     }
 }
 

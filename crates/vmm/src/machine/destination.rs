@@ -1,6 +1,7 @@
 //! The machine as the migration engine sees it on the destination.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{Absent, Destination, GuestMemory, MachineError, Manifest, Section};
@@ -106,10 +107,12 @@ impl Destination for Machine {
         }
     }
 
-    fn run(&self, epoch: Epoch) -> Result<(), MachineError> {
+    fn run(&self, epoch: Epoch) -> Result<Duration, MachineError> {
         let mut condition = self.condition();
         let next = condition.life.after(Step::Run).map_err(illegal)?;
+        let began = Instant::now();
         self.pci.take_locks(epoch).map_err(|error| step("locking the disks", &error))?;
+        let locked = began.elapsed();
         if let Err(error) = self.resume_devices() {
             self.pci.release_locks();
             return Err(error);
@@ -118,7 +121,7 @@ impl Destination for Machine {
         self.run_vcpus();
         condition.epoch = epoch;
         self.enter(&mut condition, next);
-        Ok(())
+        Ok(locked)
     }
 }
 

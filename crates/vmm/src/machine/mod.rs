@@ -10,6 +10,7 @@ mod survey;
 mod vcpu;
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use godwit_migration::{MachineError, Source};
 use godwit_types::capability::GuestFacts;
@@ -187,13 +188,17 @@ impl Machine {
         drop(self.console.lock().expect("no user of the console panics").take());
     }
 
-    /// Stops vCPUs and devices. A reset that the guest has asked for happens first, so that it moves as reset.
-    fn pause(&self) -> Result<(), MachineError> {
+    /// Stops vCPUs, then devices, and says how long those took. A reset that the guest has asked for happens before, so that
+    /// it moves as reset.
+    fn pause(&self) -> Result<Duration, MachineError> {
         let mut condition = self.condition();
         let next = condition.life.after(Step::Pause).map_err(illegal)?;
-        let paused = self.stop_vcpus().and_then(|()| self.settle()).and_then(|()| self.pause_devices());
+        let paused = self.stop_vcpus().and_then(|()| self.settle()).and_then(|()| {
+            let began = Instant::now();
+            self.pause_devices().map(|()| began.elapsed())
+        });
         match paused {
-            Ok(()) => self.enter(&mut condition, next),
+            Ok(_) => self.enter(&mut condition, next),
             Err(_) => self.run_vcpus(),
         }
         paused

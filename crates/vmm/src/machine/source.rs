@@ -1,6 +1,7 @@
 //! The machine as the migration engine sees it on the source.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{GuestMemory, MachineError, Manifest, Reclaimed, Section, Source};
@@ -57,7 +58,7 @@ impl Source for Machine {
         self.log_user.migration_ends();
     }
 
-    fn pause(&self) -> Result<(), MachineError> {
+    fn pause(&self) -> Result<Duration, MachineError> {
         Self::pause(self)
     }
 

@@ -81,8 +81,8 @@ impl Destination for Memory {
         Witness::None
     }
 
-    fn run(&self, _: Epoch) -> Result<(), MachineError> {
-        Ok(())
+    fn run(&self, _: Epoch) -> Result<Duration, MachineError> {
+        Ok(Duration::ZERO)
     }
 }
 
