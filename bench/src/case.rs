@@ -1,5 +1,6 @@
 //! What moves: one case is one VM with one load.
 
+use clap::ValueEnum;
 use godwit_types::Bytes;
 
 /// How many eighths of a VM's memory are filled. The rest is left to kernels and page tables.
@@ -25,17 +26,28 @@ pub(crate) struct Case {
 }
 
 /// What the guest does to its memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Load {
     /// Nothing but checking it now and then.
     Idle,
-    /// A tenth of it is rewritten, at [`HOT_PAGES_PER_S`].
+    /// A tenth of it is rewritten, at 100 MiB/s.
     Hot,
     /// All of it is rewritten, as fast as can be.
     Rewrite,
 }
 
-const SMALL: Case = Case {
+impl Load {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Hot => "hot",
+            Self::Rewrite => "rewrite",
+        }
+    }
+}
+
+/// A small one; all others are made from it.
+pub(crate) const SMALL: Case = Case {
     name: "",
     memory_mib: 512,
     vcpus: 1,

@@ -1,5 +1,6 @@
 //! How well a migration was foretold: what Godwit's planner said before it, held against what its engine measured.
 
+use godwit_types::migration::MigrationReport;
 use serde::Serialize;
 
 use crate::row::Row;
@@ -23,13 +24,28 @@ impl Foresight {
             let reported = run.reported?;
             Some((reported.foretold?, reported))
         });
-        let mut found = Self::default();
-        for (foretold, reported) in foretold {
-            found.forecasts += 1;
-            found.good_totals += usize::from(is_good(foretold.total_ms, reported.total_ms));
-            found.good_blackouts += usize::from(is_good(foretold.blackout_ms, reported.blackout_ms));
-        }
-        found
+        let pairs = foretold.map(|(foretold, reported)| {
+            ((foretold.total_ms, reported.total_ms), (foretold.blackout_ms, reported.blackout_ms))
+        });
+        Self::count(pairs)
+    }
+
+    pub(crate) fn of_reports(reports: &[MigrationReport]) -> Self {
+        let foretold = reports.iter().filter_map(|report| Some((report, report.predicted.as_ref()?)));
+        let pairs = foretold.map(|(report, foretold)| {
+            let blackout = (foretold.blackout_ms.expected, report.blackout.total_ms);
+            ((foretold.total_ms.expected, report.total_ms), blackout)
+        });
+        Self::count(pairs)
+    }
+
+    /// Of pairs of what was foretold and what happened: total times and blackouts.
+    fn count(pairs: impl Iterator<Item = ((f64, f64), (f64, f64))>) -> Self {
+        pairs.fold(Self::default(), |count, (total, blackout)| Self {
+            forecasts: count.forecasts + 1,
+            good_totals: count.good_totals + usize::from(is_good(total.0, total.1)),
+            good_blackouts: count.good_blackouts + usize::from(is_good(blackout.0, blackout.1)),
+        })
     }
 
     /// Over all rows; none if nothing was foretold.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use godwit_lab::LabError;
 use godwit_lab::cluster::{Cluster, DATASTORE};
+use godwit_types::migration::MigrationReport;
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::Vm;
 use godwit_types::{Bytes, HostName};
@@ -52,10 +53,24 @@ impl<'a> GodwitVm<'a> {
         &self.bed.fabric
     }
 
-    /// The task of a migration that has ended, and whether it converged.
-    fn run_task(&self, Terms { limit, blackout_ms_max }: Terms, begun: Instant) -> Result<Option<Task>> {
+    /// Moves it to the other host, which it must reach; what its engine says of that.
+    pub(crate) fn move_on(&mut self, terms: Terms) -> Result<MigrationReport> {
+        let to = if self.on == self.bed.source { &self.bed.destination } else { &self.bed.source };
+        let task = self.run_task(to, terms, Instant::now())?;
+        let to = to.clone();
+        let Task { report: Some(report), .. } = task.ok_or(BenchError::NoReport("end within its limit"))?
+        else {
+            return Err(BenchError::NoReport("report in its task"));
+        };
+        self.on = to;
+        Ok(report)
+    }
+
+    /// The task of a migration that has ended, if it converged.
+    fn run_task(&self, to: &HostName, terms: Terms, begun: Instant) -> Result<Option<Task>> {
+        let Terms { limit, blackout_ms_max } = terms;
         let deadline = format!("{}ms", limit.as_millis());
-        let (name, to) = (self.vm.name.to_string(), self.bed.destination.as_str());
+        let (name, to) = (self.vm.name.to_string(), to.as_str());
         let budget = blackout_ms_max.map(|ms| format!("{ms}ms"));
         let mut verb = vec!["vm", "migrate", &name, "--to", to, "--deadline", &deadline];
         verb.extend(budget.iter().flat_map(|budget| ["--max-blackout", budget]));
@@ -76,7 +91,7 @@ impl Running for GodwitVm<'_> {
     /// The time is that of the manager's task: the command line asks for its end only now and then.
     fn migrate(&mut self, terms: Terms) -> Result<Moved> {
         let (begun, begun_unix) = (Instant::now(), unix_now());
-        let Some(task) = self.run_task(terms, begun)? else {
+        let Some(task) = self.run_task(&self.bed.destination, terms, begun)? else {
             return Ok(Moved { begun, ended: begun + terms.limit, converged: false, reported: None });
         };
         let (TaskState::Succeeded, Some(report), Some(finished)) =

@@ -7,9 +7,11 @@
 //!   watch    the guest's pulse, from its serial console; measure: what it says of a move
 //!   row, ratio, foresight, table (stats)    the result
 //!   machine  what plain TCP can do here
+//!   blackout one VM to and fro many times by Godwit alone: the blackout's parts
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
+mod blackout;
 mod case;
 mod engine;
 mod error;
@@ -41,7 +43,7 @@ use godwit_migration::wire::PAGE_STREAMS_MAX;
 use godwit_types::Bytes;
 use serde::Serialize;
 
-use crate::case::{CASES, Case};
+use crate::case::{CASES, Case, Load};
 use crate::engine::{Bed, Engine, Terms};
 use crate::error::{BenchError, Result};
 use crate::foresight::Foresight;
@@ -75,11 +77,37 @@ enum Verb {
     /// Move the same guest by Godwit and by QEMU in turn.
     #[command(after_help = EXAMPLES)]
     Migrate(Migrate),
+    /// Move one VM to and fro by Godwit alone, and split its blackouts into their parts.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench blackout\n  cargo xtask bench blackout --load rewrite --post-copy --moves 50 --json"
+    )]
+    Blackout(MeasureBlackout),
     /// Move random memory over the loopback, and compare with what plain TCP and rustls carry there. No guest, no KVM.
     #[command(
         after_help = "Examples:\n  cargo xtask bench goodput\n  cargo xtask bench goodput --streams 4 --repeat 9 --json"
     )]
     Goodput(MeasureGoodput),
+}
+
+#[derive(Debug, Args)]
+struct MeasureBlackout {
+    #[arg(long, default_value_t = 200, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    moves: u32,
+    /// The guest's memory.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    memory: Bytes,
+    /// What the guest does to it.
+    #[arg(long, value_enum, default_value_t = Load::Hot)]
+    load: Load,
+    /// Memory may follow the guest.
+    #[arg(long)]
+    post_copy: bool,
+    /// The blackout budget, in ms [default: Godwit's own, 50].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_blackout: Option<u32>,
+    /// Print a JSON object on standard output instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +152,7 @@ fn main() -> ExitCode {
     cleanup::on_interrupt();
     let done = match verb {
         Verb::Migrate(options) => migrate(&options),
+        Verb::Blackout(options) => measure_blackout(&options),
         Verb::Goodput(options) => measure_goodput(&options),
     };
     match done {
@@ -133,6 +162,28 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure_blackout(options: &MeasureBlackout) -> Result<()> {
+    prepare(&[])?;
+    let bed = Bed::start()?;
+    let wanted = blackout::Wanted {
+        memory: options.memory,
+        load: options.load,
+        moves: options.moves,
+        post_copy: options.post_copy,
+        terms: Terms { limit: LIMIT, blackout_ms_max: options.max_blackout },
+    };
+    let shuttle = blackout::measure(&bed, &wanted)?;
+    if options.json {
+        print(&serde_json::to_string(&shuttle).map_err(BenchError::Print)?);
+        return Ok(());
+    }
+    print(&table::shuttle(&shuttle));
+    print(&format!("{} moves, {} by post-copy", shuttle.moves, shuttle.post_copies));
+    shuttle.longest_wait_ms.iter().for_each(|ms| print(&format!("longest wait for a page: {ms:.1} ms")));
+    print(&shuttle.foresight.describe());
+    Ok(())
 }
 
 fn measure_goodput(options: &MeasureGoodput) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::blackout::Shuttle;
 use crate::goodput::Goodput;
 use crate::ratio::Ratio;
 use crate::row::Row;
@@ -83,6 +84,20 @@ pub(crate) fn goodputs(goodputs: &[Goodput]) -> String {
             number(Some(goodput.cpu_s_per_gb), 2),
             number(goodput.of_peer, 2),
             goodput.runs.to_string(),
+        ]
+    });
+    table(&header, lines)
+}
+
+/// One line for the total, the blackout, and each of its parts.
+pub(crate) fn shuttle(shuttle: &Shuttle) -> String {
+    let header = ["ms", "", "median", "p99"];
+    let lines = shuttle.parts.iter().map(|part| {
+        vec![
+            part.part.to_owned(),
+            String::new(),
+            number(Some(part.median_ms), 1),
+            number(Some(part.p99_ms), 1),
         ]
     });
     table(&header, lines)
