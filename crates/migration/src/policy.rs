@@ -1,7 +1,7 @@
 //! When to stop the guest: the convergence policy.
 //!
-//! predicted blackout = remaining bytes / goodput + reading the dirty log + handing over. It switches over as soon as
-//! that is within the budget. Where it never is, rounds are spaced out, and the deadline decides; if the user allows it,
+//! predicted blackout = remaining bytes / goodput + reading the dirty log + handing over. It switches over when that is
+//! within the budget, and a few more rounds would not make it much shorter. Where it never is, rounds are spaced out, and the deadline decides; if the user allows it,
 //! post-copy decides sooner: what is dirty then follows the guest, and the blackout holds no more than the list of it.
 //! It need not wait to see that rounds do not get better where the guest writes as fast as its memory moves.
 
@@ -15,6 +15,12 @@ use godwit_types::{Bytes, PAGE_SIZE_BYTES};
 const WINDOW_ROUNDS: usize = 8;
 /// A prediction counts as better than another if it is at most this part of it.
 const BETTER: f64 = 0.9;
+/// Within the budget, another round is worth its while if what it may save is more than this part of what cannot be saved.
+const WORTH: f64 = 0.1;
+/// And as long as each such round at least halves that: so all of them take no longer than two budgets.
+const HALVES: f64 = 0.5;
+/// But so many at most in a migration: the guest may never be as quiet again.
+const POLISH_ROUNDS_MAX: u32 = 6;
 /// Rounds in a row that did not get better after which post-copy is better than another: the local minimum is behind.
 const POST_COPY_ROUNDS: u32 = 2;
 /// What naming a page takes that is to follow, in bytes on the wire, and in time at a destination that has an older copy of it.
@@ -68,6 +74,11 @@ impl Measured {
         self.rate.is_some_and(|rate| self.dirty >= rate * HOPELESS)
     }
 
+    /// What sending less while the guest stands can save of the blackout.
+    fn transfer(&self, predicted: Duration) -> Duration {
+        predicted.saturating_sub(self.sync).saturating_sub(self.handoff)
+    }
+
     fn blackout_for(&self, bytes: f64) -> Option<Duration> {
         let transfer = match self.rate {
             _ if bytes == 0.0 => 0.0,
@@ -99,6 +110,9 @@ pub struct Policy {
     recent: VecDeque<Duration>,
     rounds_without_better: u32,
     rounds_past_deadline: usize,
+    /// Within the budget: rounds that were made all the same, and what the last one could have saved.
+    polish_rounds: u32,
+    polished: Option<Duration>,
 }
 
 impl Policy {
@@ -108,6 +122,8 @@ impl Policy {
             recent: VecDeque::with_capacity(WINDOW_ROUNDS),
             rounds_without_better: 0,
             rounds_past_deadline: 0,
+            polish_rounds: 0,
+            polished: None,
         }
     }
 
@@ -115,8 +131,14 @@ impl Policy {
     pub fn decide(&mut self, elapsed: Duration, measured: &Measured) -> Decision {
         let predicted = measured.blackout();
         if let Some(predicted) = predicted.filter(|predicted| *predicted <= self.blackout_max()) {
-            return Decision::Switch { predicted };
+            let polish = !self.is_past_deadline(elapsed) && self.polish(measured, predicted);
+            return if polish {
+                Decision::Round { spacing: Duration::ZERO }
+            } else {
+                Decision::Switch { predicted }
+            };
         }
+        self.polished = None;
         let best = self.recent.iter().min().copied();
         let no_better = self.rounds_without_better >= POST_COPY_ROUNDS || measured.is_hopeless();
         if self.budget.post_copy
@@ -153,6 +175,9 @@ impl Policy {
 
     /// Whether the deadline has passed and the VM is to stay, even in the middle of a round. Post-copy needs the round's end.
     pub fn has_given_up(&self, elapsed: Duration) -> bool {
+        if self.polished.is_some() {
+            return false;
+        }
         let stays = self.budget.on_deadline == OnDeadline::Cancel && !self.budget.post_copy;
         stays && self.is_past_deadline(elapsed)
     }
@@ -173,6 +198,19 @@ impl Policy {
             Bytes(measured.remaining),
             self.budget.blackout_ms_max,
         )
+    }
+
+    /// Whether to make another round although the guest could be stopped now.
+    fn polish(&mut self, measured: &Measured, predicted: Duration) -> bool {
+        let saves = measured.transfer(predicted);
+        let better = self.polished.is_none_or(|last| saves <= last.mul_f64(HALVES));
+        let worth = saves > (predicted - saves).mul_f64(WORTH);
+        let polish = better && worth && !measured.is_hopeless() && self.polish_rounds < POLISH_ROUNDS_MAX;
+        if polish {
+            self.polish_rounds += 1;
+            self.polished = Some(saves);
+        }
+        polish
     }
 
     fn remember(&mut self, predicted: Option<Duration>, best: Option<Duration>) {
@@ -218,13 +256,50 @@ mod tests {
     }
 
     #[test]
-    fn it_switches_exactly_when_the_prediction_is_within_the_budget() {
+    fn it_switches_within_the_budget_at_the_local_minimum() {
         let mut policy = policy(OnDeadline::Cancel);
-        assert!(matches!(policy.decide(secs(1), &measured(41 * MIB)), Decision::Round { .. }));
-        let Decision::Switch { predicted } = policy.decide(secs(1), &measured(40 * MIB)) else {
-            panic!("40 MiB at 1000 MiB/s and 10 ms make 50 ms");
+        let mut decide = |remaining| policy.decide(secs(1), &measured(remaining));
+        let round = Decision::Round { spacing: Duration::ZERO };
+        assert_eq!(decide(41 * MIB), round, "51 ms are too long");
+        assert_eq!(
+            [decide(40 * MIB), decide(20 * MIB)],
+            [round, round],
+            "50 ms would do, but may get shorter"
+        );
+        let Decision::Switch { predicted } = decide(11 * MIB) else {
+            panic!("it did not get much shorter");
         };
-        assert_eq!(predicted, Duration::from_millis(50));
+        assert_eq!(predicted, Duration::from_millis(21));
+    }
+
+    #[test]
+    fn nothing_is_polished_that_cannot_get_much_shorter_and_nothing_for_ever() {
+        let switches = |policy: &mut Policy, measured: &Measured| {
+            matches!(policy.decide(secs(1), measured), Decision::Switch { .. })
+        };
+        assert!(switches(&mut policy(OnDeadline::Cancel), &measured(MIB)), "1 of 11 ms");
+        let hopeless = Measured { dirty: 1000.0 * MIB as f64, ..measured(30 * MIB) };
+        assert!(switches(&mut policy(OnDeadline::Cancel), &hopeless));
+        assert!(matches!(
+            policy(OnDeadline::Cancel).decide(secs(10), &measured(30 * MIB)),
+            Decision::Switch { .. }
+        ));
+        // Quiet, then loud again, for ever.
+        let mut policy = policy(OnDeadline::Cancel);
+        let quiet = (0..100).position(|_| {
+            policy.decide(secs(1), &measured(900 * MIB));
+            switches(&mut policy, &measured(30 * MIB))
+        });
+        assert_eq!(quiet, Some(POLISH_ROUNDS_MAX as usize));
+    }
+
+    #[test]
+    fn a_deadline_that_passes_while_it_polishes_does_not_end_what_is_within_the_budget() {
+        let mut policy = policy(OnDeadline::Cancel);
+        policy.decide(secs(9), &measured(30 * MIB));
+        assert!(!policy.has_given_up(secs(11)));
+        policy.decide(secs(9), &measured(900 * MIB));
+        assert!(policy.has_given_up(secs(11)));
     }
 
     #[test]

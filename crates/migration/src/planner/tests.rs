@@ -178,7 +178,7 @@ fn beyond_the_sample_a_guest_that_goes_through_its_memory_goes_on_and_one_that_s
 }
 
 /// Goes through a migration page by page, with nothing of the planner: random writes, a link, and the rule that the guest
-/// stops when what is left fits.
+/// stops when what is left fits, and has not become half of what was left before, or hardly matters.
 fn simulated(example: &Example, handoff_ms: f64) -> (f64, f64) {
     let page_s = PAGE_SIZE_BYTES as f64 / (example.link_mib_per_s * MIB);
     let mut seed = 7u64;
@@ -187,7 +187,7 @@ fn simulated(example: &Example, handoff_ms: f64) -> (f64, f64) {
         (seed >> 33) as f64 / f64::from(1u32 << 31)
     };
     let mut left = example.memory.pages() as f64 * (1.0 - example.zero_part);
-    let mut total_s = 0.0;
+    let (mut total_s, mut fitted_ms) = (0.0, f64::INFINITY);
     loop {
         let round_s = left * page_s;
         total_s += round_s;
@@ -196,7 +196,11 @@ fn simulated(example: &Example, handoff_ms: f64) -> (f64, f64) {
         left = dirty.len() as f64;
         let blackout_ms = left * page_s * 1e3;
         if blackout_ms + 12.0 <= f64::from(example.budget.blackout_ms_max) {
-            return (total_s * 1e3, blackout_ms + handoff_ms);
+            let hopeless = left * page_s >= round_s * 0.9;
+            if blackout_ms > fitted_ms / 2.0 || blackout_ms < 1.2 || hopeless {
+                return (total_s * 1e3, blackout_ms + handoff_ms);
+            }
+            fitted_ms = blackout_ms;
         }
     }
 }
@@ -234,18 +238,21 @@ fn example() -> impl Strategy<Value = Example> {
     )
 }
 
-/// Rounds come in whole numbers, and are spaced: what is better may take one more of them that does not matter.
-fn no_better(worse: &Forecast, better: &Forecast) -> Result<(), TestCaseError> {
+/// Rounds come in whole numbers, and are spaced: what is better may take one more of them that does not matter, and what is
+/// within the budget twice the budget to get shorter still.
+fn no_better(worse: &Forecast, better: &Forecast, budget: &Budget) -> Result<(), TestCaseError> {
     let fits = |forecast: &Forecast| forecast.outlook.is_expected();
     prop_assert!(fits(better) || !fits(worse), "{worse:#?} {better:#?}");
     if fits(worse) {
-        let slack_ms = 100.0 + better.total_ms.expected * 0.1;
+        let polish_ms = 2.0 * f64::from(budget.blackout_ms_max);
+        let slack_ms = 100.0 + better.total_ms.expected * 0.1 + polish_ms;
         prop_assert!(
             worse.total_ms.expected + slack_ms >= better.total_ms.expected,
             "{worse:#?} {better:#?}"
         );
-        let sent = better.sent_bytes.expected;
-        prop_assert!(worse.sent_bytes.expected >= sent * 0.9 - 8.0 * MIB, "{worse:#?} {better:#?}");
+        let polish = polish_ms / 1e3 * better.basis.link.later_bytes_per_s.expected;
+        let sent = better.sent_bytes.expected * 0.9 - polish;
+        prop_assert!(worse.sent_bytes.expected >= sent - 8.0 * MIB, "{worse:#?} {better:#?}");
     }
     Ok(())
 }
@@ -271,18 +278,18 @@ proptest! {
     #[test]
     fn more_memory_is_not_better(example in example(), more in 1.1f64..4.0) {
         let memory = Bytes((example.memory.0 as f64 * more) as u64);
-        no_better(&Example { memory, ..example.clone() }.forecast(), &example.forecast())?;
+        no_better(&Example { memory, ..example.clone() }.forecast(), &example.forecast(), &example.budget)?;
     }
 
     #[test]
     fn a_guest_that_writes_more_is_not_better(example in example(), more in 1.1f64..4.0) {
         let writes_per_s = example.writes_per_s * more;
-        no_better(&Example { writes_per_s, ..example.clone() }.forecast(), &example.forecast())?;
+        no_better(&Example { writes_per_s, ..example.clone() }.forecast(), &example.forecast(), &example.budget)?;
     }
 
     #[test]
     fn a_slower_link_is_not_better(example in example(), slower in 0.2f64..0.9) {
         let link_mib_per_s = example.link_mib_per_s * slower;
-        no_better(&Example { link_mib_per_s, ..example.clone() }.forecast(), &example.forecast())?;
+        no_better(&Example { link_mib_per_s, ..example.clone() }.forecast(), &example.forecast(), &example.budget)?;
     }
 }
