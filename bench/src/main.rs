@@ -7,12 +7,14 @@
 //!   watch    the guest's pulse, from its serial console; measure: what it says of a move
 //!   row, ratio, foresight, table (stats)    the result
 //!   machine  what plain TCP can do here
+//!   evacuate several VMs at once, against one alone
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
 mod case;
 mod engine;
 mod error;
+mod evacuate;
 mod foresight;
 mod godwit;
 mod goodput;
@@ -43,6 +45,7 @@ use serde::Serialize;
 use crate::case::{CASES, Case};
 use crate::engine::{Bed, Engine, Terms};
 use crate::error::{BenchError, Result};
+use crate::evacuate::Evacuate;
 use crate::foresight::Foresight;
 use crate::row::Row;
 use crate::run::NOISY_MS;
@@ -79,6 +82,11 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench goodput\n  cargo xtask bench goodput --streams 4 --repeat 9 --json"
     )]
     Goodput(MeasureGoodput),
+    /// Empty a host of several VMs at once, against one alone: how long it takes, and what each guest notices.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench evacuate\n  cargo xtask bench evacuate --vms 1,16 --max-migrations 4 --link 1000 --json"
+    )]
+    Evacuate(Evacuate),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +132,7 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Migrate(options) => migrate(&options),
         Verb::Goodput(options) => measure_goodput(&options),
+        Verb::Evacuate(options) => evacuate(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,6 +152,20 @@ fn measure_goodput(options: &MeasureGoodput) -> Result<()> {
     }
     let told = goodputs.iter().map(|goodput| serde_json::to_string(goodput).map_err(BenchError::Print));
     told.collect::<Result<Vec<_>>>().map(|rows| print(&rows.join("\n")))
+}
+
+fn evacuate(options: &Evacuate) -> Result<()> {
+    prepare(&[Engine::Godwit])?;
+    let rows = evacuate::measure(options, |row| {
+        if options.json {
+            print(&serde_json::to_string(row).map_err(BenchError::Print)?);
+        }
+        Ok(())
+    })?;
+    if !options.json {
+        print(&table::evacuations(&rows));
+    }
+    Ok(())
 }
 
 fn migrate(options: &Migrate) -> Result<()> {
