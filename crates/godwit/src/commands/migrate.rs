@@ -8,6 +8,7 @@ use godwit_types::migration::{Budget, MigrateVm};
 use godwit_types::task::{Task, TaskState, VmMove};
 use godwit_types::vm::Vm;
 use godwit_types::{ApiError, Bytes, ErrorCode, VmName};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::view::View;
 use super::{Session, plan, task};
@@ -86,6 +87,9 @@ fn row(VmMove { vm, task, error }: &VmMove) -> Vec<String> {
 /// Waits until all have ended. Ctrl-C cancels them, and another one leaves them to the manager.
 async fn wait(session: &Session, moves: &mut [Move]) -> Result<(), ApiError> {
     let mut view = View::new(moves.iter().map(|one| (&one.shown.vm, one.memory)));
+    // One for all the time: a signal between two polls must not be lost.
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|error| ApiError::new(ErrorCode::Failed, format!("Ctrl-C cannot be caught: {error}")))?;
     let mut cancelled = false;
     loop {
         let mut open = false;
@@ -100,7 +104,7 @@ async fn wait(session: &Session, moves: &mut [Move]) -> Result<(), ApiError> {
         }
         tokio::select! {
             () = tokio::time::sleep(POLL_EVERY) => {}
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupts.recv() => {
                 if cancelled {
                     return Ok(());
                 }
