@@ -9,6 +9,8 @@ const FILLED_EIGHTHS: u64 = 7;
 const RESERVE: Bytes = Bytes::mib(1024);
 /// A hot load rewrites its part this fast: 100 MiB/s.
 const HOT_PAGES_PER_S: u64 = 25_600;
+/// A light load rewrites its part this fast: 4 MiB/s.
+const LIGHT_PAGES_PER_S: u64 = 1024;
 
 /// A VM and its load.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,8 @@ pub(crate) enum Load {
     Idle,
     /// A tenth of it is rewritten, at 100 MiB/s.
     Hot,
+    /// The same, at [`LIGHT_PAGES_PER_S`], which many guests can do at once.
+    Light,
     /// All of it is rewritten, as fast as can be.
     Rewrite,
 }
@@ -103,13 +107,17 @@ impl Case {
         let (filled, content) = (self.working_set().0, self.content);
         let load = match self.load {
             Load::Idle => "godwit.rate=idle".to_owned(),
-            Load::Hot => {
-                let hot = Bytes(Bytes::mib(self.memory_mib).0 / 10);
-                format!("godwit.rate={HOT_PAGES_PER_S} godwit.hot={}", hot.0)
-            }
+            Load::Hot => self.hot(HOT_PAGES_PER_S),
+            Load::Light => self.hot(LIGHT_PAGES_PER_S),
             Load::Rewrite => "godwit.rate=0".to_owned(),
         };
         format!("godwit.ws={filled} godwit.content={content} {load} godwit.disk=off godwit.pulse=on")
+    }
+}
+
+impl Case {
+    fn hot(&self, pages_per_s: u64) -> String {
+        format!("godwit.rate={pages_per_s} godwit.hot={}", Bytes::mib(self.memory_mib).0 / 10)
     }
 }
 

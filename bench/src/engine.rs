@@ -131,7 +131,12 @@ impl Engine {
 impl Bed {
     /// Starts the hosts, and puts the guest into their datastore.
     pub(crate) fn start() -> Result<Self> {
-        let fabric = Fabric::start(FabricOptions { faults: false, ..FabricOptions::default() })?;
+        Self::start_with(FabricOptions { faults: false, ..FabricOptions::default() })
+    }
+
+    /// The same, on two hosts as wished.
+    pub(crate) fn start_with(options: FabricOptions) -> Result<Self> {
+        let fabric = Fabric::start(options)?;
         let (guest, kernel) = (setup::reference_guest()?, "guest.elf");
         std::fs::copy(&guest, fabric.datastore().join(kernel))
             .map_err(BenchError::io(format!("copy {} into the datastore", guest.display())))?;

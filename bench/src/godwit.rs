@@ -45,6 +45,11 @@ impl<'a> GodwitVm<'a> {
         Ok(Self { bed, vm, disk, on: bed.source.clone(), option })
     }
 
+    /// It was moved to the bed's destination by other means than [`Running::migrate`].
+    pub(crate) fn has_moved(&mut self) {
+        self.on = self.bed.destination.clone();
+    }
+
     fn file(&self, host: &HostName, name: &str) -> PathBuf {
         self.bed.fabric.host_state(host).join("vms").join(self.vm.id.to_string()).join(name)
     }

@@ -8,6 +8,7 @@
 //!   row, ratio, foresight, table (stats)    the result
 //!   machine  what plain TCP can do here
 //!   blackout one VM to and fro many times by Godwit alone: the blackout's parts
+//!   evacuate several VMs at once, against one alone
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
@@ -15,6 +16,7 @@ mod blackout;
 mod case;
 mod engine;
 mod error;
+mod evacuate;
 mod foresight;
 mod godwit;
 mod goodput;
@@ -46,6 +48,7 @@ use serde::Serialize;
 use crate::case::{CASES, Case, Load};
 use crate::engine::{Bed, Engine, Terms};
 use crate::error::{BenchError, Result};
+use crate::evacuate::Evacuate;
 use crate::foresight::Foresight;
 use crate::row::Row;
 use crate::run::NOISY_MS;
@@ -87,6 +90,11 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench goodput\n  cargo xtask bench goodput --streams 4 --repeat 9 --json"
     )]
     Goodput(MeasureGoodput),
+    /// Empty a host of several VMs at once, against one alone: how long it takes, and what each guest notices.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench evacuate\n  cargo xtask bench evacuate --vms 1,16 --max-migrations 4 --link 1000 --json"
+    )]
+    Evacuate(Evacuate),
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +162,7 @@ fn main() -> ExitCode {
         Verb::Migrate(options) => migrate(&options),
         Verb::Blackout(options) => measure_blackout(&options),
         Verb::Goodput(options) => measure_goodput(&options),
+        Verb::Evacuate(options) => evacuate(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -195,6 +204,20 @@ fn measure_goodput(options: &MeasureGoodput) -> Result<()> {
     }
     let told = goodputs.iter().map(|goodput| serde_json::to_string(goodput).map_err(BenchError::Print));
     told.collect::<Result<Vec<_>>>().map(|rows| print(&rows.join("\n")))
+}
+
+fn evacuate(options: &Evacuate) -> Result<()> {
+    prepare(&[Engine::Godwit])?;
+    let rows = evacuate::measure(options, |row| {
+        if options.json {
+            print(&serde_json::to_string(row).map_err(BenchError::Print)?);
+        }
+        Ok(())
+    })?;
+    if !options.json {
+        print(&table::evacuations(&rows));
+    }
+    Ok(())
 }
 
 fn migrate(options: &Migrate) -> Result<()> {

@@ -15,20 +15,20 @@ use crate::watch::Watch;
 
 /// The pause before each run. Where the machine is itself a virtual one, it gives memory that was freed back to its host
 /// some two seconds later, and stands still meanwhile: what one run leaves behind must not be measured in the next.
-const PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
 /// How long a guest may take to boot and fill its memory.
-const FILL_LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const FILL_LIMIT: Duration = Duration::from_secs(90);
 /// Once filled, a guest is left alone for so long, then measured undisturbed for so long.
-const SETTLE: Duration = Duration::from_millis(500);
-const UNDISTURBED: Duration = Duration::from_millis(1500);
+pub(crate) const SETTLE: Duration = Duration::from_millis(500);
+pub(crate) const UNDISTURBED: Duration = Duration::from_millis(1500);
 /// That is tried so often: a guest that sees larger gaps than this when nothing moves shares its CPUs with somebody.
 const UNDISTURBED_TRIES: u32 = 6;
 pub(crate) const NOISY_MS: f64 = 10.0;
 /// After the migration's end, what the guest loses still counts for so long.
-const AFTERMATH: Duration = Duration::from_secs(1);
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(1);
 /// How long a guest may be silent, and how long it may take to check all its memory.
-const PULSE_LIMIT: Duration = Duration::from_secs(20);
-const SWEEP_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const SWEEP_LIMIT: Duration = Duration::from_secs(120);
 /// A clock that has lost this much has stood still; less is the jitter of a line's arrival.
 const CLOCK_SLACK_MS: f64 = 100.0;
 

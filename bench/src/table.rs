@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::blackout::Shuttle;
+use crate::evacuate;
 use crate::goodput::Goodput;
 use crate::ratio::Ratio;
 use crate::row::Row;
@@ -98,6 +99,45 @@ pub(crate) fn shuttle(shuttle: &Shuttle) -> String {
             String::new(),
             number(Some(part.median_ms), 1),
             number(Some(part.p99_ms), 1),
+        ]
+    });
+    table(&header, lines)
+}
+
+/// One line for each count of VMs.
+pub(crate) fn evacuations(rows: &[evacuate::Row]) -> String {
+    let header = [
+        "VMs",
+        "at once",
+        "total ms",
+        "bytes need ms",
+        "of need",
+        "blackout ms",
+        "worst",
+        "of alone",
+        "worst",
+        "says ms",
+        "worst",
+        "gap before ms",
+        "sent MiB",
+        "runs",
+    ];
+    let lines = rows.iter().map(|row| {
+        vec![
+            row.vms.to_string(),
+            row.moves_max.to_string(),
+            number(row.total_ms, 0),
+            number(row.bytes_need_ms, 0),
+            number(row.of_need, 2),
+            number(row.blackout_ms, 1),
+            number(row.blackout_ms_worst, 1),
+            number(row.of_alone, 2),
+            number(row.worst_of_alone, 2),
+            number(row.reported_ms, 1),
+            number(row.reported_ms_worst, 1),
+            number(row.undisturbed_gap_ms, 1),
+            number(row.bytes_sent.map(|bytes| bytes / MEBIBYTE), 0),
+            row.runs.to_string(),
         ]
     });
     table(&header, lines)

@@ -84,7 +84,7 @@ fn answers(text: &[u8]) -> usize {
 
 fn request(input: &mut Unstructured<'_>) -> Result<Request> {
     let migration = MigrationId(Uuid::nil());
-    Ok(match input.int_in_range(0..=10)? {
+    Ok(match input.int_in_range(0..=11)? {
         0 => Request::Status,
         1 => Request::Subscribe,
         2 => Request::PowerButton,
@@ -95,6 +95,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
         7 => Request::Guest,
         8 => Request::Survey { sample_ms: input.arbitrary()? },
         9 => Request::Answer { migration, verdict: Verdict::Granted { epoch: Epoch(input.arbitrary()?) } },
+        10 => Request::SetBandwidth { migration, bytes_per_s_max: input.arbitrary()? },
         _ => Request::MigrateOut {
             migration,
             destination: "b".parse().expect("it is a host's name"),

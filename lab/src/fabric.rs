@@ -54,13 +54,20 @@ pub struct FabricOptions {
     pub hosts: Vec<HostName>,
     /// Hosts of these that offer neither the guest network nor the datastore.
     pub bare: Vec<HostName>,
+    /// What `godwit host run` is given on every host besides.
+    pub agent_options: Vec<String>,
     /// Whether tests may hold the programs; those that are built as they are released refuse it.
     pub faults: bool,
 }
 
 impl Default for FabricOptions {
     fn default() -> Self {
-        Self { hosts: vec![name("host-a"), name("host-b")], bare: Vec::new(), faults: true }
+        Self {
+            hosts: vec![name("host-a"), name("host-b")],
+            bare: Vec::new(),
+            agent_options: Vec::new(),
+            faults: true,
+        }
     }
 }
 

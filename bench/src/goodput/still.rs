@@ -1,12 +1,14 @@
 //! A VM that stands still, so that a migration is nothing but the moving of its memory.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::driver::{Arbiter, Connections, Connector, Incoming, Outgoing, SourceRun, receive};
+use godwit_migration::driver::{
+    Arbiter, Connections, Connector, Incoming, Outgoing, Reach, SourceRun, receive,
+};
 use godwit_migration::secure::Secure;
 use godwit_migration::{
     Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
@@ -103,11 +105,7 @@ impl Arbiter for Grants {
 }
 
 impl Connector for Grants {
-    fn connect(
-        &self,
-        _: (MigrationId, &HostName, SocketAddr),
-        answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
-    ) {
+    fn connect(&self, _: Reach<'_>, answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>) {
         answer(Err(ApiError::new(ErrorCode::Unreachable, "these connections are made once")));
     }
 }

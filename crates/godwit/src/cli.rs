@@ -9,7 +9,10 @@ use godwit_types::migration::OnDeadline;
 use godwit_types::vm::{CpuProfile, DatastorePath};
 use godwit_types::{Bytes, HostName, TaskId, VmName};
 
-use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, UserRange};
+use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, RateOption, UserRange};
+
+/// More migrations at once than a host can be told to take part in: each takes threads and memory of its own.
+const MOVES_MAX: i64 = 64;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -133,6 +136,14 @@ pub(crate) struct HostRun {
     /// Where VMs' cgroups are made, below the root of the hierarchy of version 2.
     #[arg(long, value_name = "PATH", default_value = "godwit")]
     pub cgroup: PathBuf,
+    /// Migrations away from here at a time, and as many to here [default: 2 to 8, by the speed of the migration address's
+    /// network and the cores].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=MOVES_MAX))]
+    pub max_migrations: Option<u32>,
+    /// Most bytes per second that all migrations away from here send, shared evenly among them, and as much for those to here,
+    /// such as 500MiB [default: no cap]. One whose guest stands for its switchover is never held back.
+    #[arg(long, value_name = "SIZE", value_parser = crate::parse::rate)]
+    pub migration_bandwidth: Option<Bytes>,
     /// The godwit-vmm binary [default: beside this one].
     #[arg(long, value_name = "FILE")]
     pub vmm: Option<PathBuf>,
@@ -171,7 +182,10 @@ Example:
     ///
     /// What is typed goes to hvc0 once the guest has printed there, else to ttyS0.
     Console { vm: VmName },
-    /// Move a running VM to another host. Ctrl-C cancels; the VM then stays where it is.
+    /// Move running VMs to another host. Ctrl-C cancels; a VM that has not moved then stays where it is.
+    ///
+    /// As many move at once as the hosts take (`godwit host show`); the others wait for their turn, in order. With several VMs,
+    /// `--json` prints a list, and the exit code is 0 if all of them have moved.
     ///
     /// It says what it expects, and begins whatever that is: at worst it is cancelled at the deadline, and the VM stays.
     /// `--plan` says it in full and moves nothing; it ends with exit code 0 if the VM can move and is expected to keep
@@ -179,6 +193,7 @@ Example:
     #[command(after_help = "\
 Examples:
   godwit vm migrate web1 --to host-b
+  godwit vm migrate web1 web2 web3 --to host-b
   godwit vm migrate web1 --to host-b --plan
   godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json | jq .forecast.outlook
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel")]
@@ -235,8 +250,10 @@ pub(crate) struct VmCreate {
 
 #[derive(Debug, Args)]
 pub(crate) struct VmMigrate {
-    pub vm: VmName,
-    /// The destination.
+    /// The VMs, in the order in which they are to begin.
+    #[arg(required = true, value_name = "VM")]
+    pub vms: Vec<VmName>,
+    /// The destination, of all of them.
     #[arg(long, value_name = "HOST")]
     pub to: HostName,
     /// Switch over when the predicted blackout is at most this.
@@ -254,8 +271,8 @@ pub(crate) struct VmMigrate {
     /// meanwhile is waited for, up to an hour.
     #[arg(long)]
     pub post_copy: bool,
-    /// Most bytes per second on the wire, such as 100MiB [default: no cap].
-    #[arg(long, value_name = "SIZE")]
+    /// Most bytes per second on the wire while its guest runs, such as 100MiB [default: no cap but that of the hosts].
+    #[arg(long, value_name = "SIZE", value_parser = crate::parse::rate)]
     pub max_bandwidth: Option<Bytes>,
     /// Send memory in clear instead of encrypted, on a network that nobody else can read or change.
     #[arg(long)]
@@ -279,6 +296,17 @@ pub(crate) enum TaskVerb {
     Show { task: TaskId },
     /// Cancel a task. A migration can be cancelled until its commit.
     Cancel { task: TaskId },
+    /// Change what a migration may send, while it waits or runs.
+    #[command(after_help = "\
+Examples:
+  godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e 100MiB
+  godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e none")]
+    SetBandwidth {
+        task: TaskId,
+        /// Most bytes per second on the wire while its guest runs, such as 100MiB; or `none`: no cap but that of the hosts.
+        #[arg(value_name = "SIZE")]
+        rate: RateOption,
+    },
 }
 
 #[cfg(test)]
@@ -303,6 +331,9 @@ mod tests {
             "godwit events --follow --json",
             "godwit vm check-migration web1 --to host-b",
             "godwit vm migrate web1 --to host-b --plan",
+            "godwit vm migrate web1 web2 web3 --to host-b",
+            "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e 100MiB",
+            "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e none",
             "godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json",
         ];
         for example in examples {

@@ -5,14 +5,37 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use godwit_types::Name;
 use godwit_types::migration::OnDeadline;
 use godwit_types::vm::{CpuProfile, DatastorePath, DiskFormat, DiskSpec, NicSpec};
+use godwit_types::{Bytes, Name};
 
 /// A time span, written `50ms`, `10s`, `5m` or `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Duration {
     pub ms: u64,
+}
+
+/// Bytes per second, written as a size; none of them is no rate.
+pub(crate) fn rate(text: &str) -> Result<Bytes, String> {
+    match text.parse() {
+        Ok(Bytes(0)) => {
+            Err("a bandwidth of 0 lets nothing through: leave it out, or allow at least some".into())
+        }
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(display(error)),
+    }
+}
+
+/// A rate as above, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RateOption(pub Option<Bytes>);
+
+impl FromStr for RateOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(None)) } else { rate(text).map(Some).map(Self) }
+    }
 }
 
 const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];

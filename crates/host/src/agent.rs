@@ -26,6 +26,8 @@ pub(crate) struct Agent {
     pub(crate) admission: tokio::sync::Mutex<()>,
     /// Something changed that the manager should hear at once.
     pub(crate) changed: Notify,
+    /// What the migrations away may send may have changed.
+    pub(crate) traffic: Notify,
     /// As last seen; a datastore that hangs does not hold up reports.
     datastores: Mutex<Vec<DatastoreOffer>>,
     /// As the VMM last said.
@@ -44,6 +46,7 @@ impl Agent {
             cgroups,
             admission: tokio::sync::Mutex::default(),
             changed: Notify::new(),
+            traffic: Notify::new(),
             datastores: Mutex::default(),
             offer: Mutex::default(),
             tasks: Mutex::default(),

@@ -29,6 +29,10 @@ pub struct HostConfig {
     pub vm_users: RangeInclusive<u32>,
     /// Where the VMs' cgroups are made, below the root of the hierarchy.
     pub cgroup: PathBuf,
+    /// Migrations away at a time, and as many to here; none is what its network and cores allow.
+    pub moves_max: Option<u32>,
+    /// What all migrations away may send in bytes per second, and as much may come; none is no cap.
+    pub bandwidth_bytes_per_s_max: Option<u64>,
     /// The `godwit-vmm` binary; none is the one beside the agent's own.
     pub vmm: Option<PathBuf>,
 }

@@ -19,6 +19,7 @@ use godwit_types::capability::GuestFacts;
 use godwit_types::check::Finding;
 use godwit_types::forecast::Survey;
 use godwit_types::host::HostReport;
+use godwit_types::task::SetBandwidth;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -26,7 +27,7 @@ use tokio::net::UnixStream;
 
 use crate::agent::Agent;
 use crate::facts::VERSION;
-use crate::vm::{examine, launch, orders};
+use crate::vm::{examine, launch, orders, traffic};
 
 type Shared = State<Arc<Agent>>;
 type Answer<T> = Result<Json<T>, ErrorResponse>;
@@ -46,7 +47,8 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard_incoming))
         .route("/v1/vms/{id}/outgoing", post(start_outgoing))
-        .route("/v1/vms/{id}/outgoing/{migration}", get(outgoing).merge(delete(cancel_outgoing)));
+        .route("/v1/vms/{id}/outgoing/{migration}", get(outgoing).merge(delete(cancel_outgoing)))
+        .route("/v1/vms/{id}/outgoing/{migration}/bandwidth", post(set_bandwidth));
     let all = require_token(closed, token).route("/v1/health", get(health));
     with_error_documents(all).with_state(agent)
 }
@@ -119,6 +121,14 @@ async fn outgoing(
     Path((vm, migration)): Path<(VmId, MigrationId)>,
 ) -> Answer<Outgoing> {
     Ok(Json(orders::outgoing(&agent, vm, migration)?))
+}
+
+async fn set_bandwidth(
+    State(agent): Shared,
+    Path((vm, migration)): Path<(VmId, MigrationId)>,
+    Json(asked): Json<SetBandwidth>,
+) -> Answer<Empty> {
+    Ok(empty(traffic::allow(&agent, vm, migration, asked.bytes_per_s_max)?))
 }
 
 async fn cancel_outgoing(

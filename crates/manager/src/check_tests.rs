@@ -62,6 +62,7 @@ fn task() -> Task {
         message: String::new(),
         started_unix_ms: 0,
         finished_unix_ms: None,
+        turn: None,
         progress: None,
         forecast: None,
         report: None,

@@ -81,6 +81,7 @@ pub(crate) fn host(name: &str) -> HostRow {
             size: Bytes::mib(100_000),
             free: Bytes::mib(50_000),
         }],
+        migration: Default::default(),
         clock_unix_ms: 0,
     };
     HostRow {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use godwit_types::agent::{Fence, LocalState, LocalVm};
 use godwit_types::host::HostReport;
 use godwit_types::ownership::Ownership;
+use godwit_types::task::TaskState;
 use godwit_types::{ApiError, MigrationId, VmId};
 
 use crate::clock::now_unix_ms;
@@ -45,7 +46,7 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
     for vm in tx.vms()? {
         if let Some((owned, missing)) = tx.ownership(vm.id)?
             && owned.owner == report.name
-            && tx.open_task(vm.id)?.is_none()
+            && is_left_alone(tx, vm.id)?
         {
             let local = report.vms.iter().find(|local| local.id == vm.id && local.epoch == owned.epoch);
             let news = news(vm.power, owned.claimed, missing, local.map(|local| local.state));
@@ -59,6 +60,11 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
         orders.discard.extend(aborted.into_iter().map(|migration| (local.id, migration)));
     }
     Ok(orders)
+}
+
+/// Whether no task does anything with the VM now.
+fn is_left_alone(tx: &Tx<'_>, vm: VmId) -> Result<bool, StoreError> {
+    Ok(tx.open_task(vm)?.is_none_or(|task| task.state == TaskState::Waiting))
 }
 
 /// Tells that a host joined, came back or changed its address.
@@ -134,7 +140,7 @@ fn strays(
         let newer = owned.as_ref().filter(|owned| owned.epoch > local.epoch);
         if let Some(owned) = newer
             && count >= REPORTS_BELIEVED
-            && tx.open_task(local.id)?.is_none()
+            && is_left_alone(tx, local.id)?
         {
             fence.push((local.id, Fence { owner: owned.owner.clone(), epoch: owned.epoch }));
         }

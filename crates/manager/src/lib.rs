@@ -9,9 +9,10 @@
 //!   agents <--HTTP-- tasks: one driver for each open task ------------+
 //! ```
 //!
-//! `arbiter`, `fit`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
+//! `arbiter`, `admission`, `fit`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
 //! what they said. The manager holds no state that is not in its store: a new one takes up where the last one stopped.
 
+pub mod admission;
 pub mod arbiter;
 mod check;
 mod clock;
@@ -110,6 +111,7 @@ pub async fn serve(
     tasks::resume(&manager).await.map_err(ManagerError::Resume)?;
     let watcher = Arc::clone(&manager);
     manager.spawn(async move { watcher.watch_hosts().await });
+    manager.spawn(tasks::usher(Arc::clone(&manager)));
     tracing::info!("the manager serves on http://{}", listener.local_addr().unwrap_or(config.listen));
     let router = http::router(Arc::clone(&manager));
     let told = async {

@@ -39,9 +39,9 @@ pub(crate) fn expect(from: &HostName, to: &HostName, plain: bool, moves: &[Move]
 /// Over the whole of migrations and in their later rounds, and how many there were. One under a cap shows the cap and not the
 /// link.
 fn rates(moves: &[&Move], plain: bool) -> Option<([Estimate; 2], u32)> {
-    let telling = moves
-        .iter()
-        .filter(|(budget, _)| budget.plain == plain && budget.bandwidth_bytes_per_s_max.is_none());
+    let telling = moves.iter().filter(|(budget, report)| {
+        budget.plain == plain && budget.bandwidth_bytes_per_s_max.is_none() && !report.capped
+    });
     let seen = telling.filter_map(|(_, report)| {
         let whole = observed_bytes_per_s(report)?;
         Some((whole, report.later_bytes_per_s.unwrap_or(whole)))
@@ -86,6 +86,7 @@ mod tests {
             post_copy: None,
             busy_ms: 512_000.0 / mib_per_s as f64,
             later_bytes_per_s: Some((mib_per_s << 21) as f64),
+            capped: false,
             predicted: None,
         };
         (Budget::default(), report)
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn moves_under_a_cap_in_clear_or_of_next_to_nothing_say_nothing_about_the_link() {
         let mut capped = moved("a", "b", 10);
-        capped.0.bandwidth_bytes_per_s_max = Some(10 << 20);
+        capped.1.capped = true;
         let mut clear = moved("a", "b", 2000);
         clear.0.plain = true;
         let mut tiny = moved("a", "b", 1);

@@ -1,6 +1,6 @@
 //! What the API's handlers and the tasks' drivers share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,10 @@ pub(crate) struct Manager {
     pub limits: Limits,
     /// Changes when somebody cancels a task; the task's row says which.
     pub cancels: watch::Sender<()>,
+    /// Changes when it may be another migration's turn; the tasks' rows say which ones wait.
+    pub queue: watch::Sender<()>,
+    /// The tasks that wait and whose turn has come.
+    pub called: watch::Sender<BTreeSet<TaskId>>,
     /// Changes when the manager ends.
     pub stop: watch::Sender<()>,
     /// Whatever goes on beside the requests: the tasks' drivers, streams to clients.
@@ -60,6 +64,8 @@ impl Manager {
             token,
             limits,
             cancels: watch::Sender::new(()),
+            queue: watch::Sender::new(()),
+            called: watch::Sender::default(),
             stop: watch::Sender::new(()),
             background: Mutex::default(),
             agents: Mutex::default(),

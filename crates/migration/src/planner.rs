@@ -119,8 +119,8 @@ impl Circumstances<'_> {
         let world = World {
             curve: Curve::new(self.survey, case)?,
             raw_part: raw_part(self.survey, case),
-            bytes_per_s: [self.link.bytes_per_s, self.link.later_bytes_per_s]
-                .map(|known| rate(known).min(cap)),
+            bytes_per_s: [self.link.bytes_per_s, self.link.later_bytes_per_s].map(rate),
+            cap_bytes_per_s: cap,
             sync: from_ms(took),
             handoff: from_ms(time(self.link.handoff_ms)),
             pages: self.survey.memory.pages(),

@@ -123,6 +123,23 @@ fn over_a_slow_network_memory_goes_packed_and_arrives_the_same() {
 }
 
 #[test]
+fn a_cap_that_is_lifted_in_flight_lets_go_of_whoever_waits_for_it() {
+    let mut world = World::new(BUSY);
+    for page_streams in [1, 3] {
+        // At this rate the first page alone is owed for an hour.
+        let budget = Budget { bandwidth_bytes_per_s_max: Some(1), ..budget() };
+        let limits = (budget, godwit_migration::Tuning { page_streams, ..tuning() });
+        let (attempt, target) = world.attempt_with(limits, |address| address);
+        attempt.progress.iter().find(|progress| progress.bytes_sent > 4096).expect("it begins");
+        assert!(attempt.run.set_bandwidth(Some(0)).is_err(), "a cap that lets nothing through");
+        attempt.run.set_bandwidth(None).unwrap();
+        let (outcome, arrival) = attempt.end();
+        let report = world.expect_moved(outcome, &arrival, &target);
+        assert!(report.capped, "its rate says nothing about the link");
+    }
+}
+
+#[test]
 fn several_page_streams_move_the_same_memory() {
     let mut world = World::new(BUSY);
     for page_streams in [2, 3, 5] {

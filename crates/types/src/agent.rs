@@ -15,6 +15,7 @@
 //! POST   /v1/vms/{id}/outgoing     StartOutgoing -> {}          starts the migration on the source
 //! GET    /v1/vms/{id}/outgoing/{migration}     Outgoing         progress, or how it ended
 //! DELETE /v1/vms/{id}/outgoing/{migration}     cancels it, if it is not committed
+//! POST   /v1/vms/{id}/outgoing/{migration}/bandwidth  SetBandwidth -> {}   what it may send, beside its host's own cap
 //! ```
 
 use std::net::{IpAddr, SocketAddr};

@@ -46,9 +46,11 @@ pub const MIGRATION_CONNECTIONS_MAX: usize = 33;
 /// The exit code of a process that its sandbox has stopped, as shells have it for SIGSYS.
 pub const SANDBOX_EXIT_CODE: i32 = 128 + 31;
 
-/// Page streams of a migration from a host with so many cores, unless it is told otherwise.
-pub fn page_streams(cores: usize) -> u32 {
-    (cores / CORES_PER_PAGE_STREAM).clamp(1, PAGE_STREAMS_DEFAULT_MAX) as u32
+/// Page streams of one of `moves` migrations that are under way from a host with so many cores: together they have no more
+/// than one alone, as long as each has one.
+pub fn page_streams(cores: usize, moves: usize) -> u32 {
+    let all = (cores / CORES_PER_PAGE_STREAM).min(PAGE_STREAMS_DEFAULT_MAX);
+    (all / moves.max(1)).max(1) as u32
 }
 
 /// What `godwit-vmm --config FILE` is given: the VM's specification and what this host provides for it.
@@ -217,6 +219,13 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ApiError>,
     },
+    /// Changes what the migration away may send while its guest runs, in bytes per second; none is no cap. While the guest
+    /// stands it is never held back.
+    SetBandwidth {
+        migration: MigrationId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes_per_s_max: Option<u64>,
+    },
     /// Cancels the migration away. Refused once the commit has been asked for.
     CancelMigration { migration: MigrationId },
     /// The arbiter's answer to an open [`Question`].
@@ -298,6 +307,8 @@ pub enum Notice {
         migration: MigrationId,
         destination: HostName,
         address: SocketAddr,
+        /// As many as it had.
+        page_streams: u32,
     },
     /// On the source.
     MigrationEnded {

@@ -39,8 +39,49 @@ pub struct HostFacts {
     pub vmm: Option<VmmOffer>,
     pub networks: Vec<NetworkOffer>,
     pub datastores: Vec<DatastoreOffer>,
+    /// How much it moves at once.
+    #[serde(default)]
+    pub migration: MigrationLimits,
     /// Milliseconds since 1970 by the host's clock when the facts were taken, to see skew.
     pub clock_unix_ms: u64,
+}
+
+/// Migrations at once of a host whose network and cores say nothing else, each way: while one hands over, another sends.
+pub const MOVES_DEFAULT_MIN: u32 = 2;
+
+/// How much a host moves at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MigrationLimits {
+    /// Migrations away from it at a time, and as many to it.
+    pub moves_max: u32,
+    /// What all of them may send in bytes per second, and as much arrive; none is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_s_max: Option<u64>,
+    /// Speed of the interface that migrations use, in bits per second, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_bits_per_s: Option<u64>,
+}
+
+impl Default for MigrationLimits {
+    fn default() -> Self {
+        Self::derived(None, 1)
+    }
+}
+
+impl MigrationLimits {
+    /// What suits a host with such a network, if it is known, and so many cores. Two keep a network busy that one fills; a
+    /// faster one takes more streams, and those as many cores.
+    pub fn derived(link_bits_per_s: Option<u64>, cores: u32) -> Self {
+        const GIGABIT: u64 = 1_000_000_000;
+        let of_link = match link_bits_per_s.unwrap_or(0) / GIGABIT {
+            0..10 => MOVES_DEFAULT_MIN,
+            10..25 => 4,
+            _ => 8,
+        };
+        let moves_max = of_link.min((cores / 2).max(MOVES_DEFAULT_MIN));
+        Self { moves_max, bandwidth_bytes_per_s_max: None, link_bits_per_s }
+    }
 }
 
 /// What `/dev/kvm` is on a host.
@@ -113,4 +154,18 @@ pub struct Host {
     pub last_seen_ms: u64,
     /// VMs that it owns.
     pub vms: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_moves_as_many_at_once_as_its_link_and_its_cores_allow_and_never_fewer_than_two() {
+        let moves =
+            |gigabits: u64, cores| MigrationLimits::derived(Some(gigabits * 1_000_000_000), cores).moves_max;
+        assert_eq!([moves(1, 64), moves(10, 64), moves(25, 64), moves(100, 64)], [2, 4, 8, 8]);
+        assert_eq!([moves(100, 2), moves(100, 6), moves(10, 6)], [2, 3, 3]);
+        assert_eq!(MigrationLimits::default().moves_max, 2);
+    }
 }

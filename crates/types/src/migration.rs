@@ -129,6 +129,9 @@ pub struct MigrationReport {
     /// Page contents per second in the rounds after the first, in bytes. They find the destination's memory in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub later_bytes_per_s: Option<f64>,
+    /// Whether a cap has held it back at some time, be it because others were under way: its rates then say little of the link.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub capped: bool,
     /// What was predicted before it began; added by the manager, if there was a forecast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted: Option<Predicted>,

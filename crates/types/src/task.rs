@@ -22,6 +22,8 @@ pub enum TaskKind {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
+    /// Nothing was done yet: it waits for its turn.
+    Waiting,
     Running,
     Cancelling,
     Succeeded,
@@ -36,6 +38,27 @@ impl TaskState {
     }
 }
 
+/// What a task waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Turn {
+    /// Its place among those that wait for the same hosts, from 1.
+    pub position: u32,
+    /// The hosts that take part in as many migrations as they may, each with the direction that is full.
+    pub full: Vec<FullHost>,
+}
+
+/// A host that takes part in as many migrations as it may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FullHost {
+    pub host: HostName,
+    /// Of migrations to it, and not of those away from it.
+    pub incoming: bool,
+    /// How many it takes part in at once.
+    pub moves_max: u32,
+}
+
 /// A task as the API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -48,9 +71,13 @@ pub struct Task {
     pub state: TaskState,
     /// What it is doing now, or how it ended, in plain words.
     pub message: String,
+    /// When it was asked for.
     pub started_unix_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_unix_ms: Option<u64>,
+    /// Of one that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<MigrationProgress>,
     /// Of a migration: what it was expected to cost when it began.
@@ -61,4 +88,23 @@ pub struct Task {
     pub report: Option<MigrationReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
+}
+
+/// What became of one of several VMs: `godwit vm migrate --json` prints a list of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmMove {
+    pub vm: VmName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// Why there is no task: the request was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
+}
+
+/// Changes what a migration may send, while it waits or runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SetBandwidth {
+    /// Bytes per second on the wire; none is no cap but those of its hosts.
+    pub bytes_per_s_max: Option<u64>,
 }

@@ -49,6 +49,8 @@ pub(crate) async fn host(options: HostRun, global: Global) -> Result<(), ApiErro
         datastores,
         vm_users: options.vm_users.0,
         cgroup: options.cgroup,
+        moves_max: options.max_migrations,
+        bandwidth_bytes_per_s_max: options.migration_bandwidth.map(|rate| rate.0),
         vmm: options.vmm,
     };
     godwit_host::run(config).await.map_err(|error| failed(ErrorCode::Failed, &error))

@@ -1,8 +1,8 @@
 //! `host ls` and `host show`.
 
 use godwit_types::capability::VmmOffer;
-use godwit_types::host::{Host, HostState, KvmFlavour};
-use godwit_types::{ApiError, HostName};
+use godwit_types::host::{Host, HostState, KvmFlavour, MigrationLimits};
+use godwit_types::{ApiError, Bytes, HostName};
 
 use super::Session;
 use crate::output::{fields, table};
@@ -45,6 +45,7 @@ fn describe(host: &Host) -> String {
         ("kvm", kvm),
         ("memory", format!("{} free of {}", facts.memory_available, facts.memory)),
         ("vms", host.vms.to_string()),
+        ("migrations", migrations(&facts.migration)),
     ];
     rows.extend(facts.vmm.iter().map(|vmm| ("vmm", offer(vmm))));
     for network in &facts.networks {
@@ -58,6 +59,17 @@ fn describe(host: &Host) -> String {
         ));
     }
     fields(&rows)
+}
+
+/// How much it moves at once.
+fn migrations(limits: &MigrationLimits) -> String {
+    let cap = limits
+        .bandwidth_bytes_per_s_max
+        .map_or_else(|| "no cap".to_owned(), |rate| format!("{}/s", Bytes(rate)));
+    let link = limits
+        .link_bits_per_s
+        .map_or_else(String::new, |bits| format!(", network of {} Mbit/s", bits / 1_000_000));
+    format!("up to {} at once each way, {cap}{link}", limits.moves_max)
 }
 
 /// What its VMM can run; the features themselves are in the document.

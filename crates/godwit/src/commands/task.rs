@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use godwit_types::task::{Task, TaskKind, TaskState};
-use godwit_types::{ApiError, ErrorCode, TaskId};
+use godwit_types::task::{SetBandwidth, Task, TaskKind, TaskState};
+use godwit_types::{ApiError, Bytes, ErrorCode, TaskId};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -27,6 +27,14 @@ pub(crate) async fn run(session: &Session, verb: TaskVerb) -> Result<(), ApiErro
         TaskVerb::Cancel { task } => {
             let task = cancel(session, task).await?;
             session.format.print(&task, describe)
+        }
+        TaskVerb::SetBandwidth { task, rate } => {
+            let asked = SetBandwidth { bytes_per_s_max: rate.0.map(|rate| rate.0) };
+            let task: Task = session.client.post(&format!("/v1/tasks/{task}/bandwidth"), &asked).await?;
+            session.format.print(&task, |task| match asked.bytes_per_s_max {
+                Some(rate) => format!("{} may send {}/s", task.vm_name, Bytes(rate)),
+                None => format!("{} may send as much as its hosts allow", task.vm_name),
+            })
         }
     }
 }
@@ -72,11 +80,16 @@ pub(crate) fn conclude(
     if session.format == crate::output::Format::Json {
         session.format.print(task, |_| String::new())?;
     }
+    Err(failure(task))
+}
+
+/// Why a task has not succeeded.
+pub(crate) fn failure(task: &Task) -> ApiError {
     let fallback = match task.state {
         TaskState::Cancelled => ErrorCode::Cancelled,
         _ => ErrorCode::Failed,
     };
-    Err(task.error.clone().unwrap_or_else(|| ApiError::new(fallback, task.message.clone())))
+    task.error.clone().unwrap_or_else(|| ApiError::new(fallback, task.message.clone()))
 }
 
 /// Asks the manager to cancel a task.
@@ -84,7 +97,7 @@ pub(crate) async fn cancel(session: &Session, task: TaskId) -> Result<Task, ApiE
     session.client.post(&format!("/v1/tasks/{task}/cancel"), &json!({})).await
 }
 
-async fn get(session: &Session, task: TaskId) -> Result<Task, ApiError> {
+pub(crate) async fn get(session: &Session, task: TaskId) -> Result<Task, ApiError> {
     session.client.get(&format!("/v1/tasks/{task}")).await
 }
 
@@ -151,8 +164,9 @@ fn kind(kind: &TaskKind) -> String {
     }
 }
 
-const fn state(state: TaskState) -> &'static str {
+pub(crate) const fn state(state: TaskState) -> &'static str {
     match state {
+        TaskState::Waiting => "waiting",
         TaskState::Running => "running",
         TaskState::Cancelling => "cancelling",
         TaskState::Succeeded => "succeeded",

@@ -1,6 +1,7 @@
 //! Facts about this host, measured when asked for.
 
 mod kvm;
+mod link;
 mod vmm;
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use godwit_types::Bytes;
 use godwit_types::capability::VmmOffer;
-use godwit_types::host::{DatastoreOffer, HostFacts, KvmFacts, NetworkOffer};
+use godwit_types::host::{DatastoreOffer, HostFacts, KvmFacts, MigrationLimits, NetworkOffer};
 use nix::sys::statvfs::statvfs;
 
 use crate::config::{DatastoreConfig, HostConfig};
@@ -32,20 +33,31 @@ pub(crate) fn gather(
         bridge: network.bridge.clone(),
         uplink: network.uplink.clone(),
     });
+    let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     HostFacts {
         version: VERSION.to_owned(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         cpu_model: cpu_model(&cpuinfo).unwrap_or("unknown").to_owned(),
-        cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+        cpus,
         memory: meminfo_field(&meminfo, "MemTotal").unwrap_or_default(),
         memory_available: meminfo_field(&meminfo, "MemAvailable").unwrap_or_default(),
         kvm: kvm::look(&cpuinfo),
         vmm,
         networks: networks.collect(),
         datastores,
+        migration: migration_limits(config, cpus),
         clock_unix_ms: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64),
+    }
+}
+
+fn migration_limits(config: &HostConfig, cpus: u32) -> MigrationLimits {
+    let derived = MigrationLimits::derived(link::bits_per_s(config.migration_address), cpus);
+    MigrationLimits {
+        moves_max: config.moves_max.unwrap_or(derived.moves_max),
+        bandwidth_bytes_per_s_max: config.bandwidth_bytes_per_s_max,
+        ..derived
     }
 }
 

@@ -202,6 +202,8 @@ mod tests {
             datastores: vec![DatastoreConfig { name: name("shared"), path: datastore.to_owned() }],
             vm_users: 1..=1,
             cgroup: PathBuf::new(),
+            moves_max: None,
+            bandwidth_bytes_per_s_max: None,
             vmm: None,
         }
     }

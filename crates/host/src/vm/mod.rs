@@ -15,8 +15,10 @@ pub(crate) mod orders;
 mod process;
 mod question;
 mod registry;
+mod shares;
 mod state;
 mod supervise;
+pub(crate) mod traffic;
 mod user;
 
 pub(crate) use cgroup::Cgroups;

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::machine::Machine;
-use super::reached;
+use super::{reached, traffic};
 use crate::agent::Agent;
 use crate::net;
 
@@ -123,7 +123,7 @@ pub(crate) async fn start_outgoing(
 ) -> Result<(), ApiError> {
     let _turn = agent.vms.lock(vm).await;
     let machine = running(&agent, vm)?;
-    let StartOutgoing { migration, destination, address, key, budget } = asked;
+    let StartOutgoing { migration, destination, address, key, mut budget } = asked;
     let before = machine.state(|state| state.outgoing.clone());
     if before.as_ref().is_some_and(|outgoing| outgoing.migration == migration) {
         return Ok(());
@@ -134,21 +134,30 @@ pub(crate) async fn start_outgoing(
             format!("{} cannot be migrated: it is {state:?} on {}", machine.config.name, agent.config.name);
         return Err(conflict(message).remedy("wait for its task to end: godwit task ls"));
     }
-    let connections = connect(&destination, address).await?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let streams = page_streams(cores, traffic::moves(&agent) + 1);
+    let connections = connect(&destination, address, streams).await?;
     // Known before its first notice can come.
     machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
     agent.changed.notify_one();
+    budget.bandwidth_bytes_per_s_max =
+        traffic::first_share(&agent, &machine, budget.bandwidth_bytes_per_s_max);
     reached(Step::SourceAgentBegin).await;
     let order = Request::MigrateOut { migration, destination, address, key, budget };
     let begun = machine.control.order_with(&order, &connections).await;
     if begun.is_err() {
         machine.state(|state| state.outgoing = before);
+        agent.traffic.notify_one();
     }
     Ok(begun?)
 }
 
 /// The connections of a migration, since the VM's process can open none: for control, then for each page stream.
-pub(crate) async fn connect(destination: &HostName, address: SocketAddr) -> Result<Vec<OwnedFd>, ApiError> {
+pub(crate) async fn connect(
+    destination: &HostName,
+    address: SocketAddr,
+    page_streams: u32,
+) -> Result<Vec<OwnedFd>, ApiError> {
     let failed = |error: String| {
         // Not "unreachable": that would speak of this agent.
         let message = format!("cannot connect to {destination} at {address} for the migration: {error}");
@@ -157,8 +166,7 @@ pub(crate) async fn connect(destination: &HostName, address: SocketAddr) -> Resu
         )
     };
     let mut connections = Vec::new();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    for _ in 0..=page_streams(cores) {
+    for _ in 0..=page_streams {
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
         let stream = stream.map_err(|_| failed(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())))?;
         let stream = stream.and_then(TcpStream::into_std).map_err(|error| failed(error.to_string()))?;

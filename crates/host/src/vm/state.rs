@@ -12,6 +12,8 @@ use godwit_types::control::{Status, VmmState};
 use godwit_types::migration::{MigrationOutcome, MigrationProgress};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
 
+use super::traffic::Traffic;
+
 /// The state of one VM's process.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct State {
@@ -27,6 +29,8 @@ pub(crate) struct State {
     pub(crate) claimed: bool,
     /// The migration away that is under way, or the last one.
     pub(crate) outgoing: Option<Outgoing>,
+    /// What it may send.
+    pub(crate) traffic: Traffic,
     /// The commit was granted: the VM is another host's.
     pub(crate) handed_over: bool,
     /// Somebody asked for the end of the process.
@@ -51,6 +55,7 @@ impl State {
             blind: false,
             claimed: false,
             outgoing,
+            traffic: Traffic::default(),
             handed_over: status.state == VmmState::HandedOver,
             stopping: false,
             waiting: None,

@@ -133,16 +133,18 @@ fn noticed(agent: &Arc<Agent>, machine: &Arc<Machine>, notice: Notice) {
             tracing::debug!("{name} says that it has arrived by migration {migration}");
             arrived(agent, machine);
         }
-        Notice::Disconnected { migration, destination, address } => {
+        Notice::Disconnected { migration, destination, address, page_streams } => {
             let machine = Arc::clone(machine);
-            return agent
-                .spawn(async move { connect_again(&machine, migration, destination, address).await });
+            return agent.spawn(async move {
+                connect_again(&machine, migration, destination, (address, page_streams)).await;
+            });
         }
         Notice::MigrationEnded { migration, outcome } => {
             let handed_over = machine.state(|state| {
                 state.migration_ended(migration, outcome);
                 state.handed_over
             });
+            agent.traffic.notify_one();
             if handed_over {
                 end(agent, machine);
             }
@@ -160,10 +162,10 @@ async fn connect_again(
     machine: &Arc<Machine>,
     migration: MigrationId,
     destination: HostName,
-    address: SocketAddr,
+    (address, page_streams): (SocketAddr, u32),
 ) {
     let name = &machine.config.name;
-    let (connections, error) = match connect(&destination, address).await {
+    let (connections, error) = match connect(&destination, address, page_streams).await {
         Ok(connections) => (connections, None),
         Err(error) => {
             tracing::warn!("{name} waits for its memory's way to {destination}: {error}");
@@ -181,7 +183,9 @@ fn state_changed(agent: &Arc<Agent>, machine: &Arc<Machine>, vmm: VmmState, epoc
         state.vmm = vmm;
         state.epoch = state.epoch.max(epoch);
         state.handed_over |= vmm == VmmState::HandedOver;
+        state.traffic.stands(vmm);
     });
+    agent.traffic.notify_one();
     match vmm {
         VmmState::Running => arrived(agent, machine),
         VmmState::Stopped => end(agent, machine),

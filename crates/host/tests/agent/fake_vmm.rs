@@ -139,11 +139,20 @@ impl Vmm {
                 inner.enter(VmmState::Stopped);
                 std::process::exit(0);
             }
+            Request::MigrateOut { migration, budget, .. }
+                if self.config.spec.boot.cmdline.contains("slow") =>
+            {
+                self.say(&format!("begins with {:?}", budget.bandwidth_bytes_per_s_max));
+                inner.migration = Some(MigrationStatus { migration, progress: None, outcome: None });
+            }
             Request::MigrateOut { migration, destination, .. } => {
                 let (vm, epoch) = (self.config.vm, inner.epoch);
                 inner.enter(VmmState::Paused);
                 inner.migration = Some(MigrationStatus { migration, progress: None, outcome: None });
                 inner.ask(Question::Commit { migration, vm, epoch, destination });
+            }
+            Request::SetBandwidth { bytes_per_s_max, .. } => {
+                self.say(&format!("may send {bytes_per_s_max:?}"));
             }
             Request::CancelMigration { .. } => {
                 let error = ApiError::new(ErrorCode::Conflict, "the commit has been asked for");

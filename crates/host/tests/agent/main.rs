@@ -125,6 +125,27 @@ fn a_granted_commit_is_relayed_and_the_source_is_cleared() {
 }
 
 #[test]
+fn a_migration_gets_its_share_of_the_hosts_cap_and_what_the_manager_allows_also_by_the_next_agent() {
+    in_a_world(|mut world| async move {
+        world.start_vm("slow", 7).await.unwrap();
+        let limits = world.book.lock().unwrap().reports.last().unwrap().facts.migration;
+        assert_eq!((limits.moves_max, limits.bandwidth_bytes_per_s_max), (3, Some(100 << 20)));
+        world.migrate_away().await.unwrap();
+        world.until_said(&format!("begins with Some({})", 100 << 20)).await;
+        world.allow(Some(10 << 20)).await.unwrap();
+        world.until_said(&format!("may send Some({})", 10 << 20)).await;
+        world.stop_agent().await;
+        world.start_agent().await;
+        world.allow(Some(20 << 20)).await.unwrap();
+        world.until_said(&format!("may send Some({})", 20 << 20)).await;
+        let lifted = world.said().contains(&format!("may send Some({})", 100 << 20));
+        assert!(!lifted, "an agent that does not know what is allowed lifts no cap");
+        assert_eq!(world.allow_other().await.unwrap_err().code, ErrorCode::NotFound);
+        world.stop_vm(true, 0).await.unwrap_err();
+    });
+}
+
+#[test]
 fn a_refused_commit_leaves_the_vm_running_here() {
     in_a_world(|world| async move {
         world.book.lock().unwrap().verdict = Some(Verdict::Refused { reason: "aborted".to_owned() });

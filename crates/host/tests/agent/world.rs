@@ -16,6 +16,7 @@ use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
 use godwit_types::forecast::{Reading, Survey};
+use godwit_types::task::SetBandwidth;
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Bytes, Epoch, MigrationId, VmId};
 use nix::sched::{CloneFlags, unshare};
@@ -121,6 +122,8 @@ impl World {
             datastores: vec![DatastoreConfig { name: "shared".parse().unwrap(), path: path("shared") }],
             vm_users: 1_900_200_000..=1_900_200_099,
             cgroup: format!("godwit-test-{}", std::process::id()).into(),
+            moves_max: Some(3),
+            bandwidth_bytes_per_s_max: Some(100 << 20),
             vmm: Some(fake_vmm::install(self.directory.path())),
         }
     }
@@ -158,6 +161,10 @@ impl World {
     /// What the fake VMM has said.
     pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.vm_dir().join("console.log")).unwrap_or_default()
+    }
+
+    pub(crate) async fn until_said(&self, what: &str) {
+        until(|| async { self.said().contains(what) }).await;
     }
 
     pub(crate) async fn start_vm(&self, cmdline: &str, epoch: u64) -> Result<LocalVm, ApiError> {
@@ -219,6 +226,18 @@ impl World {
             budget: Default::default(),
         };
         self.client.post(&format!("/v1/vms/{VM}/outgoing"), &asked).await
+    }
+
+    /// What the manager allows the migration away to send.
+    pub(crate) async fn allow(&self, bytes_per_s_max: Option<u64>) -> Result<Empty, ApiError> {
+        let path = format!("/v1/vms/{VM}/outgoing/{MIGRATION}/bandwidth");
+        self.client.post(&path, &SetBandwidth { bytes_per_s_max }).await
+    }
+
+    /// The same, of a migration that is none.
+    pub(crate) async fn allow_other(&self) -> Result<Empty, ApiError> {
+        let path = format!("/v1/vms/{VM}/outgoing/{}/bandwidth", uuid::Uuid::nil());
+        self.client.post(&path, &SetBandwidth { bytes_per_s_max: None }).await
     }
 
     /// What the VMM offers, as the manager last heard.

@@ -42,6 +42,7 @@ pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
         super::tasks::list,
         super::tasks::show,
         super::tasks::cancel,
+        super::tasks::set_bandwidth,
         super::events::follow,
         super::arbiter::commit,
         super::arbiter::claim,

@@ -49,6 +49,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/tasks", get(tasks::list)),
         ("/v1/tasks/{id}", get(tasks::show)),
         ("/v1/tasks/{id}/cancel", post(tasks::cancel)),
+        ("/v1/tasks/{id}/bandwidth", post(tasks::set_bandwidth)),
         ("/v1/events", get(events::follow)),
         ("/v1/arbiter/commit", post(arbiter::commit)),
         ("/v1/arbiter/claim", post(arbiter::claim)),

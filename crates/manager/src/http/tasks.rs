@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use godwit_api::server::{Json, Path};
-use godwit_types::task::Task;
+use godwit_types::task::{SetBandwidth, Task};
 use godwit_types::{ApiError, TaskId};
 
 use super::{Answer, Shared};
@@ -29,4 +29,15 @@ pub(super) async fn show(State(manager): Shared, Path(id): Path<TaskId>) -> Answ
     responses((status = 200, body = Task), (status = "default", body = ApiError)))]
 pub(super) async fn cancel(State(manager): Shared, Path(id): Path<TaskId>) -> Answer<Task> {
     Ok(Json(tasks::cancel(&manager, id).await?))
+}
+
+/// Changes what a migration may send, whether it waits or is under way.
+#[utoipa::path(post, path = "/v1/tasks/{id}/bandwidth", operation_id = "set_bandwidth", tag = "tasks", params(("id" = TaskId, Path)),
+    request_body = SetBandwidth, responses((status = 200, body = Task), (status = "default", body = ApiError)))]
+pub(super) async fn set_bandwidth(
+    State(manager): Shared,
+    Path(id): Path<TaskId>,
+    Json(asked): Json<SetBandwidth>,
+) -> Answer<Task> {
+    Ok(Json(tasks::set_bandwidth(&manager, id, asked).await?))
 }

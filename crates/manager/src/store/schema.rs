@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 3] = ["
+const STEPS: [&str; 4] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -96,6 +96,34 @@ CREATE TABLE events (
 ALTER TABLE migrations ADD COLUMN taken_over INTEGER NOT NULL DEFAULT 0 CHECK (taken_over IN (0, 1));
 ", "
 ALTER TABLE tasks ADD COLUMN forecast TEXT;         -- Forecast: what a migration was expected to cost
+", "
+CREATE TABLE tasks_4 (
+    id               TEXT PRIMARY KEY,
+    vm               TEXT NOT NULL,                 -- outlives the VM
+    vm_name          TEXT NOT NULL,
+    kind             TEXT NOT NULL,                 -- TaskKind
+    request          TEXT NOT NULL,                 -- what more was asked for, as its kind needs it
+    state            TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')),
+    message          TEXT NOT NULL,
+    started_unix_ms  INTEGER NOT NULL,
+    finished_unix_ms INTEGER,
+    turn             TEXT,                          -- Turn: what it waits for
+    progress         TEXT,                          -- MigrationProgress
+    report           TEXT,                          -- MigrationReport
+    error            TEXT,                          -- ApiError
+    forecast         TEXT,                          -- Forecast: what a migration was expected to cost
+    CHECK ((state IN ('waiting', 'running', 'cancelling')) = (finished_unix_ms IS NULL)),
+    CHECK ((state IN ('failed', 'cancelled')) = (error IS NOT NULL)),
+    CHECK (report IS NULL OR state = 'succeeded'),
+    CHECK (turn IS NULL OR state = 'waiting')
+) STRICT;
+INSERT INTO tasks_4 (id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast)
+SELECT id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast
+FROM tasks ORDER BY rowid;
+DROP TABLE tasks;
+ALTER TABLE tasks_4 RENAME TO tasks;
+CREATE UNIQUE INDEX one_open_task_for_each_vm ON tasks (vm) WHERE finished_unix_ms IS NULL;
+CREATE INDEX tasks_by_age ON tasks (started_unix_ms);
 "];
 
 /// Opens the file, alone, at the newest version.

@@ -60,6 +60,7 @@ fn task(vm: &VmRow) -> Task {
         message: "m".into(),
         started_unix_ms: now_unix_ms(),
         finished_unix_ms: None,
+        turn: None,
         progress: None,
         forecast: None,
         report: None,

@@ -2,7 +2,7 @@
 
 use godwit_types::forecast::Forecast;
 use godwit_types::migration::{Budget, MigrationProgress, MigrationReport};
-use godwit_types::task::{Task, TaskState};
+use godwit_types::task::{Task, TaskState, Turn};
 use godwit_types::{ApiError, TaskId, VmId};
 use rusqlite::{OptionalExtension, Row, ToSql, params};
 use serde::Serialize;
@@ -19,7 +19,10 @@ const FINISHED_TASKS_MAX: u32 = 1_000;
 /// Migrations that are looked back upon.
 const PAST_MOVES_MAX: u32 = 200;
 
-const COLUMNS: &str = "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast";
+const COLUMNS: &str = "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast, turn";
+
+/// How many they are.
+const COLUMN_COUNT: usize = 13;
 
 impl Tx<'_> {
     /// Adds a task that begins now, with what more its kind needs to be driven.
@@ -77,11 +80,49 @@ impl Tx<'_> {
         Ok(tasks.collect::<Result<_, _>>()?)
     }
 
-    /// From running to cancelling; `false` when it is not running.
+    /// The migrations that are open, oldest first, and whether each has begun. One that was cancelled before is none.
+    pub(crate) fn open_migrations(&self) -> Result<Vec<(Task, bool)>, StoreError> {
+        let mut query = self.sql.prepare_cached(&format!(
+            "SELECT {COLUMNS}, EXISTS (SELECT 1 FROM migrations WHERE migrations.task = tasks.id) FROM tasks
+             WHERE finished_unix_ms IS NULL ORDER BY started_unix_ms, rowid"
+        ))?;
+        let open = query.query_map([], |row| Ok((task(row)?, row.get(COLUMN_COUNT)?)))?;
+        let open: Vec<(Task, bool)> = open.collect::<Result<_, _>>()?;
+        Ok(open.into_iter().filter(|(task, begun)| *begun || task.state == TaskState::Waiting).collect())
+    }
+
+    /// Shows what a task waits for, if it still does.
+    pub(crate) fn set_task_turn(&self, id: TaskId, message: &str, turn: &Turn) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE tasks SET message = ?, turn = ? WHERE id = ? AND state = 'waiting'")?
+            .execute(params![message, Doc(turn), Text(&id)])?;
+        Ok(())
+    }
+
+    /// From waiting to running; `false` when it does not wait any more.
+    pub(crate) fn begin_task(&self, id: TaskId, message: &str) -> Result<bool, StoreError> {
+        let changed = self
+            .sql
+            .prepare_cached(
+                "UPDATE tasks SET state = 'running', message = ?, turn = NULL WHERE id = ? AND state = 'waiting'",
+            )?
+            .execute(params![message, Text(&id)])?;
+        Ok(changed == 1)
+    }
+
+    /// Changes what was given to [`Tx::add_task`] beside the task.
+    pub(crate) fn set_task_request<R: Serialize>(&self, id: TaskId, request: &R) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE tasks SET request = ? WHERE id = ? AND finished_unix_ms IS NULL")?
+            .execute(params![Doc(request), Text(&id)])?;
+        Ok(())
+    }
+
+    /// From waiting or running to cancelling; `false` when it is neither.
     pub(crate) fn cancel_task(&self, id: TaskId) -> Result<bool, StoreError> {
         let changed = self
             .sql
-            .prepare_cached("UPDATE tasks SET state = 'cancelling' WHERE id = ? AND state = 'running'")?
+            .prepare_cached("UPDATE tasks SET state = 'cancelling', turn = NULL WHERE id = ? AND state IN ('waiting', 'running')")?
             .execute([Text(&id)])?;
         Ok(changed == 1)
     }
@@ -133,7 +174,7 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         self.sql
             .prepare_cached(
-                "UPDATE tasks SET state = ?, message = ?, finished_unix_ms = ?, report = ?, error = ?
+                "UPDATE tasks SET state = ?, message = ?, finished_unix_ms = ?, turn = NULL, report = ?, error = ?
                  WHERE id = ? AND finished_unix_ms IS NULL",
             )?
             .execute(params![
@@ -162,5 +203,6 @@ fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         report: row.get::<_, Option<Doc<_>>>(9)?.map(|doc| doc.0),
         error: row.get::<_, Option<Doc<_>>>(10)?.map(|doc| doc.0),
         forecast: row.get::<_, Option<Doc<_>>>(11)?.map(|doc| doc.0),
+        turn: row.get::<_, Option<Doc<_>>>(12)?.map(|doc| doc.0),
     })
 }

@@ -1,6 +1,6 @@
 //! VMs, as they were defined and as they were last known to be.
 
-use godwit_types::task::{Task, TaskKind};
+use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::vm::{Vm, VmSpec, VmState};
 use godwit_types::{Epoch, VmId, VmName};
 use rusqlite::{OptionalExtension, Row, params};
@@ -81,7 +81,8 @@ impl Tx<'_> {
 }
 
 fn shown_state(power: Power, task: Option<&Task>, owner_up: bool) -> VmState {
-    match (task.map(|task| &task.kind), power) {
+    let doing = task.filter(|task| task.state != TaskState::Waiting);
+    match (doing.map(|task| &task.kind), power) {
         (Some(TaskKind::StartVm { .. }), _) => VmState::Starting,
         (Some(TaskKind::StopVm { .. }), _) => VmState::Stopping,
         (Some(TaskKind::MigrateVm { .. }), _) => VmState::Migrating,

@@ -2,7 +2,9 @@
 //! takes up where the last one stopped.
 //!
 //! ```text
-//!            cancel
+//!  waiting -----------.          (migrations only, see `queue`)
+//!     |                \ cancel
+//!     v                 v
 //!  running ---------> cancelling
 //!     |                   |  (a cancel may come too late: then the task ends as it would have)
 //!     v                   v
@@ -10,14 +12,15 @@
 //! ```
 
 mod migrate;
+mod queue;
 mod start;
 mod stop;
 
 use std::sync::Arc;
 
 use godwit_api::Client;
-use godwit_types::migration::MigrationReport;
-use godwit_types::task::{Task, TaskKind, TaskState};
+use godwit_types::migration::{Budget, MigrationReport};
+use godwit_types::task::{SetBandwidth, Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode, HostName, TaskId};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -28,6 +31,7 @@ use crate::store::{NewEvent, Power, StoreError, Tx, VmRow};
 
 pub use migrate::settle;
 pub(crate) use migrate::{Side, discard, request as request_migration};
+pub(crate) use queue::usher;
 pub(crate) use start::request as request_start;
 pub(crate) use stop::request as request_stop;
 
@@ -68,7 +72,33 @@ pub(crate) async fn cancel(manager: &Manager, id: TaskId) -> Result<Task, ApiErr
         })
         .await?;
     manager.cancels.send_replace(());
+    manager.queue.send_replace(());
     Ok(task)
+}
+
+/// Changes what a migration may send, which its driver sees to.
+pub(crate) async fn set_bandwidth(
+    manager: &Manager,
+    id: TaskId,
+    asked: SetBandwidth,
+) -> Result<Task, ApiError> {
+    if asked.bytes_per_s_max == Some(0) {
+        return Err(ApiError::new(ErrorCode::Invalid, "a bandwidth cap of 0 lets nothing through"));
+    }
+    let set = manager.store.write(move |tx| {
+        let task = tx.task(id)?.ok_or_else(|| unknown_task(id))?;
+        if task.state.is_final() {
+            let message = format!("task {id} has ended already: {}", task.message);
+            return Err(ApiError::new(ErrorCode::Conflict, message));
+        }
+        if !matches!(task.kind, TaskKind::MigrateVm { .. }) {
+            return Err(ApiError::new(ErrorCode::Invalid, format!("task {id} moves nothing")));
+        }
+        let budget = Budget { bandwidth_bytes_per_s_max: asked.bytes_per_s_max, ..tx.task_request(id)? };
+        tx.set_task_request(id, &budget)?;
+        Ok(task)
+    });
+    set.await
 }
 
 /// A task that begins now.
@@ -82,6 +112,7 @@ fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
         message,
         started_unix_ms: now_unix_ms(),
         finished_unix_ms: None,
+        turn: None,
         progress: None,
         forecast: None,
         report: None,
@@ -99,6 +130,9 @@ fn require_idle(tx: &Tx<'_>, vm: &VmRow) -> Result<(), ApiError> {
 /// That the task is busy with its VM, and what to do about it.
 pub(crate) fn busy(task: &Task) -> (String, String) {
     let doing = match &task.kind {
+        TaskKind::MigrateVm { from, to } if task.state == TaskState::Waiting => {
+            format!("waiting to migrate from {from} to {to}")
+        }
         TaskKind::StartVm { host } => format!("being started on {host}"),
         TaskKind::StopVm { .. } => "being stopped".to_owned(),
         TaskKind::MigrateVm { from, to } => format!("migrating from {from} to {to}"),
@@ -147,7 +181,9 @@ impl Driver {
             TaskKind::MigrateVm { .. } => migrate::run(&mut self).await?,
         };
         let task = self.task;
-        self.manager.store.write(move |tx| Ok(finish(tx, &task, ending)?)).await
+        let finished = self.manager.store.write(move |tx| Ok(finish(tx, &task, ending)?)).await;
+        self.manager.queue.send_replace(());
+        finished
     }
 
     /// Shows `message` as what the task is doing.

@@ -22,11 +22,14 @@ use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
 use godwit_types::forecast::{Reading, Survey};
-use godwit_types::host::{DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, NetworkOffer};
+use godwit_types::host::{
+    DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, MigrationLimits, NetworkOffer,
+};
 use godwit_types::migration::{
     Blackout, BytesByKind, MigrationOutcome, MigrationProgress, MigrationReport, Phase,
 };
 use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
+use godwit_types::task::SetBandwidth;
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, HostName, MigrationId, VmId, VmName};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,6 +86,8 @@ pub(crate) struct Known {
     pub(crate) facts: HostFacts,
     pub(crate) vms: BTreeMap<VmId, LocalVm>,
     pub(crate) outgoing: BTreeMap<MigrationId, Outgoing>,
+    /// What each migration away may send, as it was last told.
+    pub(crate) bandwidths: BTreeMap<MigrationId, Option<u64>>,
     /// Requests that changed something, as `METHOD what`.
     pub(crate) requests: Vec<String>,
     peers: BTreeMap<HostName, Agent>,
@@ -101,6 +106,7 @@ impl Agent {
                 facts: facts(),
                 vms: BTreeMap::new(),
                 outgoing: BTreeMap::new(),
+                bandwidths: BTreeMap::new(),
                 requests: Vec::new(),
                 peers: BTreeMap::new(),
             })),
@@ -276,6 +282,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard))
         .route("/v1/vms/{id}/outgoing", post(outgoing))
         .route("/v1/vms/{id}/outgoing/{migration}", get(progress).merge(delete(cancel)))
+        .route("/v1/vms/{id}/outgoing/{migration}/bandwidth", post(set_bandwidth))
 }
 
 type Answer<T> = Result<Json<T>, ErrorResponse>;
@@ -427,6 +434,15 @@ async fn progress(State(agent): State<Agent>, Path((_, id)): Path<(VmId, Migrati
     agent.known().outgoing.get(&id).cloned().map(Json).ok_or_else(unknown)
 }
 
+async fn set_bandwidth(
+    State(agent): State<Agent>,
+    Path((_, id)): Path<(VmId, MigrationId)>,
+    Json(asked): Json<SetBandwidth>,
+) -> Json<Empty> {
+    agent.known().bandwidths.insert(id, asked.bytes_per_s_max);
+    Json(Empty {})
+}
+
 async fn cancel(State(agent): State<Agent>, Path((vm, id)): Path<(VmId, MigrationId)>) -> Answer<Empty> {
     if !agent.known().outgoing.contains_key(&id) {
         return Err(unknown());
@@ -449,6 +465,7 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         goodput_bytes_per_s: 100,
         busy_ms: 1000.0,
         later_bytes_per_s: None,
+        capped: false,
         predicted: None,
         post_copy: None,
     }
@@ -483,6 +500,8 @@ fn facts() -> HostFacts {
             size: Bytes::mib(1000),
             free: Bytes::mib(500),
         }],
+        // Most tests have several moves under way and none that waits.
+        migration: MigrationLimits { moves_max: 8, bandwidth_bytes_per_s_max: None, link_bits_per_s: None },
         clock_unix_ms: 0,
     }
 }

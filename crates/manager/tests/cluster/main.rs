@@ -5,6 +5,7 @@ mod checks;
 mod lifecycle;
 mod migrations;
 mod plans;
+mod queue;
 mod requests;
 mod restarts;
 

@@ -31,7 +31,6 @@ pub(super) struct Contents {
     chooser: Chooser,
     packer: Packer,
     kept: SentPages,
-    telling_pages: u64,
     /// Copies of the pages: the guest may write them while they are packed.
     plain: Vec<u8>,
     /// The record with what is sent of it as deltas.
@@ -39,27 +38,27 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// For one of `streams` streams, whose records have at most `pages_max` pages with contents.
-    pub(super) fn new(streams: u32, pages_max: u64) -> Self {
+    /// For one of `streams` streams.
+    pub(super) fn new(streams: u32) -> Self {
         Self {
             chooser: Chooser::default(),
             packer: Packer::default(),
             kept: SentPages::new(KEPT_PAGES_MAX / streams as usize),
-            telling_pages: TELLING_PAGES.min(pages_max),
             plain: Vec::new(),
             packed: PageRecord::default(),
         }
     }
 
-    /// Gives `send` the record as it goes on the wire, and the contents that follow it.
+    /// Gives `send` the record as it goes on the wire, and the contents that follow it. Records have at most `pages_max`
+    /// pages with contents now.
     pub(super) fn send<E: From<MachineError>>(
         &mut self,
         record: &mut PageRecord,
-        memory: &dyn GuestMemory,
-        guest: Guest,
+        (memory, guest): (&dyn GuestMemory, Guest),
+        pages_max: u64,
         send: impl FnOnce(&PageRecord, &[&[u8]]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let telling = record.raw_pages >= self.telling_pages;
+        let telling = record.raw_pages >= TELLING_PAGES.min(pages_max);
         let packing =
             if telling && guest != Guest::Stands { self.chooser.choose() } else { self.chooser.best() };
         let began = Instant::now();

@@ -27,6 +27,7 @@ mod link;
 mod notifier;
 mod outflow;
 mod outgoing;
+mod pace;
 mod page_sets;
 mod pump;
 mod rest;
@@ -67,11 +68,17 @@ pub trait Arbiter: Send + Sync {
 pub trait Connector: Send + Sync {
     /// Asks for new connections of a migration to its destination, without blocking; `answer` is called once, from any
     /// thread, within a bounded time.
-    fn connect(
-        &self,
-        to: (MigrationId, &HostName, SocketAddr),
-        answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
-    );
+    fn connect(&self, to: Reach<'_>, answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>);
+}
+
+/// Where a source's new connections are to lead.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    pub migration: MigrationId,
+    pub destination: &'a HostName,
+    pub address: SocketAddr,
+    /// As many as there were at first.
+    pub page_streams: u32,
 }
 
 /// New connections: nothing was sent on them yet.
@@ -113,6 +120,7 @@ pub struct Incoming {
 /// A migration away that is under way.
 pub struct SourceRun {
     gate: Arc<gate::Gate>,
+    pace: Arc<pace::Pace>,
 }
 
 impl SourceRun {
@@ -139,9 +147,19 @@ impl SourceRun {
     ) -> Self {
         tuning.page_streams = request.pages.len() as u32;
         let gate = Arc::new(gate::Gate::default());
+        let pace = Arc::new(pace::Pace::new(request.budget.bandwidth_bytes_per_s_max));
         let agent = outgoing::Agent { arbiter, connector };
-        outgoing::start(request, machine, agent, progress, ended, tuning, Arc::clone(&gate));
-        Self { gate }
+        let held = (Arc::clone(&gate), Arc::clone(&pace));
+        outgoing::start(request, machine, agent, progress, ended, tuning, held);
+        Self { gate, pace }
+    }
+
+    /// Changes what it may send while its guest runs, in bytes per second; none is no cap. It holds at once, also for a
+    /// stream that waits because of the cap before. An error if it lets nothing through.
+    pub fn set_bandwidth(&self, bytes_per_s_max: Option<u64>) -> Result<(), ApiError> {
+        outgoing::check_cap(bytes_per_s_max)?;
+        self.pace.set(bytes_per_s_max);
+        Ok(())
     }
 
     /// Asks it to stop: it ends as failed, with [`ErrorCode::Cancelled`](godwit_types::ErrorCode::Cancelled) unless

@@ -20,6 +20,7 @@ use super::gate::Gate;
 use super::link::{Connection, Greeting, LinkError, Reader};
 use super::notifier::Notifier;
 use super::outflow::Outflow;
+use super::pace::Pace;
 use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
 use super::rest::Rest;
@@ -54,15 +55,21 @@ pub(super) fn start(
     progress: Box<dyn Fn(MigrationProgress) + Send>,
     ended: Ended,
     tuning: Tuning,
-    gate: Arc<Gate>,
+    (gate, pace): (Arc<Gate>, Arc<Pace>),
 ) {
     // The callback must be called even if no thread can be had for it.
     let ended = Arc::new(Mutex::new(Some(ended)));
     let theirs = Arc::clone(&ended);
     let spawned = thread::Builder::new().name("mig-source".into()).spawn(move || {
-        let result = Run::begin(request, machine, agent, progress, tuning, Arc::clone(&gate)).map(Run::drive);
+        let result =
+            Run::begin(request, machine, agent, progress, tuning, (Arc::clone(&gate), Arc::clone(&pace)));
+        let result = result.map(Run::drive);
         gate.lock().closed = Some("the migration has ended already");
         let outcome = match result {
+            Ok(MigrationOutcome::Completed { mut report }) => {
+                report.capped = pace.was_limited();
+                MigrationOutcome::Completed { report }
+            }
             Ok(outcome) => outcome,
             Err(error) => MigrationOutcome::Failed { phase: Phase::Preflight, error },
         };
@@ -137,7 +144,7 @@ impl Run {
         agent: Agent,
         progress: Box<dyn Fn(MigrationProgress) + Send>,
         tuning: Tuning,
-        gate: Arc<Gate>,
+        (gate, pace): (Arc<Gate>, Arc<Pace>),
     ) -> Result<Self, ApiError> {
         let began = Instant::now();
         check(&request, &*machine)?;
@@ -149,7 +156,7 @@ impl Run {
         let Connection { reader, writer: control } =
             connection.established(Link::Control, &tuning).map_err(describe)?;
         let (sender, events) = sync_channel(EVENTS_MAX);
-        let flow = Arc::new(Flow::new(tuning.page_streams));
+        let flow = Arc::new(Flow::new(tuning.page_streams, pace));
         flow.other_bytes.fetch_add(2 * PREAMBLE_BYTES as u64, Relaxed);
         let manifest = machine.manifest();
         let ranges = machine.memory().ranges();
@@ -351,14 +358,12 @@ impl Run {
 
     fn open_streams(&mut self, streams: Vec<TcpStream>) -> Result<(), ApiError> {
         let count = self.tuning.page_streams;
-        let cap = self.request.budget.bandwidth_bytes_per_s_max;
-        let share = cap.map(|cap| cap as f64 / f64::from(count));
         let (session, peer) = (self.session, format!("destination {}", self.request.destination));
         for (index, stream) in (0..).zip(streams) {
             let connection = self.open_stream(index, stream, &peer)?;
             let own = connection.stream().map_err(|error| error.describe(&peer, Link::Pages(index)))?;
             let (machine, flow) = (Arc::clone(&self.machine), Arc::clone(&self.flow));
-            let pump = Pump::new((index, count), connection.writer, machine, flow, share);
+            let pump = Pump::new((index, count), connection.writer, machine, flow);
             let (jobs, queue) = sync_channel(JOBS_MAX);
             let (sender, peer) = (self.sender.clone(), peer.clone());
             let body = move || pump.run(&queue, &sender, session, &peer);
@@ -490,7 +495,11 @@ fn check(request: &Outgoing, machine: &dyn Source) -> Result<(), ApiError> {
             format!("a migration has 1 to {PAGE_STREAMS_MAX} page streams, not {}", request.pages.len());
         return Err(ApiError::new(ErrorCode::Invalid, message));
     }
-    if request.budget.bandwidth_bytes_per_s_max == Some(0) {
+    check_cap(request.budget.bandwidth_bytes_per_s_max)
+}
+
+pub(super) fn check_cap(bytes_per_s_max: Option<u64>) -> Result<(), ApiError> {
+    if bytes_per_s_max == Some(0) {
         return Err(ApiError::new(ErrorCode::Invalid, "a bandwidth cap of 0 lets nothing through")
             .remedy("leave the cap out, or allow at least some bytes per second"));
     }

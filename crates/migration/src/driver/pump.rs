@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Instant;
 
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
 use super::contents::{Contents, Guest};
-use super::flow::{Flow, Pace, Stopped};
+use super::flow::{Flow, Stopped};
 use super::link::LinkError;
 use super::outflow::Outflow;
 use super::outgoing::Event;
@@ -44,7 +43,7 @@ pub(super) struct Pump {
     contents: Contents,
     /// The record as it is sent; kept to use its memory again.
     payload: Vec<u8>,
-    /// How many pages with contents a record may have.
+    /// How many pages with contents the record may have.
     raw_pages_max: u64,
     sent_pages: u64,
 }
@@ -54,7 +53,6 @@ struct Line {
     index: u32,
     writer: Outflow,
     flow: Arc<Flow>,
-    pace: Pace,
     sent_bytes: u64,
 }
 
@@ -71,24 +69,21 @@ impl From<MachineError> for PumpError {
 }
 
 impl Pump {
-    /// Stream `index` of `count`, whose handshake is done; `bytes_per_s` is this stream's share of the cap.
+    /// Stream `index` of `count`, whose handshake is done.
     pub(super) fn new(
         (index, count): (u32, u32),
         writer: Outflow,
         machine: Arc<dyn Source>,
         flow: Arc<Flow>,
-        bytes_per_s: Option<f64>,
     ) -> Self {
-        let paced = |rate: f64| (rate / PACED_RECORDS_PER_S) as u64 / PAGE_SIZE_BYTES;
-        let raw_pages_max = bytes_per_s.map_or(RAW_PAGES_MAX, paced).clamp(1, RAW_PAGES_MAX);
         Self {
-            line: Line { index, writer, flow, pace: Pace::new(bytes_per_s), sent_bytes: 0 },
+            line: Line { index, writer, flow, sent_bytes: 0 },
             count,
             machine,
             record: PageRecord::default(),
-            contents: Contents::new(count, raw_pages_max),
+            contents: Contents::new(count),
             payload: Vec::new(),
-            raw_pages_max,
+            raw_pages_max: RAW_PAGES_MAX,
             sent_pages: 0,
         }
     }
@@ -127,7 +122,7 @@ impl Pump {
     fn round(&mut self, round: u32, pages: &PageBitmap, stands: bool) -> Result<(), PumpError> {
         let (machine, guest) = (Arc::clone(&self.machine), if stands { Guest::Stands } else { Guest::Runs });
         let memory = machine.memory();
-        self.record.begin(round);
+        self.begin(round, guest);
         for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
                 for run in pages.runs(shard) {
@@ -137,17 +132,26 @@ impl Pump {
         }
         self.flush(memory, guest)?;
         let end = RoundEnd { round, pages: self.sent_pages }.encode();
-        self.line.transmit(Tag::RoundEnd, &end, &[])
+        self.line.transmit((Tag::RoundEnd, guest), &end, &[])
     }
 
     /// Pages of the guest that stands go to any stream, since their contents do not change.
     fn rest(&mut self, round: u32, rest: &Rest) -> Result<(), PumpError> {
         let machine = Arc::clone(&self.machine);
-        self.record.begin(round);
+        self.begin(round, Guest::HasLeft);
         while let Some(run) = rest.take(self.raw_pages_max) {
             self.pages(machine.memory(), run, Guest::HasLeft)?;
         }
         self.flush(machine.memory(), Guest::HasLeft)
+    }
+
+    /// Begins a record. A paced stream sends small ones, so that its pace is even.
+    fn begin(&mut self, round: u32, guest: Guest) {
+        let rate = self.line.flow.pace.bytes_per_s().filter(|_| guest != Guest::Stands);
+        let paced =
+            |rate: u64| (rate as f64 / f64::from(self.count) / PACED_RECORDS_PER_S) as u64 / PAGE_SIZE_BYTES;
+        self.raw_pages_max = rate.map_or(RAW_PAGES_MAX, paced).clamp(1, RAW_PAGES_MAX);
+        self.record.begin(round);
     }
 
     /// Adds the pages of a run, each as what it holds.
@@ -171,29 +175,37 @@ impl Pump {
 
     /// Sends the record, if it names any page, and begins the next of the same round.
     fn flush(&mut self, memory: &dyn GuestMemory, guest: Guest) -> Result<(), PumpError> {
-        let Self { record, contents, line, payload, .. } = self;
+        let Self { record, contents, line, payload, raw_pages_max, .. } = self;
         if record.pages > 0 {
             self.sent_pages += record.pages;
-            contents.send(record, memory, guest, |record, contents| {
+            contents.send(record, (memory, guest), *raw_pages_max, |record, contents| {
                 line.flow.count(record);
                 record.encode_into(payload);
-                line.transmit(Tag::Pages, payload, contents)
+                line.transmit((Tag::Pages, guest), payload, contents)
             })?;
         }
-        record.begin(record.round);
+        self.begin(self.record.round, guest);
         Ok(())
     }
 }
 
 impl Line {
-    fn transmit(&mut self, tag: Tag, payload: &[u8], contents: &[&[u8]]) -> Result<(), PumpError> {
+    /// A guest that stands is held up by nothing that somebody has chosen.
+    fn transmit(
+        &mut self,
+        (tag, guest): (Tag, Guest),
+        payload: &[u8],
+        contents: &[&[u8]],
+    ) -> Result<(), PumpError> {
         self.flow.wait_for_window(self.index, self.sent_bytes).map_err(|Stopped| PumpError::Stopped)?;
         let took = self.writer.frame(tag, payload, contents).map_err(PumpError::Link)?;
         self.sent_bytes += took.frame;
         self.flow.page_stream_bytes.fetch_add(took.frame, Relaxed);
         self.flow.other_bytes.fetch_add(took.sealing, Relaxed);
-        let wait = self.pace.after(took.frame + took.sealing, Instant::now());
-        if wait.is_zero() { Ok(()) } else { self.flow.wait(wait).map_err(|Stopped| PumpError::Stopped) }
+        if guest == Guest::Stands {
+            return Ok(());
+        }
+        self.flow.wait_for_pace(took.frame + took.sealing).map_err(|Stopped| PumpError::Stopped)
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) raw_part: f64,
     /// Of the first round, and of those after it.
     pub(super) bytes_per_s: [f64; 2],
+    /// What the source may send while the guest runs.
+    pub(super) cap_bytes_per_s: f64,
     /// Reading the dirty log.
     pub(super) sync: Duration,
     /// The blackout without its last pages.
@@ -85,11 +87,11 @@ impl World {
     /// How long all of RAM takes.
     pub(super) fn first_round(&self) -> Duration {
         let raw = (self.pages as f64 * self.raw_part) as u64;
-        self.transfer(1, raw, self.pages - raw)
+        self.transfer(1, (raw, self.pages - raw), self.cap_bytes_per_s)
     }
 
-    fn transfer(&self, round: u32, raw: u64, zero: u64) -> Duration {
-        let bytes_per_s = self.bytes_per_s[usize::from(round > 1)];
+    fn transfer(&self, round: u32, (raw, zero): (u64, u64), cap: f64) -> Duration {
+        let bytes_per_s = self.bytes_per_s[usize::from(round > 1)].min(cap);
         let seconds = (raw * PAGE_SIZE_BYTES) as f64 / bytes_per_s.max(1.0);
         let contents = Duration::try_from_secs_f64(seconds).unwrap_or(PATIENCE);
         contents.saturating_add(ZERO_PAGE.mul_f64(zero as f64))
@@ -257,7 +259,9 @@ impl Run {
         self.sent.page_stream_bytes += raw * PAGE_SIZE_BYTES + 1;
         self.feed(Input::Sent(self.sent));
         let (began, before) = (self.now, self.ack);
-        let time = self.world.transfer(round, raw, pages - raw);
+        // A guest that stands is not held back.
+        let cap = self.stopped.map_or(self.world.cap_bytes_per_s, |_| f64::INFINITY);
+        let time = self.world.transfer(round, (raw, pages - raw), cap);
         for count in 1..=ACKS {
             let part = f64::from(count) / f64::from(ACKS);
             let of = |from: u64, to: u64| from + ((to - from) as f64 * part) as u64;
@@ -273,7 +277,7 @@ impl Run {
     /// What is left follows the guest, at the rate of later rounds.
     fn push_rest(&mut self) {
         let pages = std::mem::take(&mut self.waiting);
-        self.now += self.world.transfer(2, pages, 0);
+        self.now += self.world.transfer(2, (pages, 0), self.world.cap_bytes_per_s);
         self.sent.raw_pages += pages;
         self.sent.page_stream_bytes += pages * PAGE_SIZE_BYTES;
         self.sent.rest_pages = 0;

@@ -153,6 +153,7 @@ impl Engine {
             goodput_bytes_per_s: (settled as f64 / total.as_secs_f64().max(1e-6)) as u64,
             busy_ms: ms(self.traffic.busy()),
             later_bytes_per_s: self.traffic.later_bytes_per_s(),
+            capped: false,
             predicted: None,
             post_copy: post_copy.map(Box::new),
         };

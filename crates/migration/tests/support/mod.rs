@@ -15,10 +15,10 @@ use std::thread;
 use std::time::Duration;
 
 use godwit_migration::Tuning;
-use godwit_migration::driver::{Connections, Connector, Incoming, Outgoing, SourceRun, receive_tuned};
+use godwit_migration::driver::{Connections, Connector, Incoming, Outgoing, Reach, SourceRun, receive_tuned};
 use godwit_migration::secure::Secure;
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
-use godwit_types::{ApiError, Epoch, ErrorCode, HostName, MigrationId, MigrationKey};
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, MigrationKey};
 
 use arbiter::ModelArbiter;
 use model::ModelVm;
@@ -52,7 +52,7 @@ struct Redial(u32);
 impl Connector for Redial {
     fn connect(
         &self,
-        (_, _, address): (MigrationId, &HostName, SocketAddr),
+        Reach { address, .. }: Reach<'_>,
         answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
     ) {
         let connect = || TcpStream::connect(address);

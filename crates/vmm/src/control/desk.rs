@@ -91,7 +91,10 @@ impl Desk {
                 let made = error.map_or_else(|| connections(descriptors), Err);
                 self.hub.connected(migration, made.map(|(control, pages)| Connections { control, pages }))
             }
-            Request::CancelMigration { migration } => self.cancel(migration),
+            Request::SetBandwidth { migration, bytes_per_s_max } => {
+                self.under_way(migration).and_then(|run| run.set_bandwidth(bytes_per_s_max))
+            }
+            Request::CancelMigration { migration } => self.under_way(migration).and_then(|run| run.cancel()),
             Request::Answer { migration, verdict } => self.hub.answer(migration, verdict),
         };
         done.map_or_else(|error| Reply::Error { error }, |()| Reply::Done)
@@ -162,15 +165,14 @@ impl Desk {
         Ok(())
     }
 
-    fn cancel(&self, migration: MigrationId) -> Result<(), ApiError> {
-        let run = match &*self.current() {
-            Some((current, run)) if *current == migration => Arc::clone(run),
+    fn under_way(&self, migration: MigrationId) -> Result<Arc<SourceRun>, ApiError> {
+        match &*self.current() {
+            Some((current, run)) if *current == migration => Ok(Arc::clone(run)),
             _ => {
                 let message = format!("migration {migration} is not under way here");
-                return Err(ApiError::new(ErrorCode::NotFound, message));
+                Err(ApiError::new(ErrorCode::NotFound, message))
             }
-        };
-        run.cancel()
+        }
     }
 
     fn current(&self) -> MutexGuard<'_, Option<(MigrationId, Arc<SourceRun>)>> {

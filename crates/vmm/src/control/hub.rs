@@ -1,14 +1,13 @@
 //! What subscribers are told: the state, open questions, and how a migration gets on.
 
-use std::net::SocketAddr;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Mutex, MutexGuard};
 
-use godwit_migration::driver::{Arbiter, Connections, Connector};
+use godwit_migration::driver::{Arbiter, Connections, Connector, Reach};
 use godwit_types::control::{MigrationStatus, Notice, Question, Reply, VmmState};
 use godwit_types::migration::{MigrationOutcome, MigrationProgress};
 use godwit_types::ownership::Verdict;
-use godwit_types::{ApiError, Epoch, ErrorCode, HostName, MigrationId};
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
 use serde::Serialize;
 
 use crate::machine::Observer;
@@ -214,10 +213,11 @@ impl Arbiter for Hub {
 impl Connector for Hub {
     fn connect(
         &self,
-        (migration, destination, address): (MigrationId, &HostName, SocketAddr),
+        Reach { migration, destination, address, page_streams }: Reach<'_>,
         answer: Box<dyn FnOnce(Result<Connections, ApiError>) + Send>,
     ) {
-        let notice = Notice::Disconnected { migration, destination: destination.clone(), address };
+        let notice =
+            Notice::Disconnected { migration, destination: destination.clone(), address, page_streams };
         let mut inner = self.inner();
         inner.tell(&notice);
         inner.disconnected = Some(Disconnected { migration, notice, answer });

@@ -119,6 +119,7 @@ impl Attempt<'_> {
     /// Shows how it gets on, and waits for the next poll or a cancel.
     async fn wait(&mut self, message: String, progress: Option<MigrationProgress>) -> Result<(), ApiError> {
         self.driver.say(message).await?;
+        self.tell_bandwidth().await?;
         if let Some(progress) = progress {
             let id = self.m.task;
             self.driver.manager.store.note(move |tx| Ok(tx.set_task_progress(id, &progress)?)).await?;

@@ -1,7 +1,10 @@
 //! Moving a VM.
 //!
 //! ```text
-//!  task + migration `preparing`                       (one transaction, after the preflight)
+//!  task, `waiting` if a host is busy: see `queue`     (after the preflight)
+//!      |
+//!      v
+//!  migration `preparing`                              (in the transaction in which its turn comes)
 //!      |  destination builds its machine
 //!      v
 //!  `running` -> source is told -> polled until it ends or is out of reach: settle.rs judges
@@ -12,6 +15,7 @@
 //!  -> both sides are told       destination's word counts
 //! ```
 
+mod bandwidth;
 mod follow;
 mod prepare;
 pub mod settle;
@@ -24,17 +28,17 @@ use godwit_types::agent::{LocalState, LocalVm, Outgoing};
 use godwit_types::api::Empty;
 use godwit_types::check::{HostCheck, Verdict, refuse};
 use godwit_types::forecast::Predicted;
-use godwit_types::migration::{MigrateVm, MigrationReport};
-use godwit_types::task::{Task, TaskKind};
-use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
+use godwit_types::migration::{Budget, MigrateVm, MigrationReport};
+use godwit_types::task::{Task, TaskKind, TaskState};
+use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, TaskId, VmId};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Driver, Ending, drive, new_task, told};
+use super::{Driver, Ending, cancelled_error, drive, new_task, queue, told};
 use crate::arbiter::{Migration, MigrationState};
-use crate::manager::{Manager, unknown_host};
+use crate::manager::{Manager, unknown_host, unknown_task};
 use crate::preflight::{self, Probe, Situation};
-use crate::store::{HostRow, NewEvent, Power, Tx};
+use crate::store::{HostRow, NewEvent, Power, Tx, VmRow};
 
 /// How long an agent may take to say how it gets on, or to discard.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,18 +58,43 @@ fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm, probe: &Probe) -> Result<Task,
     let situation = Situation::of(tx, vm)?;
     let destination = tx.host(&asked.to)?.ok_or_else(|| unknown_host(asked.to.as_str()))?;
     let warnings = require_possible(&situation, &destination, probe, asked.budget.post_copy)?;
-    let Situation { vm, owned, source, .. } = situation;
-    let (Some(owned), Some(source)) = (owned, source) else {
-        // The preflight refuses a VM that no host owns, since it is not running.
-        return Err(ApiError::new(ErrorCode::Internal, format!("{} runs and has no owner", vm.name)));
-    };
-    let (from, to) = (source.name, destination.name);
-    let message = format!("{to} builds the machine");
-    let task = new_task(&vm, TaskKind::MigrateVm { from: from.clone(), to: to.clone() }, message);
+    let Situation { vm, owned, .. } = situation;
+    let (from, to) = (owned.ok_or_else(|| no_owner(&vm))?.owner, destination.name);
+    let kind = TaskKind::MigrateVm { from: from.clone(), to: to.clone() };
+    let task = Task { state: TaskState::Waiting, ..new_task(&vm, kind, String::new()) };
     tx.add_task(&task, &asked.budget)?;
+    for warning in warnings {
+        tx.add_event(NewEvent::new("vm.migration_warning", warning).vm(&vm.name).task(task.id))?;
+    }
+    match queue::enter(tx, task.id)? {
+        None => begin(tx, task.id, &asked.budget, probe)?,
+        Some(waits) => {
+            let message = format!("the move of {} from {from} to {to} {waits}", vm.name);
+            tx.add_event(
+                NewEvent::new("vm.migration_waiting", message).vm(&vm.name).host(&from).task(task.id),
+            )?;
+        }
+    }
+    tx.task(task.id)?.ok_or_else(|| unknown_task(task.id))
+}
+
+/// Begins the migration of a task whose turn has come, unless it was cancelled.
+pub(super) fn begin(tx: &Tx<'_>, id: TaskId, budget: &Budget, probe: &Probe) -> Result<(), ApiError> {
+    let task = tx.task(id)?.ok_or_else(|| unknown_task(id))?;
+    let TaskKind::MigrateVm { from, to } = task.kind else { return Ok(()) };
+    let situation = Situation::of(tx, &task.vm.to_string())?;
+    // It is busy with this very task.
+    let situation = Situation { busy: None, ..situation };
+    let destination = tx.host(&to)?.ok_or_else(|| unknown_host(to.as_str()))?;
+    require_possible(&situation, &destination, probe, budget.post_copy)?;
+    let Situation { vm, owned, .. } = situation;
+    let owned = owned.ok_or_else(|| no_owner(&vm))?;
+    if !tx.begin_task(id, &format!("{to} builds the machine"))? {
+        return Ok(());
+    }
     tx.add_migration(&Migration {
         id: MigrationId(Uuid::new_v4()),
-        task: task.id,
+        task: id,
         vm: vm.id,
         source: from.clone(),
         destination: to.clone(),
@@ -73,12 +102,13 @@ fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm, probe: &Probe) -> Result<Task,
         state: MigrationState::Preparing,
         taken_over: false,
     })?;
-    for warning in warnings {
-        tx.add_event(NewEvent::new("vm.migration_warning", warning).vm(&vm.name).task(task.id))?;
-    }
     let message = format!("{} begins to move from {from} to {to}", vm.name);
-    tx.add_event(NewEvent::new("vm.migrating", message).vm(&vm.name).host(&from).task(task.id))?;
-    Ok(task)
+    Ok(tx.add_event(NewEvent::new("vm.migrating", message).vm(&vm.name).host(&from).task(id))?)
+}
+
+/// The preflight refuses a VM that no host owns, since it is not running.
+fn no_owner(vm: &VmRow) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("{} runs and has no owner", vm.name))
 }
 
 /// Refuses with all reasons, or returns what to warn of.
@@ -102,12 +132,17 @@ fn require_possible(
 /// Drives the task to its end.
 pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
     let id = driver.task.id;
-    let row = driver.manager.store.read(move |tx| Ok(tx.migration_of(id)?)).await?;
-    let Some(m) = row else {
-        let error = ApiError::new(ErrorCode::Internal, "the migration's record is gone");
-        return Ok(Ending::failed("vm.migration_failed", told(&error), error));
+    if driver.task.state == TaskState::Waiting {
+        if let Some(Err(refused)) = driver.unless_cancelled(queue::await_turn(driver)).await?.transpose()? {
+            return Ok(not_begun(driver, refused));
+        }
+        // Whichever manager has put it into the queue, this one has begun it.
+        driver.resumed = false;
+    }
+    let Some(m) = driver.manager.store.read(move |tx| Ok(tx.migration_of(id)?)).await? else {
+        return Ok(not_begun(driver, cancelled_error("the migration")));
     };
-    let mut attempt = Attempt { driver, m };
+    let mut attempt = Attempt { driver, m, told: None };
     if attempt.m.state == MigrationState::Preparing
         && let Err(error) = attempt.prepare().await?
         && let Some(ending) = attempt.abort(error).await?
@@ -120,6 +155,14 @@ pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
         report.predicted = task.and_then(|task| task.forecast).as_ref().map(Predicted::from);
     }
     Ok(ending)
+}
+
+/// How a migration ends that never began.
+fn not_begun(driver: &Driver, error: ApiError) -> Ending {
+    let cancelled = error.code == ErrorCode::Cancelled;
+    let event = if cancelled { "vm.migration_cancelled" } else { "vm.migration_failed" };
+    let message = format!("{} has not begun to move: {}", driver.task.vm_name, told(&error));
+    Ending::failed(event, message, error)
 }
 
 /// One side of a migration, in the agents' paths.
@@ -161,6 +204,7 @@ pub(crate) async fn discard(
 struct Attempt<'a> {
     driver: &'a mut Driver,
     m: Migration,
+    told: bandwidth::Told,
 }
 
 impl Attempt<'_> {

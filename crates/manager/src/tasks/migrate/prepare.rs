@@ -10,6 +10,7 @@ use godwit_types::key::MIGRATION_KEY_BYTES;
 use godwit_types::migration::Budget;
 use godwit_types::{ApiError, ErrorCode, MigrationKey, VmId, VmName};
 
+use super::bandwidth::allowed;
 use super::{Attempt, Side};
 use crate::manager::unknown_vm;
 use crate::store::{HostRow, NewEvent, VmRow};
@@ -34,14 +35,13 @@ impl Attempt<'_> {
     }
 
     async fn begin(&self) -> Result<(), ApiError> {
-        let (vm, task) = (self.m.vm, self.m.task);
-        let source = self.m.source.clone();
-        let rows = self
-            .driver
-            .manager
-            .store
-            .read(move |tx| Ok((tx.vm(&vm.to_string())?, tx.task_request(task)?, tx.host(&source)?)));
-        let (vm, budget, source): (_, Budget, _) = rows.await?;
+        let m = self.m.clone();
+        let rows = self.driver.manager.store.read(move |tx| {
+            let budget: Budget = tx.task_request(m.task)?;
+            let budget = Budget { bandwidth_bytes_per_s_max: allowed(tx, &m)?, ..budget };
+            Ok((tx.vm(&m.vm.to_string())?, budget, tx.host(&m.source)?))
+        });
+        let (vm, budget, source) = rows.await?;
         let vm = vm.ok_or_else(|| unknown_vm(&self.m.vm.to_string()))?;
         let addresses = source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default();
         let forecast = async {

@@ -28,6 +28,7 @@ fn report() -> MigrationReport {
         goodput_bytes_per_s: 1,
         busy_ms: 1000.0,
         later_bytes_per_s: None,
+        capped: false,
         predicted: None,
         post_copy: None,
     }

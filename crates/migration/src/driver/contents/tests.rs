@@ -131,7 +131,7 @@ proptest! {
         let wire = Wire::default();
         let reader = Reader::new(Inflow::new(wire.clone(), None, Arc::default(), None)).carrying(Tag::Pages);
         let mut sink = Sink::new(0, reader, Arc::clone(&there) as _, Seal::default());
-        let mut contents = Contents::new(1, 256);
+        let mut contents = Contents::new(1);
         for (round, (packing, writes)) in (1..).zip(rounds) {
             // As if all others had been far slower.
             contents.chooser = Chooser::default();
@@ -149,7 +149,7 @@ proptest! {
                 let zero = here.page(gfn).iter().all(|byte| *byte == 0);
                 record.push(Gfn(gfn), if zero { PageKind::Zero } else { PageKind::Raw });
             }
-            let sent = contents.send(&mut record, &here, Guest::Stands, |record, contents| {
+            let sent = contents.send(&mut record, (&here, Guest::Stands), 256, |record, contents| {
                 wire.put(record, contents);
                 Ok::<(), MachineError>(())
             });

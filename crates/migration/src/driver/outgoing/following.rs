@@ -14,7 +14,7 @@ use crate::driver::link::{Connection, LinkError};
 use crate::driver::pump::{Job, kind};
 use crate::driver::rest::Rest;
 use crate::driver::threads::spawn;
-use crate::driver::{Connections, Outgoing};
+use crate::driver::{Connections, Outgoing, Reach};
 use crate::failure::{self, Link};
 use crate::machine::{MachineError, PageRange, Source};
 use crate::source::Input;
@@ -102,7 +102,9 @@ impl Run {
             drop(sender.try_send(Event::Wake));
         };
         let Outgoing { migration, destination, address, .. } = &self.request;
-        self.agent.connector.connect((*migration, destination, *address), Box::new(answer));
+        let (migration, address, page_streams) = (*migration, *address, self.tuning.page_streams);
+        let reach = Reach { migration, destination, address, page_streams };
+        self.agent.connector.connect(reach, Box::new(answer));
     }
 
     /// Shakes hands on new connections, as on the first ones.
