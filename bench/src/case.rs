@@ -1,6 +1,6 @@
 //! What moves: one case is one VM with one load.
 
-use godwit_types::Bytes;
+use godwit_types::{Bytes, PAGE_SIZE_BYTES};
 
 /// How many eighths of a VM's memory are filled. The rest is left to kernels and page tables.
 const FILLED_EIGHTHS: u64 = 7;
@@ -8,6 +8,9 @@ const FILLED_EIGHTHS: u64 = 7;
 const RESERVE: Bytes = Bytes::mib(1024);
 /// A hot load rewrites its part this fast: 100 MiB/s.
 const HOT_PAGES_PER_S: u64 = 25_600;
+
+/// How long a guest takes to rewrite its [`Load::Part`]: slow against a migration.
+const PART_SECONDS: u64 = 10;
 
 /// A VM and its load.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +36,8 @@ pub(crate) enum Load {
     Hot,
     /// All of it is rewritten, as fast as can be.
     Rewrite,
+    /// So much of what is filled is rewritten again and again, each time within [`PART_SECONDS`].
+    Part { percent: u64 },
 }
 
 const SMALL: Case = Case {
@@ -45,6 +50,9 @@ const SMALL: Case = Case {
     quick: true,
 };
 const LARGE: Case = Case { memory_mib: 2048, quick: false, ..SMALL };
+
+/// One that goes away and comes back.
+pub(crate) const RETURN: Case = Case { name: "return", load: Load::Part { percent: 5 }, ..SMALL };
 
 /// All cases, in the order of their runs.
 pub(crate) const CASES: [Case; 12] = [
@@ -86,6 +94,14 @@ impl Case {
         Bytes::mib(self.memory_mib * FILLED_EIGHTHS / 8)
     }
 
+    /// The pages that are rewritten again and again, of a load that has such a part.
+    pub(crate) fn changing_pages(&self) -> u64 {
+        match self.load {
+            Load::Part { percent } => self.working_set().pages() * percent / 100,
+            Load::Idle | Load::Hot | Load::Rewrite => 0,
+        }
+    }
+
     /// The guest's command line. Its own disk is none of its load: what is measured is memory.
     pub(crate) fn command_line(&self) -> String {
         let (filled, content) = (self.working_set().0, self.content);
@@ -96,6 +112,11 @@ impl Case {
                 format!("godwit.rate={HOT_PAGES_PER_S} godwit.hot={}", hot.0)
             }
             Load::Rewrite => "godwit.rate=0".to_owned(),
+            Load::Part { .. } => {
+                let pages = self.changing_pages();
+                let hot = pages * PAGE_SIZE_BYTES;
+                format!("godwit.rate={} godwit.hot={hot}", pages.div_ceil(PART_SECONDS))
+            }
         };
         format!("godwit.ws={filled} godwit.content={content} {load} godwit.disk=off godwit.pulse=on")
     }
@@ -109,9 +130,9 @@ mod tests {
 
     #[test]
     fn every_case_has_a_name_of_its_own_and_the_guest_understands_it() {
-        for (index, case) in CASES.iter().enumerate() {
+        for (index, case) in CASES.iter().chain([&RETURN]).enumerate() {
             assert!(
-                CASES[..index].iter().all(|other| other.name != case.name),
+                CASES.iter().take(index).all(|other| other.name != case.name),
                 "{} is there twice",
                 case.name
             );
@@ -120,7 +141,8 @@ mod tests {
             assert!(parameters.pulse && !parameters.disk);
             assert_eq!(parameters.working_set, case.working_set().0);
             assert_eq!(parameters.rate == Rate::Idle, case.load == Load::Idle);
-            assert_eq!(parameters.hot.is_some(), case.load == Load::Hot);
+            let part = matches!(case.load, Load::Hot | Load::Part { .. });
+            assert_eq!(parameters.hot.is_some(), part);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use godwit_lab::LabError;
 use godwit_lab::cluster::{Cluster, DATASTORE};
+use godwit_types::migration::MigrationReport;
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::Vm;
 use godwit_types::{Bytes, HostName};
@@ -65,6 +66,15 @@ impl<'a> GodwitVm<'a> {
             Err(LabError::Cli(_)) if begun.elapsed() + DEADLINE_SLACK > limit => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl GodwitVm<'_> {
+    /// Moves to a host, as the user would.
+    pub(crate) fn go(&mut self, to: &HostName) -> Result<MigrationReport> {
+        let task = self.cluster().migrate(self.vm.name.as_str(), to, &[])?;
+        self.on = to.clone();
+        task.report.ok_or(BenchError::NoReport("report in its task"))
     }
 }
 

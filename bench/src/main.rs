@@ -7,6 +7,7 @@
 //!   watch    the guest's pulse, from its serial console; measure: what it says of a move
 //!   row, ratio, foresight, table (stats)    the result
 //!   machine  what plain TCP can do here
+//!   returns  there and back: what the way home costs
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
@@ -22,6 +23,7 @@ mod measure;
 mod qemu;
 mod qmp;
 mod ratio;
+mod returns;
 mod row;
 mod run;
 mod stats;
@@ -79,6 +81,21 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench goodput\n  cargo xtask bench goodput --streams 4 --repeat 9 --json"
     )]
     Goodput(MeasureGoodput),
+    /// Move a guest away and back after it has changed a part of its memory, and count the bytes of both ways.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench return-trip\n  cargo xtask bench return-trip --memory 2GiB --json"
+    )]
+    ReturnTrip(ReturnTrip),
+}
+
+#[derive(Debug, Args)]
+struct ReturnTrip {
+    /// The guest's memory, in whole MiB. This much is needed twice.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    memory: Bytes,
+    /// Print one JSON object a line on standard output, as soon as it is known, instead of a table at the end.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +141,7 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Migrate(options) => migrate(&options),
         Verb::Goodput(options) => measure_goodput(&options),
+        Verb::ReturnTrip(options) => return_trip(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,6 +161,21 @@ fn measure_goodput(options: &MeasureGoodput) -> Result<()> {
     }
     let told = goodputs.iter().map(|goodput| serde_json::to_string(goodput).map_err(BenchError::Print));
     told.collect::<Result<Vec<_>>>().map(|rows| print(&rows.join("\n")))
+}
+
+fn return_trip(options: &ReturnTrip) -> Result<()> {
+    prepare(&[Engine::Godwit])?;
+    let tell = |found: &returns::Return| {
+        if options.json {
+            print(&serde_json::to_string(found).map_err(BenchError::Print)?);
+        }
+        Ok(())
+    };
+    let returns = returns::measure(options.memory.0 >> 20, tell)?;
+    if !options.json {
+        print(&table::returns(&returns));
+    }
+    Ok(())
 }
 
 fn migrate(options: &Migrate) -> Result<()> {

@@ -56,11 +56,18 @@ pub struct FabricOptions {
     pub bare: Vec<HostName>,
     /// Whether tests may hold the programs; those that are built as they are released refuse it.
     pub faults: bool,
+    /// What else the agents are started with.
+    pub agent_options: Vec<String>,
 }
 
 impl Default for FabricOptions {
     fn default() -> Self {
-        Self { hosts: vec![name("host-a"), name("host-b")], bare: Vec::new(), faults: true }
+        Self {
+            hosts: vec![name("host-a"), name("host-b")],
+            bare: Vec::new(),
+            faults: true,
+            agent_options: Vec::new(),
+        }
     }
 }
 

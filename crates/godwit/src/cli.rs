@@ -133,6 +133,13 @@ pub(crate) struct HostRun {
     /// Where VMs' cgroups are made, below the root of the hierarchy of version 2.
     #[arg(long, value_name = "PATH", default_value = "godwit")]
     pub cgroup: PathBuf,
+    /// How long to keep the memory of VMs that have left, so that one that comes back is sent only what has changed;
+    /// 0s: not at all.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub keep_memory: Duration,
+    /// Keep at most so much of it [default: half of this host's memory]. It is given up, oldest first, when a VM needs it.
+    #[arg(long, value_name = "SIZE")]
+    pub keep_memory_max: Option<Bytes>,
     /// The godwit-vmm binary [default: beside this one].
     #[arg(long, value_name = "FILE")]
     pub vmm: Option<PathBuf>,

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use godwit_api::BaseUrl;
-use godwit_types::{HostName, Name};
+use godwit_types::{Bytes, HostName, Name};
 
 /// An agent's configuration.
 #[derive(Debug, Clone)]
@@ -29,8 +30,19 @@ pub struct HostConfig {
     pub vm_users: RangeInclusive<u32>,
     /// Where the VMs' cgroups are made, below the root of the hierarchy.
     pub cgroup: PathBuf,
+    /// How memory of VMs that have left is kept; none: not at all.
+    pub keep: Option<KeepConfig>,
     /// The `godwit-vmm` binary; none is the one beside the agent's own.
     pub vmm: Option<PathBuf>,
+}
+
+/// How memory of VMs that have left is kept for their return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepConfig {
+    /// For so long.
+    pub age: Duration,
+    /// At most so much of it; none is half of the host's memory.
+    pub max: Option<Bytes>,
 }
 
 /// A guest network that the host offers.

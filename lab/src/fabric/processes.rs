@@ -74,6 +74,7 @@ fn agent(fabric: &Fabric, host: &HostName) -> Result<Command> {
     command.args(["--advertise", &format!("{address}:{AGENT_PORT}")]);
     command.args(["--migration-address", &address.to_string()]);
     command.arg("--state").arg(fabric.host_state(host)).args(["--cgroup", &fabric.run.cgroup()]);
+    command.args(&fabric.options.agent_options);
     if !fabric.options.bare.contains(host) {
         command.args(["--network", &format!("{NETWORK}={BRIDGE},uplink={UPLINK}"), "--datastore"]);
         command.arg(format!("{DATASTORE}={}", fabric.datastore().display()));

@@ -14,7 +14,7 @@ use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::machine::Machine;
+use super::machine::{Machine, blocking};
 use super::reached;
 use crate::agent::Agent;
 use crate::net;
@@ -78,6 +78,11 @@ pub(crate) async fn fence(agent: Arc<Agent>, vm: VmId, asked: Fence) -> Result<(
     Ok(())
 }
 
+/// `DELETE /v1/vms/{id}/kept`.
+pub(crate) async fn forget_kept(agent: Arc<Agent>, vm: VmId) {
+    blocking(move || agent.keep.forget(vm)).await;
+}
+
 /// `GET /v1/vms/{id}/guest`.
 pub(crate) async fn guest(agent: &Agent, vm: VmId) -> Result<GuestFacts, ApiError> {
     Ok(running(agent, vm)?.control.guest().await?)
@@ -134,14 +139,18 @@ pub(crate) async fn start_outgoing(
             format!("{} cannot be migrated: it is {state:?} on {}", machine.config.name, agent.config.name);
         return Err(conflict(message).remedy("wait for its task to end: godwit task ls"));
     }
-    let connections = connect(&destination, address).await?;
+    let mut given = connect(&destination, address).await?;
+    let kept = agent.keep.lend(vm, &machine.config.name, machine.config.spec.memory);
+    let keep = kept.is_some();
+    given.extend(kept.map(OwnedFd::from));
     // Known before its first notice can come.
     machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
     agent.changed.notify_one();
     reached(Step::SourceAgentBegin).await;
-    let order = Request::MigrateOut { migration, destination, address, key, budget };
-    let begun = machine.control.order_with(&order, &connections).await;
+    let order = Request::MigrateOut { migration, destination, address, key, keep, budget };
+    let begun = machine.control.order_with(&order, &given).await;
     if begun.is_err() {
+        agent.keep.settle(vm);
         machine.state(|state| state.outgoing = before);
     }
     Ok(begun?)

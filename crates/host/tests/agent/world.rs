@@ -120,6 +120,7 @@ impl World {
             }],
             datastores: vec![DatastoreConfig { name: "shared".parse().unwrap(), path: path("shared") }],
             vm_users: 1_900_200_000..=1_900_200_099,
+            keep: None,
             cgroup: format!("godwit-test-{}", std::process::id()).into(),
             vmm: Some(fake_vmm::install(self.directory.path())),
         }
