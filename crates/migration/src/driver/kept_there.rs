@@ -7,16 +7,19 @@
 //! The guest writes on meanwhile. A page is looked at after the dirty log has begun, so that one that changes afterwards is
 //! sent with the next round, whatever was found.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use godwit_types::{ApiError, Gfn};
 
+use super::flow::Flow;
 use super::link::{LinkError, Reader};
 use super::threads::spawn;
 use crate::machine::PageRange;
-use crate::wire::{DigestKey, Digests, PIECES_AHEAD_MAX, Tag, WireError, digest};
+use crate::wire::{DigestKey, Digests, HEADER_BYTES, PIECES_AHEAD_MAX, Tag, WireError, digest};
 
 /// See the module.
 pub(super) struct KeptThere {
@@ -34,10 +37,11 @@ impl KeptThere {
         stream: u32,
         key: DigestKey,
         reader: Reader,
+        flow: Arc<Flow>,
         within: Duration,
     ) -> Result<(Self, JoinHandle<()>), ApiError> {
         let (sender, queue) = sync_channel(PIECES_AHEAD_MAX);
-        let thread = spawn(&format!("mig-kept-{stream}"), move || read(reader, &sender))?;
+        let thread = spawn(&format!("mig-kept-{stream}"), move || read(reader, &sender, &flow))?;
         Ok((Self { key, queue, piece: Digests::new(Gfn(0)), within }, thread))
     }
 
@@ -58,11 +62,14 @@ impl KeptThere {
     }
 }
 
-fn read(reader: Reader, queue: &SyncSender<Result<Digests, LinkError>>) {
+fn read(reader: Reader, queue: &SyncSender<Result<Digests, LinkError>>, flow: &Flow) {
     let mut reader = reader.carrying(Tag::Digests);
     loop {
         let next = match reader.frame() {
-            Ok((Tag::Digests, payload)) => Digests::decode(payload).map_err(LinkError::from),
+            Ok((Tag::Digests, payload)) => {
+                flow.other_bytes.fetch_add((HEADER_BYTES + payload.len()) as u64, Relaxed);
+                Digests::decode(payload).map_err(LinkError::from)
+            }
             Ok((tag, _)) => Err(WireError::OutOfPlace { tag, expected: "digests" }.into()),
             Err(error) => Err(error),
         };

@@ -363,8 +363,13 @@ impl Run {
             let (machine, flow) = (Arc::clone(&self.machine), Arc::clone(&self.flow));
             let mut kept = None;
             if let Some(key) = key {
-                let (known, thread) =
-                    KeptThere::listen(index, key, connection.reader, self.tuning.peer_silent)?;
+                let (known, thread) = KeptThere::listen(
+                    index,
+                    key,
+                    connection.reader,
+                    Arc::clone(&flow),
+                    self.tuning.peer_silent,
+                )?;
                 self.pump_threads.push(thread);
                 kept = Some(known);
             }
