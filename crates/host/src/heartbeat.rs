@@ -46,7 +46,7 @@ pub(crate) async fn report_forever(agent: Arc<Agent>) {
     let datastores =
         watch(&agent, DATASTORES_INTERVAL, |agent| async move { agent.look_at_datastores().await });
     let vmm = watch(&agent, VMM_INTERVAL, |agent| async move { agent.look_at_vmm().await });
-    let _ = watch(&agent, KEPT_INTERVAL, |agent| async move { agent.tidy_kept_memory().await });
+    drop(watch(&agent, KEPT_INTERVAL, |agent| async move { agent.tidy_kept_memory().await }));
     // The report goes out either way.
     let _ = timeout(FIRST_LOOK, async { tokio::join!(datastores, vmm) }).await;
     let mut pause = PAUSE_MIN;
