@@ -10,7 +10,7 @@ const RESERVE: Bytes = Bytes::mib(1024);
 const HOT_PAGES_PER_S: u64 = 25_600;
 
 /// How long a guest takes to rewrite its [`Load::Part`]: slow against a migration.
-const PART_SECONDS: u64 = 10;
+const PART_SECONDS: u64 = 30;
 
 /// A VM and its load.
 #[derive(Debug, Clone, Copy)]
