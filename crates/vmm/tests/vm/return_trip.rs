@@ -2,8 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
+use godwit_types::control::{Notice, Request};
 use godwit_types::migration::{Budget, BytesByKind, MigrationOutcome};
 
+use crate::migration::{ENDLESS, ended};
 use crate::reference::Fixture;
 use crate::support::{Vmm, grant_everything, migration_id};
 
@@ -69,4 +71,31 @@ fn a_guest_whose_memory_follows_it_home_finds_nothing_wrong() {
         ..Budget::default()
     };
     trips(&fixture, here, 3, &budget);
+}
+
+#[test]
+fn what_has_come_of_an_arrival_that_was_cancelled_is_not_sent_again() {
+    let Some(fixture) = Fixture::new() else { return };
+    let mut here = fixture.boot(1, "godwit.ws=40MiB godwit.rate=idle godwit.content=random");
+    let before = fixture.report();
+    let file = godwit_provision::memory_file(here.config.spec.memory).unwrap();
+    let mut there = fixture.destination_with(&here, 1, Some(file.try_clone().unwrap()));
+    let slow = Budget { bandwidth_bytes_per_s_max: Some(16 << 20), ..ENDLESS };
+    here.migrate_to(&there, migration_id(1), slow);
+    here.notices.until(|notice| match notice {
+        Notice::Progress { progress, .. } if progress.bytes_sent > 8 << 20 => Some(()),
+        _ => None,
+    });
+    here.must(&Request::CancelMigration { migration: migration_id(1) });
+    assert!(matches!(ended(&mut here), MigrationOutcome::Failed { .. }));
+    there.notices.until(|notice| matches!(notice, Notice::IncomingFailed { .. }).then_some(()));
+    // Ends by itself once what has come is kept.
+    assert!(!there.wait().success());
+    let mut again = fixture.destination_with(&here, 2, Some(file));
+    here.migrate_to(&again, migration_id(2), Budget::default());
+    let outcome = grant_everything(&mut here, &mut again);
+    let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}; {}", here.errors()) };
+    assert!(report.bytes.reused_pages > 1000, "{report:?}");
+    assert!(here.wait().success(), "{}", here.errors());
+    fixture.progress(&before);
 }
