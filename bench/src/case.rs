@@ -1,7 +1,7 @@
 //! What moves: one case is one VM with one load.
 
 use clap::ValueEnum;
-use godwit_types::Bytes;
+use godwit_types::{Bytes, PAGE_SIZE_BYTES};
 
 /// How many eighths of a VM's memory are filled. The rest is left to kernels and page tables.
 const FILLED_EIGHTHS: u64 = 7;
@@ -11,6 +11,9 @@ const RESERVE: Bytes = Bytes::mib(1024);
 const HOT_PAGES_PER_S: u64 = 25_600;
 /// A light load rewrites its part this fast: 4 MiB/s.
 const LIGHT_PAGES_PER_S: u64 = 1024;
+
+/// How long a guest takes to rewrite its [`Load::Part`]: slow against a migration.
+const PART_SECONDS: u64 = 30;
 
 /// A VM and its load.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +37,13 @@ pub(crate) enum Load {
     Idle,
     /// A tenth of it is rewritten, at 100 MiB/s.
     Hot,
-    /// The same, at [`LIGHT_PAGES_PER_S`], which many guests can do at once.
+    /// The same, at 4 MiB/s, which many guests can do at once.
     Light,
     /// All of it is rewritten, as fast as can be.
     Rewrite,
+    /// So much of what is filled is rewritten again and again, each time within [`PART_SECONDS`].
+    #[value(skip)]
+    Part { percent: u64 },
 }
 
 impl Load {
@@ -46,6 +52,8 @@ impl Load {
             Self::Idle => "idle",
             Self::Hot => "hot",
             Self::Rewrite => "rewrite",
+            Self::Light => "light",
+            Self::Part { .. } => "part",
         }
     }
 }
@@ -61,6 +69,9 @@ pub(crate) const SMALL: Case = Case {
     quick: true,
 };
 const LARGE: Case = Case { memory_mib: 2048, quick: false, ..SMALL };
+
+/// One that goes away and comes back.
+pub(crate) const RETURN: Case = Case { name: "return", load: Load::Part { percent: 5 }, ..SMALL };
 
 /// All cases, in the order of their runs.
 pub(crate) const CASES: [Case; 12] = [
@@ -102,6 +113,14 @@ impl Case {
         Bytes::mib(self.memory_mib * FILLED_EIGHTHS / 8)
     }
 
+    /// The pages that are rewritten again and again, of a load that has such a part.
+    pub(crate) fn changing_pages(&self) -> u64 {
+        match self.load {
+            Load::Part { percent } => self.working_set().pages() * percent / 100,
+            Load::Idle | Load::Hot | Load::Light | Load::Rewrite => 0,
+        }
+    }
+
     /// The guest's command line. Its own disk is none of its load: what is measured is memory.
     pub(crate) fn command_line(&self) -> String {
         let (filled, content) = (self.working_set().0, self.content);
@@ -110,6 +129,11 @@ impl Case {
             Load::Hot => self.hot(HOT_PAGES_PER_S),
             Load::Light => self.hot(LIGHT_PAGES_PER_S),
             Load::Rewrite => "godwit.rate=0".to_owned(),
+            Load::Part { .. } => {
+                let pages = self.changing_pages();
+                let hot = pages * PAGE_SIZE_BYTES;
+                format!("godwit.rate={} godwit.hot={hot}", pages.div_ceil(PART_SECONDS))
+            }
         };
         format!("godwit.ws={filled} godwit.content={content} {load} godwit.disk=off godwit.pulse=on")
     }
@@ -129,9 +153,9 @@ mod tests {
 
     #[test]
     fn every_case_has_a_name_of_its_own_and_the_guest_understands_it() {
-        for (index, case) in CASES.iter().enumerate() {
+        for (index, case) in CASES.iter().chain([&RETURN]).enumerate() {
             assert!(
-                CASES[..index].iter().all(|other| other.name != case.name),
+                CASES.iter().take(index).all(|other| other.name != case.name),
                 "{} is there twice",
                 case.name
             );
@@ -140,7 +164,8 @@ mod tests {
             assert!(parameters.pulse && !parameters.disk);
             assert_eq!(parameters.working_set, case.working_set().0);
             assert_eq!(parameters.rate == Rate::Idle, case.load == Load::Idle);
-            assert_eq!(parameters.hot.is_some(), case.load == Load::Hot);
+            let part = matches!(case.load, Load::Hot | Load::Part { .. });
+            assert_eq!(parameters.hot.is_some(), part);
         }
     }
 }

@@ -160,7 +160,7 @@ fn run(bed: &Bed, case: &Case, link: Option<u64>, count: u16, repetition: u32) -
     let mut guests = Vec::new();
     for number in 1..=count {
         let name = format!("evacuate-{count}-{repetition}-{number}");
-        let vm = GodwitVm::boot(bed, case, &name, false)?;
+        let vm = GodwitVm::boot(bed, case, &name, None)?;
         let watch = Watch::start(&vm.consoles());
         guests.push(Guest { name, vm, watch });
     }

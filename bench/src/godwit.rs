@@ -61,14 +61,9 @@ impl<'a> GodwitVm<'a> {
     /// Moves it to the other host, which it must reach; what its engine says of that.
     pub(crate) fn move_on(&mut self, terms: Terms) -> Result<MigrationReport> {
         let to = if self.on == self.bed.source { &self.bed.destination } else { &self.bed.source };
-        let task = self.run_task(to, terms, Instant::now())?;
-        let to = to.clone();
-        let Task { report: Some(report), .. } = task.ok_or(BenchError::NoReport("end within its limit"))?
-        else {
-            return Err(BenchError::NoReport("report in its task"));
-        };
-        self.on = to;
-        Ok(report)
+        let task = self.run_task(to, terms, Instant::now())?.ok_or(BenchError::NoReport("end in time"))?;
+        self.on = to.clone();
+        task.report.ok_or(BenchError::NoReport("report in its task"))
     }
 
     /// The task of a migration that has ended, if it converged.

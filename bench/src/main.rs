@@ -9,6 +9,7 @@
 //!   machine  what plain TCP can do here
 //!   blackout one VM to and fro many times by Godwit alone: the blackout's parts
 //!   evacuate several VMs at once, against one alone
+//!   returns  there and back: what the way home costs
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
@@ -26,6 +27,7 @@ mod measure;
 mod qemu;
 mod qmp;
 mod ratio;
+mod returns;
 mod row;
 mod run;
 mod stats;
@@ -95,6 +97,11 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench evacuate\n  cargo xtask bench evacuate --vms 1,16 --max-migrations 4 --link 1000 --json"
     )]
     Evacuate(Evacuate),
+    /// Move a guest away and back after it has changed a part of its memory, and count the bytes of both ways.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench return-trip\n  cargo xtask bench return-trip --memory 2GiB --json"
+    )]
+    ReturnTrip(ReturnTrip),
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +121,16 @@ struct MeasureBlackout {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_blackout: Option<u32>,
     /// Print a JSON object on standard output instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReturnTrip {
+    /// The guest's memory, in whole MiB. This much is needed twice.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    memory: Bytes,
+    /// Print one JSON object a line on standard output, as soon as it is known, instead of a table at the end.
     #[arg(long)]
     json: bool,
 }
@@ -163,6 +180,7 @@ fn main() -> ExitCode {
         Verb::Blackout(options) => measure_blackout(&options),
         Verb::Goodput(options) => measure_goodput(&options),
         Verb::Evacuate(options) => evacuate(&options),
+        Verb::ReturnTrip(options) => return_trip(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -216,6 +234,21 @@ fn evacuate(options: &Evacuate) -> Result<()> {
     })?;
     if !options.json {
         print(&table::evacuations(&rows));
+    }
+    Ok(())
+}
+
+fn return_trip(options: &ReturnTrip) -> Result<()> {
+    prepare(&[Engine::Godwit])?;
+    let tell = |found: &returns::Return| {
+        if options.json {
+            print(&serde_json::to_string(found).map_err(BenchError::Print)?);
+        }
+        Ok(())
+    };
+    let returns = returns::measure(options.memory.0 >> 20, tell)?;
+    if !options.json {
+        print(&table::returns(&returns));
     }
     Ok(())
 }

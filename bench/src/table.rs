@@ -6,6 +6,7 @@ use crate::blackout::Shuttle;
 use crate::evacuate;
 use crate::goodput::Goodput;
 use crate::ratio::Ratio;
+use crate::returns::Return;
 use crate::row::Row;
 
 const MEBIBYTE: f64 = 1_048_576.0;
@@ -138,6 +139,35 @@ pub(crate) fn evacuations(rows: &[evacuate::Row]) -> String {
             number(row.undisturbed_gap_ms, 1),
             number(row.bytes_sent.map(|bytes| bytes / MEBIBYTE), 0),
             row.runs.to_string(),
+        ]
+    });
+    table(&header, lines)
+}
+
+/// One line for each guest that has come home.
+pub(crate) fn returns(returns: &[Return]) -> String {
+    let header = [
+        "content",
+        "changed %",
+        "first MiB",
+        "back MiB",
+        "% of the bytes",
+        "first ms",
+        "back ms",
+        "reused",
+        "sent",
+    ];
+    let lines = returns.iter().map(|found| {
+        vec![
+            found.content.to_owned(),
+            found.changed_percent.to_string(),
+            number(Some(found.first_bytes as f64 / MEBIBYTE), 1),
+            number(Some(found.back_bytes as f64 / MEBIBYTE), 1),
+            number(Some(found.bytes_ratio * 100.0), 2),
+            number(Some(found.first_ms), 0),
+            number(Some(found.back_ms), 0),
+            found.reused_pages.to_string(),
+            found.sent_pages.to_string(),
         ]
     });
     table(&header, lines)

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::wire::RAW_PAGES_MAX;
-use godwit_migration::{Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Section};
+use godwit_migration::wire::{DigestKey, RAW_PAGES_MAX};
+use godwit_migration::{Absent, Destination, GuestMemory, Kept, MachineError, Manifest, PageRange, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES};
 
@@ -61,6 +61,23 @@ impl GuestMemory for Model {
     }
 }
 
+impl Kept for Model {
+    fn key(&self) -> DigestKey {
+        [3; 32]
+    }
+
+    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError> {
+        let pages = PageRange { start: first, pages: into.len() as u64 / PAGE_SIZE_BYTES };
+        if !RANGES.iter().any(|range| range.contains(pages.start) && pages.end() <= range.end()) {
+            return Err(outside());
+        }
+        into.fill(2);
+        Ok(())
+    }
+
+    fn forget(&self, _: PageRange) {}
+}
+
 impl Destination for Model {
     fn admit(&self, _: &Manifest) -> Result<(), Vec<String>> {
         Ok(())
@@ -68,6 +85,10 @@ impl Destination for Model {
 
     fn memory(&self) -> &dyn GuestMemory {
         self
+    }
+
+    fn kept(&self) -> Option<&dyn Kept> {
+        Some(self)
     }
 
     fn can_follow(&self) -> Result<(), String> {

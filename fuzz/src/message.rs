@@ -19,7 +19,7 @@ pub const STREAMS: u32 = 2;
 /// A control message of either side.
 pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
     Ok(match input.int_in_range(0..=10)? {
-        0 => Control::Welcome(Welcome { post_copy: input.arbitrary()? }),
+        0 => Control::Welcome(Welcome { post_copy: input.arbitrary()?, digest_key: input.arbitrary()? }),
         1 => Control::Ready(Ready {}),
         2 => Control::Heartbeat(Heartbeat { source_us: input.arbitrary()? }),
         3 => Control::Ack(ack(input)?),
@@ -62,7 +62,12 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
         let (spec_json, cpu) = (input.arbitrary()?, input.arbitrary()?);
         let epoch = Epoch(if input.arbitrary()? { 1 } else { input.arbitrary()? });
         let manifest = Manifest { vm: VmId(Uuid::nil()), epoch, spec_json, ranges: RANGES.into(), cpu };
-        Role::Control { manifest, page_streams: input.int_in_range(0..=3)?, post_copy: input.arbitrary()? }
+        Role::Control {
+            manifest,
+            page_streams: input.int_in_range(0..=3)?,
+            post_copy: input.arbitrary()?,
+            reuse: input.arbitrary()?,
+        }
     };
     let epoch = Epoch(if input.arbitrary()? { 2 } else { input.arbitrary()? });
     Ok(Hello {
@@ -78,7 +83,7 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
 pub fn healthy_hello() -> Hello {
     let (vm, epoch) = (VmId(Uuid::nil()), Epoch(1));
     let manifest = Manifest { vm, epoch, spec_json: vec![], ranges: RANGES.into(), cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: STREAMS, post_copy: true };
+    let role = Role::Control { manifest, page_streams: STREAMS, post_copy: true, reuse: true };
     Hello { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), source: "a".into(), session: 0, role }
 }
 

@@ -48,7 +48,7 @@ impl Checked {
         let mut engine = Engine::new(setup);
         engine.handle(Duration::ZERO, Input::Start);
         let (asked, granted, given) = (false, false, false);
-        let expected = [Input::Control(Control::Welcome(Welcome { post_copy }))].into();
+        let expected = [Input::Control(Control::Welcome(Welcome { post_copy, ..Welcome::default() }))].into();
         let (reclaiming, handed_over, ended) = (false, false, false);
         Ok(Self { engine, asked, granted, given, reclaiming, handed_over, ended, expected })
     }
@@ -152,6 +152,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
             page_stream_bytes: bytes.arbitrary::<u32>()?.into(),
             raw_pages: bytes.int_in_range(0..=100)?,
             zero_pages: bytes.int_in_range(0..=100)?,
+            reused_pages: bytes.int_in_range(0..=100)?,
             packed_bytes: bytes.int_in_range(0..=100)?,
             ..Sent::default()
         }),

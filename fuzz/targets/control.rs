@@ -101,6 +101,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             destination: "b".parse().expect("it is a host's name"),
             address: ([127, 0, 0, 1], input.arbitrary()?).into(),
             key: input.arbitrary::<bool>()?.then_some(MigrationKey::from_bytes([7; 32])),
+            keep: input.arbitrary()?,
             budget: Default::default(),
         },
     })

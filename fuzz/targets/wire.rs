@@ -108,7 +108,7 @@ fn page_record(input: &mut Unstructured<'_>, pages: &mut u64) -> Result<(Vec<u8>
     let mut record = PageRecord::default();
     record.begin(input.int_in_range(1..=3)?);
     for _ in 0..input.int_in_range(0..=4)? {
-        let kind = *input.choose(&[PageKind::Raw, PageKind::Zero, PageKind::Delta])?;
+        let kind = *input.choose(&[PageKind::Raw, PageKind::Zero, PageKind::Delta, PageKind::Reused])?;
         record.push(Gfn(input.int_in_range(0..=21)?), kind);
     }
     *pages += record.pages;

@@ -17,6 +17,8 @@ pub enum Protocol {
     RunOnUnrecorded,
     /// A source takes what it has sent for arrived, whatever happened to the connections since.
     TrustSent,
+    /// A source decides what it need not send, because the destination has kept it, before its dirty log has begun.
+    LookBeforeLog,
 }
 
 /// How the manager writes a commit down.

@@ -35,8 +35,13 @@ pub fn on_fabric_with(options: FabricOptions, test: impl Fn(&dyn Cluster, &Guest
 
 /// Runs a test on two native hosts that it can reach into, with the reference guest in their datastore.
 pub fn on_one_fabric(test: impl Fn(&Fabric, &GuestPlace) -> Result<()>) {
+    on_one_fabric_with(FabricOptions::default(), test);
+}
+
+/// Runs a test on native hosts as wished that it can reach into, with the reference guest in their datastore.
+pub fn on_one_fabric_with(options: FabricOptions, test: impl Fn(&Fabric, &GuestPlace) -> Result<()>) {
     native(|guest| {
-        let fabric = Fabric::start(FabricOptions::default())?;
+        let fabric = Fabric::start(options)?;
         let done = guest.install(&fabric).and_then(|place| test(&fabric, &place));
         done.inspect_err(|_| eprintln!("{}", logs::tails(fabric.logs())))
     });

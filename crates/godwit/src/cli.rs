@@ -144,6 +144,13 @@ pub(crate) struct HostRun {
     /// such as 500MiB [default: no cap]. One whose guest stands for its switchover is never held back.
     #[arg(long, value_name = "SIZE", value_parser = crate::parse::rate)]
     pub migration_bandwidth: Option<Bytes>,
+    /// How long to keep the memory of VMs that have left, so that one that comes back is sent only what has changed;
+    /// 0s: not at all.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub keep_memory: Duration,
+    /// Keep at most so much of it [default: half of this host's memory]. It is given up, oldest first, when a VM needs it.
+    #[arg(long, value_name = "SIZE")]
+    pub keep_memory_max: Option<Bytes>,
     /// The godwit-vmm binary [default: beside this one].
     #[arg(long, value_name = "FILE")]
     pub vmm: Option<PathBuf>,

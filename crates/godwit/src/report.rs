@@ -49,6 +49,7 @@ pub(crate) fn report(report: &MigrationReport) -> String {
             ),
         ),
         ("  zero pages", format!("{} named, not sent", bytes.zero_pages)),
+        ("  reused pages", format!("{} kept at the destination, not sent", bytes.reused_pages)),
         ("  state", Bytes(bytes.state).to_string()),
         ("  overhead", Bytes(bytes.overhead).to_string()),
         ("goodput", rate(report.goodput_bytes_per_s)),

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::config::HostConfig;
 use crate::facts;
 use crate::manager::Manager;
-use crate::vm::{Cgroups, Registry, blocking};
+use crate::vm::{Cgroups, Keep, Registry, blocking};
 
 /// One host's agent.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Agent {
     pub(crate) manager: Manager,
     pub(crate) vms: Registry,
     pub(crate) cgroups: Cgroups,
+    /// Memory of VMs that have left.
+    pub(crate) keep: Keep,
     /// Held while a VM is admitted.
     pub(crate) admission: tokio::sync::Mutex<()>,
     /// Something changed that the manager should hear at once.
@@ -38,12 +40,14 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn new(config: HostConfig, vmm: PathBuf, manager: Manager) -> Self {
         let cgroups = Cgroups::find(&config.cgroup, &config.name);
+        let keep = Keep::new(config.keep);
         Self {
             config,
             vmm,
             manager,
             vms: Registry::default(),
             cgroups,
+            keep,
             admission: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             traffic: Notify::new(),
@@ -74,7 +78,7 @@ impl Agent {
     pub(crate) fn report(&self) -> HostReport {
         let datastores = self.datastores.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = facts::gather(&self.config, datastores, offer);
+        let facts = facts::gather(&self.config, datastores, offer, &self.keep);
         HostReport {
             name: self.config.name.clone(),
             agent: self.config.advertise,
@@ -95,6 +99,16 @@ impl Agent {
         let now = asked.ok();
         if *offer != now {
             *offer = now;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Gives up kept memory that is too old, or that the host needs.
+    pub(crate) async fn tidy_kept_memory(self: &Arc<Self>) {
+        let agent = Arc::clone(self);
+        let available = facts::memory_available();
+        // Closing a file in memory takes as long as giving back its pages does.
+        if blocking(move || agent.keep.tidy(available, facts::memory())).await {
             self.changed.notify_one();
         }
     }

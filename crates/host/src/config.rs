@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use godwit_api::BaseUrl;
-use godwit_types::{HostName, Name};
+use godwit_types::{Bytes, HostName, Name};
 
 /// An agent's configuration.
 #[derive(Debug, Clone)]
@@ -33,8 +34,19 @@ pub struct HostConfig {
     pub moves_max: Option<u32>,
     /// What all migrations away may send in bytes per second, and as much may come; none is no cap.
     pub bandwidth_bytes_per_s_max: Option<u64>,
+    /// How memory of VMs that have left is kept; none: not at all.
+    pub keep: Option<KeepConfig>,
     /// The `godwit-vmm` binary; none is the one beside the agent's own.
     pub vmm: Option<PathBuf>,
+}
+
+/// How memory of VMs that have left is kept for their return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepConfig {
+    /// For so long.
+    pub age: Duration,
+    /// At most so much of it; none is half of the host's memory.
+    pub max: Option<Bytes>,
 }
 
 /// A guest network that the host offers.

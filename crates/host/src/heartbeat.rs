@@ -13,6 +13,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Time between looks at the datastores and at the VMM, and how long the first may keep the first report waiting.
 const DATASTORES_INTERVAL: Duration = Duration::from_secs(5);
 const VMM_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between looks at the memory that is kept, and at whether the host still has enough.
+const KEPT_INTERVAL: Duration = Duration::from_secs(2);
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// Least time between two reports, whatever changes.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -44,6 +46,7 @@ pub(crate) async fn report_forever(agent: Arc<Agent>) {
     let datastores =
         watch(&agent, DATASTORES_INTERVAL, |agent| async move { agent.look_at_datastores().await });
     let vmm = watch(&agent, VMM_INTERVAL, |agent| async move { agent.look_at_vmm().await });
+    drop(watch(&agent, KEPT_INTERVAL, |agent| async move { agent.tidy_kept_memory().await }));
     // The report goes out either way.
     let _ = timeout(FIRST_LOOK, async { tokio::join!(datastores, vmm) }).await;
     let mut pause = PAUSE_MIN;

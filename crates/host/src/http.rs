@@ -44,6 +44,7 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/survey", post(survey))
         .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
+        .route("/v1/vms/{id}/kept", delete(forget_kept))
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard_incoming))
         .route("/v1/vms/{id}/outgoing", post(start_outgoing))
@@ -91,6 +92,11 @@ async fn admission(
     Json(asked): Json<AskAdmission>,
 ) -> Json<Vec<Finding>> {
     Json(examine::admission(agent, vm, asked).await)
+}
+
+async fn forget_kept(State(agent): Shared, Path(vm): Path<VmId>) -> Answer<Empty> {
+    orders::forget_kept(agent, vm).await;
+    Ok(empty(()))
 }
 
 async fn prepare_incoming(

@@ -33,7 +33,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use config::{DatastoreConfig, HostConfig, NetworkConfig};
+pub use config::{DatastoreConfig, HostConfig, KeepConfig, NetworkConfig};
 pub use net::NetError;
 
 use crate::agent::Agent;

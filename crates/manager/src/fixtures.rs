@@ -66,6 +66,7 @@ pub(crate) fn guest() -> GuestFacts {
 /// A host that is up and can run [`spec`].
 pub(crate) fn host(name: &str) -> HostRow {
     let facts = HostFacts {
+        kept: Vec::new(),
         version: "0.1.0".into(),
         kernel: "6.1".into(),
         cpu_model: "a CPU".into(),

@@ -23,6 +23,8 @@ pub(crate) struct Orders {
     pub(crate) discard: Vec<(VmId, MigrationId)>,
     /// Copies that were left behind when the VM went to another owner.
     pub(crate) fence: Vec<(VmId, Fence)>,
+    /// VMs of which it keeps memory, and that are no more.
+    pub(crate) forget: Vec<VmId>,
 }
 
 /// Records `report`: the host's facts, and what it says about VMs.
@@ -32,6 +34,9 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
     announce(tx, known.as_ref(), &report)?;
     let before = known.map(|host| host.strays).unwrap_or_default();
     let strays = strays(tx, &report, before, &mut orders.fence)?;
+    let vms = tx.vms()?;
+    let kept = report.facts.kept.iter().map(|kept| kept.vm);
+    orders.forget = kept.filter(|kept| vms.iter().all(|vm| vm.id != *kept)).collect();
     let now = now_unix_ms();
     tx.put_host(&HostRow {
         name: report.name.clone(),
@@ -43,7 +48,7 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
         up: true,
         last_seen_unix_ms: now,
     })?;
-    for vm in tx.vms()? {
+    for vm in vms {
         if let Some((owned, missing)) = tx.ownership(vm.id)?
             && owned.owner == report.name
             && is_left_alone(tx, vm.id)?

@@ -171,7 +171,7 @@ impl Engine {
     fn hello(&mut self, hello: Hello) {
         self.heard = self.now;
         self.source = format!("source {}", hello.source);
-        let Role::Control { manifest, page_streams, post_copy } = hello.role else {
+        let Role::Control { manifest, page_streams, post_copy, .. } = hello.role else {
             return self.fail(failure::out_of_turn(&self.source, "a page stream"), true);
         };
         if self.state != State::Waiting {
@@ -206,7 +206,8 @@ impl Engine {
                 self.state = State::Receiving;
                 self.advanced = self.now;
                 self.actions.push(Action::AcceptStreams { count: self.streams.len() as u32 });
-                self.actions.push(Action::Send(Control::Welcome(Welcome { post_copy: self.post_copy })));
+                let welcome = Welcome { post_copy: self.post_copy, ..Welcome::default() };
+                self.actions.push(Action::Send(Control::Welcome(welcome)));
             }
             Err(reasons) => {
                 let message = format!("the machine built here does not fit the VM: {}", reasons.join("; "));

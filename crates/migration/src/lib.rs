@@ -25,6 +25,7 @@ pub mod wire;
 
 pub use failure::Link;
 pub use machine::{
-    Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    Absent, Destination, GuestMemory, Kept, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    is_zero,
 };
 pub use tuning::Tuning;

@@ -7,6 +7,7 @@ use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, VmId};
 
 use crate::bitmap::PageBitmap;
+use crate::wire::DigestKey;
 
 /// A run of pages of guest RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,11 @@ impl PageRange {
     pub const fn contains(self, page: Gfn) -> bool {
         page.0 >= self.start.0 && page.0 < self.end()
     }
+}
+
+/// Whether whole pages hold only zeros. Folding fixed chunks lets the compiler use vector instructions.
+pub fn is_zero(pages: &[u8]) -> bool {
+    pages.chunks_exact(128).all(|chunk| chunk.iter().fold(0, |or, byte| or | byte) == 0)
 }
 
 /// One device's state: tagged, versioned, opaque to the engine.
@@ -85,6 +91,19 @@ pub trait GuestMemory: Send + Sync {
 
     /// These pages will probably be written soon, for the first time: makes that cheap. What they read as stays.
     fn prepare(&self, _pages: PageRange) {}
+}
+
+/// Memory of the VM that this host has kept from before. Any contents do no harm: they are used only where they turn out to
+/// be those that the source has now.
+pub trait Kept: Send + Sync {
+    /// What digests of it are made with: drawn for this migration, and known to no guest.
+    fn key(&self) -> DigestKey;
+
+    /// Copies whole pages as they were; those that were not kept read as zeros.
+    fn read(&self, first: Gfn, into: &mut [u8]) -> Result<(), MachineError>;
+
+    /// These pages are not read again.
+    fn forget(&self, pages: PageRange);
 }
 
 /// A VM that runs here and is to leave. Every call may come from any thread; none may block for long.
@@ -165,6 +184,11 @@ pub trait Destination: Send + Sync {
     fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>>;
 
     fn memory(&self) -> &dyn GuestMemory;
+
+    /// What this host has kept of the VM's memory, if anything.
+    fn kept(&self) -> Option<&dyn Kept> {
+        None
+    }
 
     /// Whether memory can follow after the guest runs here; if not, why.
     fn can_follow(&self) -> Result<(), String>;

@@ -18,7 +18,7 @@ fn receiving() -> Engine {
     let mut engine = Engine::new(Setup { migration: MIGRATION, epoch: EPOCH, tuning: Tuning::default() });
     let vm = VmId(Uuid::from_u128(2));
     let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: 1, post_copy: false };
+    let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false };
     let hello = Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), session: 0, role };
     for input in [Input::Hello(hello), Input::Admitted(Ok(())), Input::StreamOpened] {
         engine.handle(Duration::ZERO, input);

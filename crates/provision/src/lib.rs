@@ -22,7 +22,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
+use godwit_types::Bytes;
 use godwit_types::control::{Descriptors, DiskBacking, DiskDescriptors, Role, VmmConfig};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 pub use inherit::{InheritError, inherit};
 pub use pass::{receive, send};
@@ -87,6 +90,7 @@ pub fn open(config: &VmmConfig) -> Result<Descriptors<OwnedFd>, ProvisionError> 
         )?,
         migration: migration_listener(&config.role)?,
         userfault: matches!(config.role, Role::Incoming { .. }).then(userfault).flatten(),
+        kept: None,
         cgroup: None,
     })
 }
@@ -143,6 +147,17 @@ fn bind(path: &Path) -> Result<OwnedFd, ProvisionError> {
 /// What a guest's memory follows it by. Without it the process may still have the system call, or say that it has neither.
 pub fn userfault() -> Option<OwnedFd> {
     File::open(USERFAULT).map(OwnedFd::from).ok()
+}
+
+/// An empty memory file of a fixed size, for the memory of a VM that is not here.
+pub fn memory_file(memory: Bytes) -> io::Result<OwnedFd> {
+    let file = memfd_create(c"godwit-kept", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let file = File::from(file);
+    file.set_len(memory.0)?;
+    // Whoever it is given to can fill it, and no more than that.
+    let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
 }
 
 fn migration_listener(role: &Role) -> Result<Option<OwnedFd>, ProvisionError> {

@@ -10,6 +10,7 @@
 //! POST   /v1/vms/{id}/survey       AskSurvey    -> Survey       what the running guest does to its memory
 //! POST   /v1/vms/{id}/admission    AskAdmission -> [Finding]    why it could not arrive here; moves and reserves nothing
 //! GET    /v1/vms/{id}/console                  upgrade to a raw byte stream of the serial console
+//! DELETE /v1/vms/{id}/kept                     forgets what is kept of its memory
 //! POST   /v1/vms/{id}/incoming     PrepareIncoming -> Incoming  builds the destination's machine
 //! DELETE /v1/vms/{id}/incoming/{migration}     discards it, if it does not run the VM
 //! POST   /v1/vms/{id}/outgoing     StartOutgoing -> {}          starts the migration on the source

@@ -104,6 +104,9 @@ pub struct Descriptors<D> {
     /// Of an incoming VM: `/dev/userfaultfd`, if this host has it.
     #[serde(default = "none")]
     pub userfault: Option<D>,
+    /// Of an incoming VM: a memory file with what this host has kept of its memory, and to keep it in if it does not arrive.
+    #[serde(default = "none")]
+    pub kept: Option<D>,
     /// The file that takes the process into its cgroup.
     pub cgroup: Option<D>,
 }
@@ -141,6 +144,7 @@ impl<D> Descriptors<D> {
             console_log: change(self.console_log)?,
             migration: self.migration.map(&mut change).transpose()?,
             userfault: self.userfault.map(&mut change).transpose()?,
+            kept: self.kept.map(&mut change).transpose()?,
             cgroup: self.cgroup.map(&mut change).transpose()?,
         })
     }
@@ -202,8 +206,8 @@ pub enum Request {
     /// Asks the balloon to hold this much of the guest's memory.
     Balloon { target: Bytes },
     /// Starts a migration away, over the connections to `address` that come with this line as descriptors
-    /// (`SCM_RIGHTS`): the control connection first, then one for each page stream. Answered by [`Reply::Done`] once it has begun, or by [`Reply::Error`] with the reason
-    /// why it cannot; its end arrives as [`Notice::MigrationEnded`].
+    /// (`SCM_RIGHTS`): the control connection first, then one for each page stream. Answered by [`Reply::Done`] once it has
+    /// begun, or by [`Reply::Error`] with the reason why it cannot; its end arrives as [`Notice::MigrationEnded`].
     MigrateOut {
         migration: MigrationId,
         destination: HostName,
@@ -211,6 +215,9 @@ pub enum Request {
         /// See [`StartOutgoing::key`](crate::agent::StartOutgoing::key).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<MigrationKey>,
+        /// A memory file comes with it, as the last descriptor, into which memory goes once the VM has left.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep: bool,
         budget: Budget,
     },
     /// Answers [`Notice::Disconnected`]: new connections, as with [`Request::MigrateOut`], or why there are none.

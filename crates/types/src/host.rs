@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::VmmOffer;
-use crate::ids::{HostName, Name};
+use crate::ids::{HostName, Name, VmId, VmName};
 use crate::units::Bytes;
 
 /// What a host's agent tells the manager when it joins, and again with every heartbeat.
@@ -31,8 +31,11 @@ pub struct HostFacts {
     pub cpu_model: String,
     pub cpus: u32,
     pub memory: Bytes,
-    /// What `MemAvailable` says now.
+    /// What `MemAvailable` says now, and what is kept, since that is given up when it is needed.
     pub memory_available: Bytes,
+    /// Memory of VMs that have left this host and may come back to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptMemory>,
     pub kvm: KvmFacts,
     /// What its `godwit-vmm` can run; none until that has been asked, or if it cannot run anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +85,18 @@ impl MigrationLimits {
         let moves_max = of_link.min((cores / 2).max(MOVES_DEFAULT_MIN));
         Self { moves_max, bandwidth_bytes_per_s_max: None, link_bits_per_s }
     }
+}
+
+/// What a host has kept of the memory of a VM that is elsewhere: if it comes back, only what has changed is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct KeptMemory {
+    pub vm: VmId,
+    pub name: VmName,
+    /// What it takes of this host's memory.
+    pub memory: Bytes,
+    /// Milliseconds since the VM has left.
+    pub age_ms: u64,
 }
 
 /// What `/dev/kvm` is on a host.

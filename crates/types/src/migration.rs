@@ -209,6 +209,9 @@ pub struct BytesByKind {
     pub delta_pages: u64,
     /// Pages named as zero, without contents.
     pub zero_pages: u64,
+    /// Pages that the destination had kept from an earlier stay of the VM, and that were as they had been.
+    #[serde(default)]
+    pub reused_pages: u64,
 }
 
 /// How a migration ended, as the source VMM tells its agent and the agent tells the manager.

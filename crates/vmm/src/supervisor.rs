@@ -15,7 +15,7 @@ use godwit_types::migration::MigrationOutcome;
 use godwit_types::{ApiError, Epoch};
 
 use crate::control::Handler;
-use crate::control::desk::{Desk, Starter, secure};
+use crate::control::desk::{Desk, Keep, Starter, secure};
 use crate::control::hub::Hub;
 use crate::control::server::Server;
 use crate::machine::{BuildError, Machine, Observer as _, Parts};
@@ -60,6 +60,7 @@ pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmErro
         console_log,
         migration,
         userfault,
+        kept,
         cgroup,
     } = given;
     // Served only once the machine stands: who connects before waits, and learns at once if it never will.
@@ -70,9 +71,11 @@ pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmErro
         (None, _) => Err("the VM does not arrive here".to_owned()),
         (Some(_), device) => Userfault::open(device).map_err(|error| no_userfault(&error)),
     };
+    let not_arrived = kept.as_ref().map(OwnedFd::try_clone).transpose();
+    let not_arrived = not_arrived.map_err(|error| VmmError::Serve("kept memory", error))?;
     sandbox::confine(config.user, cgroup)?;
     let hub = Arc::new(Hub::default());
-    let parts = Parts { kvm, kernel, initrd, disks, taps, console, console_log, userfault };
+    let parts = Parts { kvm, kernel, initrd, disks, taps, console, console_log, userfault, kept };
     let machine = Machine::build(config, parts, Arc::clone(&hub) as _)?;
     let listening = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (state, epoch) = machine.state();
@@ -90,7 +93,8 @@ pub fn run(config: VmmConfig, given: Descriptors<OwnedFd>) -> Result<(), VmmErro
     let handler: Arc<Handler> = Arc::new(move |request, descriptors| served.serve(request, descriptors));
     let server = Server::start(control, Arc::clone(&hub), handler).map_err(VmmError::Thread)?;
     sandbox::enter(Kind::Supervisor);
-    let supervisor = Supervisor { machine, hub, desk };
+    let not_arrived = not_arrived.map(|file| Keep { file: file.into(), threads: 1 });
+    let supervisor = Supervisor { machine, hub, desk, not_arrived };
     let ended = supervisor.supervise();
     supervisor.abandon_outgoing();
     let machine = &supervisor.machine;
@@ -149,6 +153,8 @@ struct Supervisor {
     machine: Arc<Machine>,
     hub: Arc<Hub>,
     desk: Arc<Desk>,
+    /// Where memory goes if the VM does not arrive.
+    not_arrived: Option<Keep>,
 }
 
 impl Supervisor {
@@ -183,6 +189,7 @@ impl Supervisor {
         let left = outcome.has_left();
         self.hub.migration_ended(outcome);
         if left {
+            self.keep(self.desk.keep().as_ref());
             self.linger();
         }
         left
@@ -209,14 +216,27 @@ impl Supervisor {
     fn incoming_ended(&self, arrived: Result<Epoch, ApiError>) -> Result<(), VmmError> {
         let Role::Incoming { migration, .. } = self.machine.config().role else { return Ok(()) };
         match arrived {
-            Ok(_) => self.hub.arrived(migration),
+            Ok(_) => {
+                self.hub.arrived(migration);
+                self.machine.forget_kept();
+            }
             Err(error) => {
                 self.hub.incoming_failed(migration, error.clone());
+                self.keep(self.not_arrived.as_ref());
                 self.linger();
                 return Err(VmmError::NotArrived(error));
             }
         }
         Ok(())
+    }
+
+    /// Moves memory to where the agent keeps it for the VM's return, unless it wants the end of this process sooner.
+    fn keep(&self, keep: Option<&Keep>) {
+        let Some(Keep { file, threads }) = keep else { return };
+        let stop = || self.machine.doorbell().quitting();
+        if let Err(error) = self.machine.keep_memory(file, *threads, stop) {
+            tracing::warn!("not all of memory is kept: {error}");
+        }
     }
 
     /// Waits until somebody has been told the last word. [`Request::Quit`] and signals end the wait.

@@ -35,6 +35,13 @@ pub(crate) struct Source {
     /// Pages that are to follow and were not sent, and the round that they are sent as.
     pub(crate) rest: Vec<usize>,
     pub(crate) rest_round: u32,
+    /// Pages that the destination had kept as they were when it was greeted.
+    pub(crate) same: Vec<usize>,
+}
+
+/// What the destination has kept of a page: what it was at first, or something else.
+fn kept(page: usize) -> u32 {
+    if page.is_multiple_of(2) { 0 } else { u32::MAX }
 }
 
 impl Source {
@@ -51,6 +58,7 @@ impl Source {
             storing: None,
             rest: Vec::new(),
             rest_round: 0,
+            same: Vec::new(),
         }
     }
 
@@ -101,10 +109,13 @@ impl World {
         let swapped = self.rules.protocol == Protocol::CommitSwapped;
         let Some(source) = &mut self.source else { return Ok(None) };
         match action {
-            Action::Greet => self
-                .net
-                .to_destination
-                .send(Frame::Hello(Box::new(hello(self.guest.pages.len(), self.rules.post_copy)))),
+            Action::Greet => {
+                let pages = source.memory.pages.iter().enumerate();
+                source.same =
+                    pages.filter(|(page, content)| kept(*page) == **content).map(|(page, _)| page).collect();
+                let hello = hello(self.guest.pages.len(), self.rules.post_copy);
+                self.net.to_destination.send(Frame::Hello(Box::new(hello)));
+            }
             Action::Send(Control::Heartbeat(_)) if self.net.to_destination.ends_with_heartbeat() => {}
             Action::Send(message) => self.net.to_destination.send(Frame::Control(message)),
             Action::OpenStreams => return Ok(Some(self.open_streams()?)),
@@ -241,7 +252,11 @@ impl World {
         let Some((round, waiting)) = pages.rounds.front_mut() else { return Ok(()) };
         let round = *round;
         if let Some(page) = waiting.pop() {
-            pages.records.push_back((round, Some((page, source.memory.pages[page]))));
+            let content = source.memory.pages[page];
+            let early = self.rules.protocol == Protocol::LookBeforeLog;
+            let same = if early { source.same.contains(&page) } else { kept(page) == content };
+            let content = if round == 1 && same { kept(page) } else { content };
+            pages.records.push_back((round, Some((page, content))));
             source.sent_bytes += RECORD_BYTES;
         }
         if !waiting.is_empty() {

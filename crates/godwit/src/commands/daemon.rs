@@ -3,8 +3,9 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration as StdDuration;
 
-use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig};
+use godwit_host::{DatastoreConfig, HostConfig, KeepConfig, NetworkConfig};
 use godwit_manager::ManagerConfig;
 use godwit_types::{ApiError, ErrorCode};
 
@@ -37,6 +38,8 @@ pub(crate) async fn host(options: HostRun, global: Global) -> Result<(), ApiErro
         .into_iter()
         .map(|datastore| DatastoreConfig { name: datastore.name, path: datastore.path })
         .collect();
+    let age = StdDuration::from_millis(options.keep_memory.ms);
+    let keep = (!age.is_zero()).then_some(KeepConfig { age, max: options.keep_memory_max });
     let config = HostConfig {
         name: options.name,
         manager: global.manager,
@@ -51,6 +54,7 @@ pub(crate) async fn host(options: HostRun, global: Global) -> Result<(), ApiErro
         cgroup: options.cgroup,
         moves_max: options.max_migrations,
         bandwidth_bytes_per_s_max: options.migration_bandwidth.map(|rate| rate.0),
+        keep,
         vmm: options.vmm,
     };
     godwit_host::run(config).await.map_err(|error| failed(ErrorCode::Failed, &error))

@@ -47,6 +47,10 @@ fn describe(host: &Host) -> String {
         ("vms", host.vms.to_string()),
         ("migrations", migrations(&facts.migration)),
     ];
+    for kept in &facts.kept {
+        let seconds = kept.age_ms / 1000;
+        rows.push(("kept", format!("{} of {}, which has left {seconds} s ago", kept.memory, kept.name)));
+    }
     rows.extend(facts.vmm.iter().map(|vmm| ("vmm", offer(vmm))));
     for network in &facts.networks {
         let uplink = network.uplink.as_ref().map(|uplink| format!(", uplink {uplink}")).unwrap_or_default();

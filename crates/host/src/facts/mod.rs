@@ -14,6 +14,7 @@ use godwit_types::host::{DatastoreOffer, HostFacts, KvmFacts, MigrationLimits, N
 use nix::sys::statvfs::statvfs;
 
 use crate::config::{DatastoreConfig, HostConfig};
+use crate::vm::Keep;
 
 pub(crate) use vmm::offer as vmm_offer;
 
@@ -25,6 +26,7 @@ pub(crate) fn gather(
     config: &HostConfig,
     datastores: Vec<DatastoreOffer>,
     vmm: Option<VmmOffer>,
+    keep: &Keep,
 ) -> HostFacts {
     let cpuinfo = read("/proc/cpuinfo");
     let meminfo = read("/proc/meminfo");
@@ -34,13 +36,15 @@ pub(crate) fn gather(
         uplink: network.uplink.clone(),
     });
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    let available = meminfo_field(&meminfo, "MemAvailable").unwrap_or_default();
     HostFacts {
         version: VERSION.to_owned(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         cpu_model: cpu_model(&cpuinfo).unwrap_or("unknown").to_owned(),
         cpus,
         memory: meminfo_field(&meminfo, "MemTotal").unwrap_or_default(),
-        memory_available: meminfo_field(&meminfo, "MemAvailable").unwrap_or_default(),
+        memory_available: Bytes(available.0.saturating_add(keep.held().0)),
+        kept: keep.report(),
         kvm: kvm::look(&cpuinfo),
         vmm,
         networks: networks.collect(),
@@ -69,6 +73,11 @@ pub(crate) fn datastores(config: &HostConfig) -> Vec<DatastoreOffer> {
 /// What `/dev/kvm` is now.
 pub(crate) fn kvm() -> KvmFacts {
     kvm::look(&read("/proc/cpuinfo"))
+}
+
+/// All memory of this host.
+pub(crate) fn memory() -> Bytes {
+    meminfo_field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default()
 }
 
 /// What `MemAvailable` says now.

@@ -81,7 +81,7 @@ impl Candidate<'_> {
     }
 
     fn without_memory(&self) -> Option<Finding> {
-        let (name, needed) = (&self.config.name, Bytes(self.spec.memory.0.saturating_add(OVERHEAD.0)));
+        let (name, needed) = (&self.config.name, needed(self.spec));
         (needed > self.memory).then(|| {
             let reason = format!(
                 "the VM needs {needed} of memory, and of that of {name} {} is neither in use nor promised to other VMs",
@@ -165,6 +165,11 @@ impl Candidate<'_> {
     }
 }
 
+/// The memory of a VM and of its process.
+pub(crate) fn needed(spec: &VmSpec) -> Bytes {
+    Bytes(spec.memory.0.saturating_add(OVERHEAD.0))
+}
+
 /// The reasons in one error.
 pub(crate) fn refusal(host: &HostName, found: &[Finding]) -> ApiError {
     check::refuse(&format!("{host} cannot run this VM"), found)
@@ -201,6 +206,7 @@ mod tests {
             networks: vec![NetworkConfig { name: name("guests"), bridge: "br0".to_owned(), uplink: None }],
             datastores: vec![DatastoreConfig { name: name("shared"), path: datastore.to_owned() }],
             vm_users: 1..=1,
+            keep: None,
             cgroup: PathBuf::new(),
             moves_max: None,
             bandwidth_bytes_per_s_max: None,

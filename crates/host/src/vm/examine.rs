@@ -65,7 +65,8 @@ impl Agent {
         let (agent, spec) = (Arc::clone(self), spec.clone());
         let examined = blocking(move || {
             let promised = agent.vms.memory_promised();
-            let memory = Bytes(facts::memory_available().0.saturating_sub(promised.0));
+            let available = facts::memory_available().0.saturating_add(agent.keep.held().0);
+            let memory = Bytes(available.saturating_sub(promised.0));
             Candidate { config: &agent.config, vm, spec: &spec, epoch, kvm: facts::kvm(), memory }.examine()
         });
         timeout(patience, examined).await.unwrap_or_else(|_| {

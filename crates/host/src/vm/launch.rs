@@ -6,6 +6,7 @@
 //!    '-- refused, with all reasons
 //! ```
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,10 @@ use godwit_faults::Step;
 use godwit_types::agent::{GuestAddress, Incoming, LocalState, LocalVm, PrepareIncoming, StartVm};
 use godwit_types::control::{Descriptors, Role, Status, VmmConfig, VmmState};
 use godwit_types::vm::VmSpec;
-use godwit_types::{ApiError, Epoch, ErrorCode, VmId, VmName};
+use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, VmId, VmName};
 use tokio::time::{sleep, timeout};
 
-use super::admission::{Backing, refusal};
+use super::admission::{Backing, needed, refusal};
 use super::control::Control;
 use super::dir::VmDir;
 use super::machine::{Machine, blocking, remove_cgroup, unplug_all};
@@ -30,10 +31,13 @@ use super::state::State;
 use super::supervise::{supervise, tell_network};
 use super::user;
 use crate::agent::Agent;
+use crate::facts;
 use crate::net::{self, Port};
 
 /// How long the datastores may take to show the VM's files.
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a process may take to keep the memory of a VM that is already on its way back.
+const HOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a VMM may take to build its machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between looks at whether it is ready.
@@ -48,6 +52,8 @@ struct Launch {
     spec: VmSpec,
     role: Role,
     addresses: Vec<GuestAddress>,
+    /// What this host has of an incoming VM's memory, and keeps if it does not arrive.
+    kept: Option<File>,
 }
 
 /// `POST /v1/vms/{id}/start`. Starting what runs already, at the same epoch, changes nothing.
@@ -60,7 +66,8 @@ pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result
         return if same { Ok(local) } else { Err(here_already(&local)) };
     }
     let StartVm { name, epoch, spec } = asked;
-    let launch = Launch { vm, name, epoch, spec, role: Role::Boot, addresses: Vec::new() };
+    agent.keep.forget(vm);
+    let launch = Launch { vm, name, epoch, spec, role: Role::Boot, addresses: Vec::new(), kept: None };
     let (machine, _) = agent.launch(launch).await?;
     // Once more, now that the VMM holds the taps: a bridge is taught nothing about a port without a carrier, and may
     // still lead to where the VM ran before.
@@ -85,7 +92,10 @@ pub(crate) async fn incoming(
             return Err(ApiError::new(ErrorCode::Conflict, message)
                 .remedy("wait until all of it has followed the VM, then migrate again"));
         }
-        machine.quit().await;
+        // What it has moved by then is what is kept.
+        if !agent.keep.is_lent(vm) || !machine.gone_within(HOME_TIMEOUT).await {
+            machine.quit().await;
+        }
     }
     if let Some(machine) = agent.vms.live(vm) {
         if machine.state(|state| state.incoming) != Some(asked.migration) {
@@ -98,7 +108,8 @@ pub(crate) async fn incoming(
     tracing::info!("{name} is to arrive from {source} by migration {migration}");
     let listen = SocketAddr::new(agent.config.migration_address, 0);
     let role = Role::Incoming { migration, listen, key };
-    let launch = Launch { vm, name, epoch, spec, role, addresses };
+    let kept = agent.keep.lend(vm, &name, spec.memory);
+    let launch = Launch { vm, name, epoch, spec, role, addresses, kept };
     let (_, status) = agent.launch(launch).await?;
     listening(&agent, &status)
 }
@@ -129,12 +140,14 @@ impl Agent {
             let _admission = self.admission.lock().await;
             let backing = self.admit(&launch).await?;
             let user = self.user(launch.vm)?;
+            self.make_room(&launch).await;
             (backing, user, self.vms.reserve(launch.vm, launch.spec.memory, user))
         };
         let dir = VmDir::new(&self.config.state_dir, launch.vm);
         let config = vmm_config(self, &launch, &backing, &dir, user);
         let boots = launch.role == Role::Boot;
-        let (mut config, descriptors) = prepare(self, dir.clone(), config, backing.ports.clone()).await?;
+        let (mut config, mut descriptors) = prepare(self, dir.clone(), config, backing.ports.clone()).await?;
+        descriptors.kept = launch.kept.map(OwnedFd::from);
         let (process, status) = match spawn(&self.vmm, &dir, &mut config, descriptors, boots).await {
             Ok(ready) => ready,
             Err(error) => {
@@ -153,6 +166,17 @@ impl Agent {
         self.spawn(supervise(Arc::clone(self), Arc::clone(&machine)));
         self.changed.notify_one();
         Ok((machine, status))
+    }
+
+    /// Gives up kept memory that the VM needs, its own last: that turns into what it needs.
+    async fn make_room(self: &Arc<Self>, launch: &Launch) {
+        let (agent, vm, memory) = (Arc::clone(self), launch.vm, needed(&launch.spec));
+        blocking(move || {
+            let promised = agent.vms.memory_promised().0.saturating_add(memory.0);
+            let there = facts::memory_available().0.saturating_add(agent.keep.held_of(vm).0);
+            agent.keep.give_up(Bytes(promised.saturating_sub(there)), vm);
+        })
+        .await;
     }
 
     /// A user for the VM's process, if this one can become another.

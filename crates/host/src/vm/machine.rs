@@ -89,8 +89,11 @@ impl Machine {
         self.addresses.iter().flat_map(Addresses::all).collect()
     }
 
-    /// Memory that this VM may still come to use.
+    /// Memory that this VM may still come to use. One that has left gives back what it has.
     pub(crate) fn memory_to_come(&self) -> Bytes {
+        if self.state(|state| state.handed_over) {
+            return Bytes(0);
+        }
         let resident = facts::memory_resident(self.process.pid());
         Bytes(self.config.spec.memory.0.saturating_sub(resident.0))
     }

@@ -9,6 +9,7 @@ mod cgroup;
 pub(crate) mod control;
 mod dir;
 pub(crate) mod examine;
+mod keep;
 pub(crate) mod launch;
 mod machine;
 pub(crate) mod orders;
@@ -22,6 +23,7 @@ pub(crate) mod traffic;
 mod user;
 
 pub(crate) use cgroup::Cgroups;
+pub(crate) use keep::Keep;
 pub(crate) use machine::blocking;
 pub(crate) use registry::Registry;
 

@@ -14,7 +14,7 @@ use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, VmId};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::machine::Machine;
+use super::machine::{Machine, blocking};
 use super::{reached, traffic};
 use crate::agent::Agent;
 use crate::net;
@@ -78,6 +78,11 @@ pub(crate) async fn fence(agent: Arc<Agent>, vm: VmId, asked: Fence) -> Result<(
     Ok(())
 }
 
+/// `DELETE /v1/vms/{id}/kept`.
+pub(crate) async fn forget_kept(agent: Arc<Agent>, vm: VmId) {
+    blocking(move || agent.keep.forget(vm)).await;
+}
+
 /// `GET /v1/vms/{id}/guest`.
 pub(crate) async fn guest(agent: &Agent, vm: VmId) -> Result<GuestFacts, ApiError> {
     Ok(running(agent, vm)?.control.guest().await?)
@@ -136,16 +141,20 @@ pub(crate) async fn start_outgoing(
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let streams = page_streams(cores, traffic::moves(&agent) + 1);
-    let connections = connect(&destination, address, streams).await?;
+    let mut given = connect(&destination, address, streams).await?;
+    let kept = agent.keep.lend(vm, &machine.config.name, machine.config.spec.memory);
+    let keep = kept.is_some();
+    given.extend(kept.map(OwnedFd::from));
     // Known before its first notice can come.
     machine.state(|state| state.outgoing = Some(Outgoing { migration, progress: None, outcome: None }));
     agent.changed.notify_one();
     budget.bandwidth_bytes_per_s_max =
         traffic::first_share(&agent, &machine, budget.bandwidth_bytes_per_s_max);
     reached(Step::SourceAgentBegin).await;
-    let order = Request::MigrateOut { migration, destination, address, key, budget };
-    let begun = machine.control.order_with(&order, &connections).await;
+    let order = Request::MigrateOut { migration, destination, address, key, keep, budget };
+    let begun = machine.control.order_with(&order, &given).await;
     if begun.is_err() {
+        agent.keep.settle(vm);
         machine.state(|state| state.outgoing = before);
         agent.traffic.notify_one();
     }

@@ -33,6 +33,9 @@ const LAST_NOTICES_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a destination that has failed may take to end by itself.
 const FAILED_END_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a process may take to keep the memory of a VM that has left: 1 s for a few GiB.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(60);
+
 type Asking = JoinSet<(Question, Verdict)>;
 
 /// Follows the process until it has ended, then removes what it leaves.
@@ -64,6 +67,7 @@ pub(crate) async fn supervise(agent: Arc<Agent>, machine: Arc<Machine>) {
         None => tracing::info!("{}: the VM's process {}", machine.config.name, describe(ended)),
     }
     machine.clean_up(crashed.is_some()).await;
+    agent.keep.settle(machine.id());
     agent.vms.retire(&machine, left);
     machine.set_gone();
     agent.changed.notify_one();
@@ -147,6 +151,8 @@ fn noticed(agent: &Arc<Agent>, machine: &Arc<Machine>, notice: Notice) {
             agent.traffic.notify_one();
             if handed_over {
                 end(agent, machine);
+            } else {
+                agent.keep.settle(machine.id());
             }
         }
         Notice::IncomingFailed { migration, error } => incoming_failed(agent, machine, migration, &error),
@@ -197,6 +203,7 @@ fn state_changed(agent: &Arc<Agent>, machine: &Arc<Machine>, vmm: VmmState, epoc
 fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
     let Some(migration) = machine.state(|state| state.incoming.take()) else { return };
     tracing::info!("{} runs here now, by migration {migration}", machine.config.name);
+    agent.keep.forget(machine.id());
     tell_network(agent, machine);
     let machine = Arc::clone(machine);
     agent.spawn(async move {
@@ -218,10 +225,14 @@ pub(crate) fn tell_network(agent: &Arc<Agent>, machine: &Arc<Machine>) {
     }
 }
 
-/// Ends a process that has nothing to do any more.
+/// Ends a process that has nothing to do any more. One whose VM has left ends by itself, once its memory is kept.
 fn end(agent: &Arc<Agent>, machine: &Arc<Machine>) {
-    let machine = Arc::clone(machine);
-    agent.spawn(async move { machine.quit().await });
+    let (machine, keeper) = (Arc::clone(machine), Arc::clone(agent));
+    agent.spawn(async move {
+        if !keeper.keep.is_lent(machine.id()) || !machine.gone_within(KEEP_TIMEOUT).await {
+            machine.quit().await;
+        }
+    });
 }
 
 fn incoming_failed(agent: &Arc<Agent>, machine: &Arc<Machine>, migration: MigrationId, error: &ApiError) {

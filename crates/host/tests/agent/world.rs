@@ -121,6 +121,7 @@ impl World {
             }],
             datastores: vec![DatastoreConfig { name: "shared".parse().unwrap(), path: path("shared") }],
             vm_users: 1_900_200_000..=1_900_200_099,
+            keep: None,
             cgroup: format!("godwit-test-{}", std::process::id()).into(),
             moves_max: Some(3),
             bandwidth_bytes_per_s_max: Some(100 << 20),

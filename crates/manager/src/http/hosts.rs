@@ -65,4 +65,13 @@ async fn tell(manager: &Manager, host: &HostName, orders: Orders) {
             tracing::warn!("{host} was not told to end its copy of VM {vm}: {error}");
         }
     }
+    for vm in orders.forget {
+        let told = match manager.agent(host).await {
+            Ok(agent) => agent.delete::<Empty>(&format!("/v1/vms/{vm}/kept")).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::debug!("{host} was not told to forget the memory of VM {vm}: {error}");
+        }
+    }
 }

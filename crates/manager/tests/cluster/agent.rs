@@ -278,6 +278,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/survey", post(survey))
         .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
+        .route("/v1/vms/{id}/kept", delete(forget_kept))
         .route("/v1/vms/{id}/incoming", post(incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard))
         .route("/v1/vms/{id}/outgoing", post(outgoing))
@@ -396,6 +397,11 @@ async fn incoming(
     Ok(Json(Incoming { address: agent.address }))
 }
 
+async fn forget_kept(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<Empty> {
+    agent.known().facts.kept.retain(|kept| kept.vm != vm);
+    Ok(Json(Empty {}))
+}
+
 async fn discard(State(agent): State<Agent>, Path((vm, _)): Path<(VmId, MigrationId)>) -> Answer<Empty> {
     let mut known = agent.known();
     known.requests.push("DELETE incoming".into());
@@ -485,6 +491,7 @@ fn offer() -> VmmOffer {
 
 fn facts() -> HostFacts {
     HostFacts {
+        kept: Vec::new(),
         version: "0.1.0".into(),
         kernel: "6.1".into(),
         cpu_model: "a CPU".into(),

@@ -3,11 +3,12 @@
 use godwit_api::CONSOLE_PROTOCOL;
 use godwit_types::agent::{LocalState, StopVm};
 use godwit_types::api::Empty;
-use godwit_types::host::HostState;
+use godwit_types::host::{HostState, KeptMemory};
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::{Vm, VmState};
-use godwit_types::{ApiError, Bytes, Epoch, ErrorCode};
+use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, VmId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uuid::Uuid;
 
 use super::Cluster;
 
@@ -110,6 +111,19 @@ async fn a_vm_that_its_owner_no_longer_names_has_crashed() {
     let vm = cluster.running("web1").await;
     cluster.a.known().vms.remove(&vm.id);
     cluster.vm_is("web1", VmState::Crashed).await;
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_host_forgets_the_memory_of_a_vm_that_was_removed_and_of_no_other() {
+    let cluster = Cluster::start().await;
+    let vm = cluster.running("web1").await;
+    let kept = |vm| KeptMemory { vm, name: "web1".parse().unwrap(), memory: Bytes::mib(1), age_ms: 0 };
+    let removed = VmId(Uuid::from_u128(77));
+    cluster.b.known().facts.kept = vec![kept(removed), kept(vm.id)];
+    let forgotten = async |c: &Cluster| !c.b.known().facts.kept.contains(&kept(removed));
+    cluster.until("it is forgotten", forgotten).await;
+    assert_eq!(cluster.b.known().facts.kept, [kept(vm.id)]);
     cluster.end().await;
 }
 

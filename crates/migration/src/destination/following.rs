@@ -100,7 +100,8 @@ impl Engine {
             return;
         }
         (self.deaf, self.broken, self.heard) = (false, None, self.now);
-        self.actions.push(Action::Send(Control::Welcome(Welcome { post_copy: true })));
+        let welcome = Welcome { post_copy: true, ..Welcome::default() };
+        self.actions.push(Action::Send(Control::Welcome(welcome)));
         self.actions.push(Action::SendMissing);
         let Some(Rest { whole, ran: Some((ran, resumed)) }) = self.rest else { return };
         let ago_us = (self.now.saturating_sub(ran).as_micros() as u64).max(1);

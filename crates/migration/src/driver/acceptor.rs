@@ -16,6 +16,7 @@ use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId};
 
 use super::incoming::Event;
 use super::link::{Connection, Greeting, LinkError};
+use super::offer::Offer;
 use super::seal::Seal;
 use super::sink::Sink;
 use crate::destination::Input;
@@ -166,6 +167,8 @@ pub(super) struct Acceptor {
     /// The streams that are open, so that they can be ended.
     pub(super) opened: Arc<Mutex<Vec<TcpStream>>>,
     pub(super) post_copy: bool,
+    /// The source understands what kept memory is offered by.
+    pub(super) reuse: bool,
     /// The source's newest connections: older ones are refused.
     pub(super) session: u32,
 }
@@ -229,7 +232,7 @@ impl Acceptor {
         let Some((connection, hello)) = self.arrive(deadline)? else { return Ok(None) };
         match hello.role {
             Role::Pages { stream } if self.is_now(&hello) && open.get(stream as usize) == Some(&false) => {
-                sinks.push(self.open((stream, open.len() as u32), connection)?);
+                self.open((stream, open.len() as u32), connection, sinks)?;
                 open[stream as usize] = true;
             }
             _ if self.rejoins(&hello) => return Ok(Some((connection, hello))),
@@ -272,18 +275,30 @@ impl Acceptor {
     }
 
     /// Opens a stream of so many.
-    fn open(&self, (stream, count): (u32, u32), connection: Connection) -> Result<JoinHandle<()>, LinkError> {
+    fn open(
+        &self,
+        (stream, count): (u32, u32),
+        connection: Connection,
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> Result<(), LinkError> {
         let mut connection = connection.established(Link::Pages(stream), &self.tuning)?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(connection.stream()?);
-        connection.writer.control(&Control::Welcome(Welcome::default()))?;
-        let sink = Sink::new(stream, connection.reader, Arc::clone(&self.machine), self.seal.clone());
+        // On later connections guest memory is not what it was.
+        let offer =
+            if self.reuse && self.session == 0 { Offer::of(&self.machine).map(Arc::new) } else { None };
+        let key = offer.as_ref().and_then(|offer| offer.key());
+        let digest_key = key.map_or_else(Vec::new, Vec::from);
+        connection.writer.control(&Control::Welcome(Welcome { digest_key, ..Welcome::default() }))?;
+        let Connection { reader, writer } = connection;
+        let sink = Sink::new(stream, reader, Arc::clone(&self.machine), self.seal.clone(), offer.clone());
         let (sender, session, peer) = (self.sender.clone(), self.session, self.peer.clone());
-        let thread = thread::Builder::new()
-            .name(format!("mig-sink-{stream}"))
-            .spawn(move || sink.run(count, &sender, session, &peer))
-            .map_err(LinkError::Io)?;
+        let named = |what: &str| thread::Builder::new().name(format!("mig-{what}-{stream}"));
+        threads.push(named("sink").spawn(move || sink.run(count, &sender, session, &peer))?);
+        if let Some(offer) = offer {
+            threads.push(named("offer").spawn(move || offer.send((stream, count), writer))?);
+        }
         let _ = self.sender.send(Event::Of(self.session, Input::StreamOpened));
-        Ok(thread)
+        Ok(())
     }
 }
 

@@ -93,7 +93,7 @@ impl Contents {
         self.plain.clear();
         self.packed.begin(record.round);
         for run in &record.runs {
-            if run.kind == PageKind::Zero {
+            if !run.kind.has_contents() {
                 self.packed.push_run(*run);
                 run.range.gfns().for_each(|gfn| self.kept.forget(gfn));
                 continue;

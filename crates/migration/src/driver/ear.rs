@@ -8,6 +8,7 @@ use godwit_types::ApiError;
 
 use super::incoming::Event;
 use super::link::Reader;
+use super::offer;
 use super::seal::Seal;
 use super::sink::{SinkError, describe};
 use super::threads::spawn;
@@ -74,6 +75,7 @@ impl Parts {
             Tag::Missing => self.missing.take(payload)?.map(Event::Missing),
             Tag::Pages if seal.arriving().is_some() => {
                 self.record.decode_into(payload)?;
+                offer::refuse(&self.record)?;
                 seal.pages(&self.record, reader, &mut self.unpacker, machine.memory())?;
                 None
             }

@@ -23,6 +23,7 @@ pub(super) struct Flow {
     pub(super) packed_bytes: AtomicU64,
     pub(super) delta_pages: AtomicU64,
     pub(super) zero_pages: AtomicU64,
+    pub(super) reused_pages: AtomicU64,
     pub(super) state_bytes: AtomicU64,
     pub(super) other_bytes: AtomicU64,
 }
@@ -49,6 +50,7 @@ impl Flow {
             packed_bytes: AtomicU64::new(0),
             delta_pages: AtomicU64::new(0),
             zero_pages: AtomicU64::new(0),
+            reused_pages: AtomicU64::new(0),
             state_bytes: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
         }
@@ -64,6 +66,7 @@ impl Flow {
             packed_bytes: sent.packed_bytes.into(),
             delta_pages: sent.delta_pages.into(),
             zero_pages: sent.zero_pages.into(),
+            reused_pages: sent.reused_pages.into(),
             state_bytes: sent.state_bytes.into(),
             other_bytes: sent.other_bytes.into(),
             ..Self::new(streams, Arc::clone(&old.pace))
@@ -79,6 +82,7 @@ impl Flow {
             packed_bytes: self.packed_bytes.load(Relaxed),
             delta_pages: self.delta_pages.load(Relaxed),
             zero_pages: self.zero_pages.load(Relaxed),
+            reused_pages: self.reused_pages.load(Relaxed),
             rest_pages,
             state_bytes: self.state_bytes.load(Relaxed),
             other_bytes: self.other_bytes.load(Relaxed),
@@ -95,7 +99,8 @@ impl Flow {
         };
         contents.fetch_add(record.raw_pages, Relaxed);
         self.delta_pages.fetch_add(record.delta_pages, Relaxed);
-        self.zero_pages.fetch_add(record.pages - record.raw_pages, Relaxed);
+        self.reused_pages.fetch_add(record.reused_pages, Relaxed);
+        self.zero_pages.fetch_add(record.pages - record.raw_pages - record.reused_pages, Relaxed);
     }
 
     /// Notes an acknowledgement.

@@ -7,10 +7,11 @@ use godwit_types::Gfn;
 
 use super::inflow::Inflow;
 use super::link::Reader;
+use super::offer::Offer;
 use super::seal::Seal;
 use super::sink::Sink;
 use crate::machine::{Destination, PageRange};
-use crate::wire::{Control, DeviceState, Hello, Missing, PageRecord, RoundEnd, Tag};
+use crate::wire::{Control, DeviceState, Digests, Hello, Missing, PageRecord, RoundEnd, Tag};
 
 /// Reads frames as the control connection's reader does, and decodes each, until the stream ends or is refused.
 /// Returns how many were accepted.
@@ -29,6 +30,7 @@ where
             Tag::Pages => PageRecord::default().decode_into(payload),
             Tag::RoundEnd => RoundEnd::decode(payload).map(drop),
             Tag::Missing => missing.take(payload).map(drop),
+            Tag::Digests => Digests::decode(payload).map(drop),
         };
         accepted += usize::from(decoded.is_ok());
     }
@@ -41,6 +43,7 @@ where
     for<'a> &'a S: Read,
 {
     let reader = Reader::new(Inflow::new(stream, None, Arc::default(), None)).carrying(Tag::Pages);
-    let mut sink = Sink::new(0, reader, machine, Seal::default());
+    let offer = Offer::of(&machine).map(Arc::new);
+    let mut sink = Sink::new(0, reader, machine, Seal::default(), offer);
     while sink.frame().is_ok() {}
 }

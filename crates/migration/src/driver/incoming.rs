@@ -63,6 +63,7 @@ pub(super) fn receive(
     let (sender, events) = sync_channel(EVENTS_MAX);
     let peer = format!("source {}", hello.source);
     let post_copy = matches!(hello.role, Role::Control { post_copy: true, .. });
+    let reuse = matches!(hello.role, Role::Control { reuse: true, .. });
     let acceptor = Acceptor {
         arrivals,
         greeter,
@@ -75,6 +76,7 @@ pub(super) fn receive(
         seal: Seal::default(),
         opened: Arc::default(),
         post_copy,
+        reuse,
         session: 0,
     };
     let worker = Worker::start(&machine, migration, &sender)?;

@@ -6,6 +6,7 @@
 //!        ^  jobs     <-------- acks, PREPARED ------      ^
 //!        |   v                                            | acks
 //!        +- pump i  --- page frames ------------------> sink i --> guest memory
+//!             ^      <-- digests of kept memory ----- offer i
 //! ```
 //!
 //! The engine thread calls the VM's methods itself, one after the other, so that they happen in the order in which
@@ -23,8 +24,10 @@ pub mod fuzzing;
 mod gate;
 mod incoming;
 mod inflow;
+mod kept_there;
 mod link;
 mod notifier;
+mod offer;
 mod outflow;
 mod outgoing;
 mod pace;

@@ -17,6 +17,7 @@ use godwit_types::{ApiError, Epoch, ErrorCode, VmId};
 use super::answer::{self, AnswerSlot};
 use super::flow::Flow;
 use super::gate::Gate;
+use super::kept_there::KeptThere;
 use super::link::{Connection, Greeting, LinkError, Reader};
 use super::notifier::Notifier;
 use super::outflow::Outflow;
@@ -32,7 +33,9 @@ use crate::machine::{MachineError, Manifest, PageRange, Reclaimed, Section, Sour
 use crate::secure::End;
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
-use crate::wire::{Control, Hello, Missing, PAGE_STREAMS_MAX, PREAMBLE_BYTES, Role, Tag, WireError};
+use crate::wire::{
+    Control, DigestKey, Hello, Missing, PAGE_STREAMS_MAX, PREAMBLE_BYTES, Role, Tag, Welcome, WireError,
+};
 
 /// Rounds that may wait for a page stream: one of pre-copy, two while the guest stands.
 const JOBS_MAX: usize = 4;
@@ -336,7 +339,7 @@ impl Run {
 
     fn control_role(&self, manifest: Manifest) -> Role {
         let (page_streams, post_copy) = (self.tuning.page_streams, self.request.budget.post_copy);
-        Role::Control { manifest, page_streams, post_copy }
+        Role::Control { manifest, page_streams, post_copy, reuse: true }
     }
 
     /// Sends a frame on the control connection; what went wrong, if anything.
@@ -360,10 +363,22 @@ impl Run {
         let count = self.tuning.page_streams;
         let (session, peer) = (self.session, format!("destination {}", self.request.destination));
         for (index, stream) in (0..).zip(streams) {
-            let connection = self.open_stream(index, stream, &peer)?;
+            let (connection, key) = self.open_stream(index, stream, &peer)?;
             let own = connection.stream().map_err(|error| error.describe(&peer, Link::Pages(index)))?;
             let (machine, flow) = (Arc::clone(&self.machine), Arc::clone(&self.flow));
-            let pump = Pump::new((index, count), connection.writer, machine, flow);
+            let mut kept = None;
+            if let Some(key) = key {
+                let (known, thread) = KeptThere::listen(
+                    index,
+                    key,
+                    connection.reader,
+                    Arc::clone(&flow),
+                    self.tuning.peer_silent,
+                )?;
+                self.pump_threads.push(thread);
+                kept = Some(known);
+            }
+            let pump = Pump::new((index, count), connection.writer, (machine, kept), flow);
             let (jobs, queue) = sync_channel(JOBS_MAX);
             let (sender, peer) = (self.sender.clone(), peer.clone());
             let body = move || pump.run(&queue, &sender, session, &peer);
@@ -374,14 +389,21 @@ impl Run {
         Ok(())
     }
 
-    fn open_stream(&self, index: u32, stream: TcpStream, peer: &str) -> Result<Connection, ApiError> {
+    /// With the key of the digests that the destination will send, if it has kept memory of the VM.
+    fn open_stream(
+        &self,
+        index: u32,
+        stream: TcpStream,
+        peer: &str,
+    ) -> Result<(Connection, Option<DigestKey>), ApiError> {
         let describe = |error: LinkError| error.describe(peer, Link::Pages(index));
         let mut connection =
             greeting(&self.request, &self.tuning, &self.stop).greet(stream).map_err(describe)?;
         let hello = self.hello(Role::Pages { stream: index });
         connection.writer.frame(Tag::Hello, &hello, &[]).map_err(describe)?;
-        welcomed(connection.reader.control().map_err(describe)?, peer)?;
-        connection.established(Link::Pages(index), &self.tuning).map_err(describe)
+        let welcome = welcomed(connection.reader.control().map_err(describe)?, peer)?;
+        let key = welcome.key().map_err(|error| describe(error.into()))?;
+        Ok((connection.established(Link::Pages(index), &self.tuning).map_err(describe)?, key))
     }
 
     fn start_log(&mut self) -> Result<(), MachineError> {
@@ -438,9 +460,9 @@ fn greeting<'a>(request: &'a Outgoing, tuning: &Tuning, stop: &'a Arc<AtomicBool
 }
 
 /// Whether the destination's first words are a welcome.
-fn welcomed(answer: Control, peer: &str) -> Result<(), ApiError> {
+fn welcomed(answer: Control, peer: &str) -> Result<Welcome, ApiError> {
     match answer {
-        Control::Welcome(_) => Ok(()),
+        Control::Welcome(welcome) => Ok(welcome),
         Control::Error(failure) => Err(failure.into_error(peer)),
         _ => Err(failure::out_of_turn(peer, "an answer to a hello")),
     }

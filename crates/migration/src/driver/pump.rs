@@ -8,19 +8,18 @@ use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
 use super::contents::{Contents, Guest};
 use super::flow::{Flow, Stopped};
+use super::kept_there::KeptThere;
 use super::link::LinkError;
 use super::outflow::Outflow;
 use super::outgoing::Event;
 use super::rest::Rest;
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
-use crate::machine::{GuestMemory, MachineError, PageRange, Source};
+use crate::machine::{GuestMemory, MachineError, PageRange, Source, is_zero};
 use crate::source::Input;
-use crate::wire::{PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Tag};
+use crate::wire::{PIECE_PAGES, PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Tag};
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
-/// Pages go to the streams in turn, in pieces of this many; a page always goes to the same stream.
-pub(super) const SHARD_PAGES: u64 = 1024;
 /// A record names at most this many pages, so that acknowledgements keep coming where all is zero.
 const RECORD_PAGES_MAX: u64 = 16 << 10;
 /// A paced stream sends records that take about this part of a second.
@@ -39,6 +38,8 @@ pub(super) struct Pump {
     line: Line,
     count: u32,
     machine: Arc<dyn Source>,
+    /// What the destination has kept, until the first round.
+    kept: Option<KeptThere>,
     record: PageRecord,
     contents: Contents,
     /// The record as it is sent; kept to use its memory again.
@@ -73,13 +74,14 @@ impl Pump {
     pub(super) fn new(
         (index, count): (u32, u32),
         writer: Outflow,
-        machine: Arc<dyn Source>,
+        (machine, kept): (Arc<dyn Source>, Option<KeptThere>),
         flow: Arc<Flow>,
     ) -> Self {
         Self {
             line: Line { index, writer, flow, sent_bytes: 0 },
             count,
             machine,
+            kept,
             record: PageRecord::default(),
             contents: Contents::new(count),
             payload: Vec::new(),
@@ -123,10 +125,12 @@ impl Pump {
         let (machine, guest) = (Arc::clone(&self.machine), if stands { Guest::Stands } else { Guest::Runs });
         let memory = machine.memory();
         self.begin(round, guest);
+        let mut kept = self.kept.take();
         for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
+                kept.as_mut().map_or(Ok(()), |kept| kept.turn_to(shard)).map_err(PumpError::Link)?;
                 for run in pages.runs(shard) {
-                    self.pages(memory, run, guest)?;
+                    self.pages(memory, run, guest, kept.as_ref())?;
                 }
             }
         }
@@ -140,7 +144,7 @@ impl Pump {
         let machine = Arc::clone(&self.machine);
         self.begin(round, Guest::HasLeft);
         while let Some(run) = rest.take(self.raw_pages_max) {
-            self.pages(machine.memory(), run, Guest::HasLeft)?;
+            self.pages(machine.memory(), run, Guest::HasLeft, None)?;
         }
         self.flush(machine.memory(), Guest::HasLeft)
     }
@@ -155,13 +159,23 @@ impl Pump {
     }
 
     /// Adds the pages of a run, each as what it holds.
-    fn pages(&mut self, memory: &dyn GuestMemory, run: PageRange, guest: Guest) -> Result<(), PumpError> {
+    fn pages(
+        &mut self,
+        memory: &dyn GuestMemory,
+        run: PageRange,
+        guest: Guest,
+        kept: Option<&KeptThere>,
+    ) -> Result<(), PumpError> {
         let bytes = memory.bytes(run)?;
         for (gfn, page) in (run.start.0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
             if self.is_full() {
                 self.flush(memory, guest)?;
             }
-            self.record.push(Gfn(gfn), kind(page));
+            let kind = match (kind(page), kept) {
+                (PageKind::Raw, Some(kept)) if kept.has(Gfn(gfn), page) => PageKind::Reused,
+                (kind, _) => kind,
+            };
+            self.record.push(Gfn(gfn), kind);
         }
         Ok(())
     }
@@ -210,15 +224,14 @@ impl Line {
 }
 
 /// The pieces of a range that go to stream `index` of `count`.
-fn shards(range: PageRange, index: u32, count: u32) -> impl Iterator<Item = PageRange> {
+pub(super) fn shards(range: PageRange, index: u32, count: u32) -> impl Iterator<Item = PageRange> {
     let end = range.start.0 + range.pages;
-    let size = if count == 1 { u64::MAX } else { SHARD_PAGES };
     let mut next = range.start.0;
     std::iter::from_fn(move || {
         while next < end {
             let start = next;
-            next = (start / size).saturating_add(1).saturating_mul(size).min(end);
-            if start / size % u64::from(count) == u64::from(index) {
+            next = ((start / PIECE_PAGES + 1) * PIECE_PAGES).min(end);
+            if start / PIECE_PAGES % u64::from(count) == u64::from(index) {
                 return Some(PageRange { start: Gfn(start), pages: next - start });
             }
         }
@@ -229,11 +242,6 @@ fn shards(range: PageRange, index: u32, count: u32) -> impl Iterator<Item = Page
 /// How a page is sent.
 pub(super) fn kind(page: &[u8]) -> PageKind {
     if is_zero(page) { PageKind::Zero } else { PageKind::Raw }
-}
-
-/// Whether a page holds only zeros. Folding fixed chunks lets the compiler use vector instructions.
-fn is_zero(page: &[u8]) -> bool {
-    page.chunks_exact(128).all(|chunk| chunk.iter().fold(0, |or, byte| or | byte) == 0)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Seal {
         let packed = reader.contents(record.contents_bytes as usize).map_err(SinkError::Link)?;
         let unpacked = unpacker.unpack(record.codec, packed, record.raw_bytes() as usize);
         let mut rest = unpacked.map_err(|reason| WireError::malformed("page contents", reason))?;
-        for Run { range, kind } in record.runs.iter().filter(|run| run.kind != PageKind::Zero) {
+        for Run { range, kind } in record.runs.iter().filter(|run| run.kind.has_contents()) {
             // As many bytes as there are pages in all these runs were unpacked.
             let (contents, others) = rest.split_at_mut((range.pages * PAGE_SIZE_BYTES) as usize);
             rest = others;
@@ -136,7 +136,12 @@ impl Seal {
         .map_err(SinkError::Machine)
     }
 
-    fn write(&self, memory: &dyn GuestMemory, first: Gfn, contents: &[u8]) -> Result<(), SinkError> {
+    pub(super) fn write(
+        &self,
+        memory: &dyn GuestMemory,
+        first: Gfn,
+        contents: &[u8],
+    ) -> Result<(), SinkError> {
         match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
             Stage::Open => memory.write(first, contents),
             Stage::Following(arriving) => arriving.place(first, contents),

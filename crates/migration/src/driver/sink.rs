@@ -11,13 +11,13 @@ use godwit_types::ApiError;
 use super::ahead::Ahead;
 use super::incoming::Event;
 use super::link::{LinkError, Reader};
-use super::pump::SHARD_PAGES;
+use super::offer::{self, Offer};
 use super::seal::Seal;
 use crate::codec::Unpacker;
 use crate::destination::Input;
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError};
-use crate::wire::{Ack, HEADER_BYTES, PageRecord, RoundEnd, Tag, WireError};
+use crate::wire::{Ack, HEADER_BYTES, PIECE_PAGES, PageKind, PageRecord, RoundEnd, Tag, WireError};
 
 /// An acknowledgement follows after this many bytes on the wire,
 const ACK_WIRE_BYTES: u64 = 4 << 20;
@@ -31,6 +31,8 @@ pub(super) struct Sink<S = TcpStream> {
     reader: Reader<S>,
     machine: Arc<dyn Destination>,
     seal: Seal,
+    /// What was offered of kept memory.
+    offer: Option<Arc<Offer>>,
     /// What the last acknowledgement said, and what the next will say.
     acked: Ack,
     next: Ack,
@@ -38,6 +40,7 @@ pub(super) struct Sink<S = TcpStream> {
     /// Kept to use its memory again.
     record: PageRecord,
     unpacker: Unpacker,
+    chunk: Vec<u8>,
     /// None outside of [`Sink::run`].
     ahead: Option<Ahead>,
 }
@@ -58,17 +61,25 @@ where
     for<'a> &'a S: Read,
 {
     /// A stream whose handshake is done.
-    pub(super) fn new(stream: u32, reader: Reader<S>, machine: Arc<dyn Destination>, seal: Seal) -> Self {
+    pub(super) fn new(
+        stream: u32,
+        reader: Reader<S>,
+        machine: Arc<dyn Destination>,
+        seal: Seal,
+        offer: Option<Arc<Offer>>,
+    ) -> Self {
         let acked = Ack { stream, ..Ack::default() };
         Self {
             reader,
             machine,
             seal,
+            offer,
             acked,
             next: acked,
             acked_at: Instant::now(),
             record: PageRecord::default(),
             unpacker: Unpacker::default(),
+            chunk: Vec::new(),
             ahead: None,
         }
     }
@@ -76,10 +87,11 @@ where
     /// Receives until the connection ends, as one of `count` streams.
     pub(super) fn run(mut self, count: u32, events: &SyncSender<Event>, session: u32, peer: &str) {
         let machine = Arc::clone(&self.machine);
-        let gap_pages = u64::from(count - 1) * SHARD_PAGES;
+        let gap_pages = u64::from(count - 1) * PIECE_PAGES;
         std::thread::scope(|scope| {
             self.ahead = Ahead::start(scope, self.next.stream, gap_pages, machine.memory());
             self.receive(events, session, peer);
+            self.offer.iter().for_each(|offer| offer.end());
             // Ends its thread.
             self.ahead = None;
         });
@@ -118,7 +130,12 @@ where
                 let memory = self.machine.memory();
                 // Later rounds bring pages that have been touched.
                 if let Some(ahead) = self.ahead.as_mut().filter(|_| self.record.round == 1) {
-                    self.record.raw().for_each(|run| ahead.came(memory, run));
+                    let filled = self.record.of_kind(|kind| kind != PageKind::Zero);
+                    filled.for_each(|run| ahead.came(memory, run));
+                }
+                match self.offer.as_ref().filter(|_| self.record.round == 1) {
+                    Some(offer) => offer.take(&self.record, &self.seal, &mut self.chunk)?,
+                    None => offer::refuse(&self.record)?,
                 }
                 self.seal.pages(&self.record, &mut self.reader, &mut self.unpacker, memory)?;
                 self.next.wire_bytes += u64::from(self.record.contents_bytes);

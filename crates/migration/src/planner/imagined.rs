@@ -99,14 +99,15 @@ impl World {
 }
 
 /// What a migration that is over says of its link: page contents per second, in bytes. The reverse of what is imagined.
-/// None if hardly anything was sent.
+/// None if hardly anything was sent, and of a return: most of its time went into looking for what need not be sent.
 pub fn observed_bytes_per_s(report: &MigrationReport) -> Option<f64> {
     let zeros = ZERO_PAGE.mul_f64(report.bytes.zero_pages as f64).as_secs_f64();
     let busy = report.busy_ms / 1e3;
     // Where there were hardly any contents the time for them is a difference of two that are alike.
     let contents = (busy - zeros).max(busy / 4.0);
     let bytes = report.bytes.raw + report.bytes.packed_pages * PAGE_SIZE_BYTES;
-    (bytes >= TELLING_BYTES && contents > 0.0).then(|| bytes as f64 / contents)
+    let returned = report.bytes.reused_pages > 0;
+    (bytes >= TELLING_BYTES && contents > 0.0 && !returned).then(|| bytes as f64 / contents)
 }
 
 /// Goes through a migration whose budget switches at the deadline, to its end.
@@ -197,7 +198,7 @@ impl Run {
         match action {
             Action::Greet => {
                 self.now += SETUP;
-                self.control(Control::Welcome(Welcome { post_copy: true }));
+                self.control(Control::Welcome(Welcome { post_copy: true, ..Welcome::default() }));
             }
             Action::OpenStreams => {
                 self.feed(Input::StreamsOpened(Ok(())));

@@ -72,6 +72,8 @@ pub struct Sent {
     /// Pages sent as what had changed in them, packed or not.
     pub delta_pages: u64,
     pub zero_pages: u64,
+    /// Pages that the destination had kept.
+    pub reused_pages: u64,
     /// Pages that are to follow and have not been sent yet.
     pub rest_pages: u64,
     /// The STATE frame, in bytes.
@@ -96,6 +98,7 @@ impl Sent {
             packed_pages: self.packed_pages,
             delta_pages: self.delta_pages,
             zero_pages: self.zero_pages,
+            reused_pages: self.reused_pages,
         }
     }
 }

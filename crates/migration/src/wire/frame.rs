@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::digests::DIGESTS_BYTES_MAX;
 use super::error::WireError;
 use super::missing::MISSING_BYTES_MAX;
 use super::pages::{ROUND_END_BYTES, TABLE_BYTES_MAX};
@@ -32,6 +33,8 @@ pub enum Tag {
     RoundEnd = 5,
     /// Some of the pages that the destination does not have.
     Missing = 6,
+    /// What the destination has kept of some pages.
+    Digests = 7,
 }
 
 impl Tag {
@@ -43,6 +46,7 @@ impl Tag {
             4 => Self::Pages,
             5 => Self::RoundEnd,
             6 => Self::Missing,
+            7 => Self::Digests,
             _ => return Err(WireError::Tag(byte)),
         })
     }
@@ -56,6 +60,7 @@ impl Tag {
             Self::Pages => TABLE_BYTES_MAX,
             Self::RoundEnd => ROUND_END_BYTES,
             Self::Missing => MISSING_BYTES_MAX,
+            Self::Digests => DIGESTS_BYTES_MAX,
         }
     }
 }

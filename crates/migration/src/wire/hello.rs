@@ -33,6 +33,8 @@ pub enum Role {
         page_streams: u32,
         /// Part of memory may follow when the guest runs at the destination.
         post_copy: bool,
+        /// The source understands digests of what the destination has kept.
+        reuse: bool,
     },
     Pages {
         stream: u32,
@@ -78,6 +80,8 @@ struct ControlRole {
     cpu: Vec<u8>,
     #[prost(bool, tag = "7")]
     post_copy: bool,
+    #[prost(bool, tag = "8")]
+    reuse: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -89,7 +93,7 @@ struct PagesRole {
 impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let role = match &self.role {
-            Role::Control { manifest, page_streams, post_copy } => RoleMessage::Control(ControlRole {
+            Role::Control { manifest, page_streams, post_copy, reuse } => RoleMessage::Control(ControlRole {
                 page_streams: *page_streams,
                 vm: manifest.vm.0.as_bytes().to_vec(),
                 vm_epoch: manifest.epoch.0,
@@ -97,6 +101,7 @@ impl Hello {
                 ranges: manifest.ranges.iter().flat_map(|range| [range.start.0, range.pages]).collect(),
                 cpu: manifest.cpu.clone(),
                 post_copy: *post_copy,
+                reuse: *reuse,
             }),
             Role::Pages { stream } => RoleMessage::Pages(PagesRole { stream: *stream }),
         };
@@ -133,7 +138,12 @@ impl ControlRole {
         let ranges = ranges(&self.ranges)?;
         let (epoch, spec_json, cpu) = (Epoch(self.vm_epoch), self.spec_json, self.cpu);
         let manifest = Manifest { vm, epoch, spec_json, ranges, cpu };
-        Ok(Role::Control { manifest, page_streams: self.page_streams, post_copy: self.post_copy })
+        Ok(Role::Control {
+            manifest,
+            page_streams: self.page_streams,
+            post_copy: self.post_copy,
+            reuse: self.reuse,
+        })
     }
 }
 
@@ -178,7 +188,7 @@ mod tests {
     fn control(ranges: Vec<PageRange>, page_streams: u32) -> Hello {
         let vm = VmId(Uuid::from_u128(9));
         let manifest = Manifest { vm, epoch: Epoch(2), spec_json: b"{}".to_vec(), ranges, cpu: vec![1, 2] };
-        hello(Role::Control { manifest, page_streams, post_copy: true })
+        hello(Role::Control { manifest, page_streams, post_copy: true, reuse: true })
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use godwit_types::{ApiError, ErrorCode};
 use prost::Message;
 
+use super::digests::DigestKey;
 use super::error::WireError;
 
 /// Longest error text that is sent, in bytes; longer ones are cut.
@@ -55,11 +56,24 @@ struct Envelope {
     body: Option<Control>,
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Welcome {
     /// On the control connection: memory may follow after the guest.
     #[prost(bool, tag = "1")]
     pub post_copy: bool,
+    /// On a page stream: digests of kept pages follow, made with this key of 32 bytes. Empty: none follow.
+    #[prost(bytes = "vec", tag = "2")]
+    pub digest_key: Vec<u8>,
+}
+
+impl Welcome {
+    /// The key of the digests that follow, if any do.
+    pub fn key(&self) -> Result<Option<DigestKey>, WireError> {
+        match self.digest_key.as_slice() {
+            [] => Ok(None),
+            key => key.try_into().map(Some).map_err(|_| WireError::malformed("key", "not of 32 bytes")),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

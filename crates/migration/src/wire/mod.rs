@@ -10,7 +10,7 @@
 //!  control   source: HELLO(control, manifest)   heartbeats   STATE   COMMITTED        | ERROR at any time
 //!            dest.:  WELCOME  READY  acks       heartbeats   PREPARED        RESUMED  | ERROR at any time
 //!  pages i   source: HELLO(pages i)  PAGES ... ROUND_END  PAGES ... ROUND_END  ...
-//!            dest.:  WELCOME
+//!            dest.:  WELCOME  DIGESTS ... if it has kept memory of this VM
 //! ```
 //!
 //! `check` is XXH3-64 of the payload, seeded with the header's first eight bytes: it finds damage, not malice. Every
@@ -20,6 +20,7 @@
 //! Acknowledgements are cumulative and travel on the control connection; a page stream never waits for one as long
 //! as its window is open.
 
+mod digests;
 mod error;
 mod frame;
 mod hello;
@@ -29,6 +30,7 @@ mod pages;
 mod preamble;
 mod state;
 
+pub use digests::{DIGEST_BYTES, Digest, DigestKey, Digests, PIECE_PAGES, PIECES_AHEAD_MAX, digest};
 pub use error::WireError;
 pub use frame::{HEADER_BYTES, Header, Tag};
 pub use hello::{Hello, MANIFEST_RANGES_MAX, PAGE_STREAMS_MAX, Role};

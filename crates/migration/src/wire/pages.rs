@@ -38,6 +38,15 @@ pub enum PageKind {
     Raw = 1,
     /// The exclusive or of the contents with those that were sent last follows.
     Delta = 2,
+    /// The destination has kept these contents, as its digests have shown; nothing follows.
+    Reused = 3,
+}
+
+impl PageKind {
+    /// Whether contents follow.
+    pub const fn has_contents(self) -> bool {
+        matches!(self, Self::Raw | Self::Delta)
+    }
 }
 
 /// Consecutive pages that are sent the same way.
@@ -47,8 +56,8 @@ pub struct Run {
     pub kind: PageKind,
 }
 
-/// The pages that one record names, on both sides. The contents of those that are not zero follow the frame, in the order of
-/// the runs.
+/// The pages that one record names, on both sides. The contents of those that have any follow the frame, in the order of the
+/// runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageRecord {
     pub round: u32,
@@ -58,6 +67,8 @@ pub struct PageRecord {
     pub raw_pages: u64,
     /// Those of these that are deltas.
     pub delta_pages: u64,
+    /// Those that the destination has kept.
+    pub reused_pages: u64,
     pub codec: Codec,
     /// Bytes that follow the frame.
     pub contents_bytes: u32,
@@ -95,7 +106,12 @@ impl PageRecord {
 
     /// The runs whose contents follow.
     pub fn raw(&self) -> impl Iterator<Item = PageRange> {
-        self.runs.iter().filter(|run| run.kind != PageKind::Zero).map(|run| run.range)
+        self.of_kind(PageKind::has_contents)
+    }
+
+    /// The runs whose kind is wanted.
+    pub fn of_kind(&self, wanted: impl Fn(PageKind) -> bool) -> impl Iterator<Item = PageRange> {
+        self.runs.iter().filter(move |run| wanted(run.kind)).map(|run| run.range)
     }
 
     /// The contents of all those pages, unpacked, in bytes.
@@ -141,8 +157,9 @@ impl PageRecord {
 
     fn count(&mut self, pages: u64, kind: PageKind) {
         self.pages += pages;
-        self.raw_pages += if kind == PageKind::Zero { 0 } else { pages };
+        self.raw_pages += if kind.has_contents() { pages } else { 0 };
         self.delta_pages += if kind == PageKind::Delta { pages } else { 0 };
+        self.reused_pages += if kind == PageKind::Reused { pages } else { 0 };
     }
 }
 
@@ -163,6 +180,7 @@ fn run(entry: &[u8]) -> Result<Run, WireError> {
         0 => PageKind::Zero,
         1 => PageKind::Raw,
         2 => PageKind::Delta,
+        3 => PageKind::Reused,
         other => return Err(malformed(format!("unknown page kind {other}"))),
     };
     let range = PageRange { start: Gfn(u64::from_le_bytes(*start)), pages: u64::from(pages) };
@@ -228,6 +246,7 @@ mod tests {
             let count = |kind| pages.values().filter(|other| **other == kind).count() as u64;
             prop_assert_eq!(record.raw_pages, count(PageKind::Raw) + count(PageKind::Delta));
             prop_assert_eq!(record.delta_pages, count(PageKind::Delta));
+            prop_assert_eq!(record.reused_pages, count(PageKind::Reused));
             let back = record.runs.iter().flat_map(|run| {
                 (run.range.start.0..run.range.end()).map(|gfn| (gfn, run.kind))
             });
@@ -251,7 +270,7 @@ mod tests {
     }
 
     fn kinds() -> impl Strategy<Value = PageKind> {
-        prop_oneof![Just(PageKind::Zero), Just(PageKind::Raw), Just(PageKind::Delta)]
+        prop_oneof![Just(PageKind::Zero), Just(PageKind::Raw), Just(PageKind::Delta), Just(PageKind::Reused)]
     }
 
     /// A record that says nothing of how many pages its one raw run has.

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{
-    Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    Absent, Destination, GuestMemory, Kept, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
 };
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES, VmId};
 
 use super::absent::{ModelAbsent, Shared};
+use super::kept::ModelKept;
 
 const WORDS_PER_PAGE: usize = PAGE_SIZE_BYTES as usize / 8;
 /// The page that saving dirties, to see that it is sent afterwards.
@@ -73,6 +74,7 @@ pub struct ModelVm {
     load: Load,
     me: Weak<Self>,
     absent: Shared,
+    kept: OnceLock<ModelKept>,
 }
 
 impl ModelVm {
@@ -95,6 +97,7 @@ impl ModelVm {
             load,
             me,
             absent: Shared::default(),
+            kept: OnceLock::new(),
         }
     }
 
@@ -162,6 +165,23 @@ impl ModelVm {
             self.runners.stop();
         }
         state.may_run = false;
+    }
+
+    /// Its memory by frame number, zeros between the ranges.
+    pub fn image(&self) -> Vec<u8> {
+        self.words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect()
+    }
+
+    /// What its host has kept of it, as [`ModelVm::image`] has it.
+    pub fn keep(&self, mut image: Vec<u8>) {
+        let hole = 160 * PAGE_SIZE_BYTES as usize..256 * PAGE_SIZE_BYTES as usize;
+        image[hole].fill(0);
+        assert!(self.kept.set(ModelKept::new(image)).is_ok(), "kept twice");
+    }
+
+    /// What is left of that.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.get().map_or(0, ModelKept::filled)
     }
 
     /// The first page that differs between two VMs that both stand.
@@ -351,6 +371,10 @@ impl Destination for ModelVm {
 
     fn memory(&self) -> &dyn GuestMemory {
         self
+    }
+
+    fn kept(&self) -> Option<&dyn Kept> {
+        self.kept.get().map(|kept| kept as &dyn Kept)
     }
 
     fn can_follow(&self) -> Result<(), String> {

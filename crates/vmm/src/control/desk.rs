@@ -1,5 +1,6 @@
 //! Serves the requests of the control socket.
 
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -26,6 +27,15 @@ pub struct Desk {
     listening: Option<SocketAddr>,
     /// Locked while a migration starts, so that its end is seen after its beginning.
     outgoing: Mutex<Option<(MigrationId, Arc<SourceRun>)>>,
+    /// Where memory goes once the VM has left.
+    keep: Mutex<Option<Keep>>,
+}
+
+/// A file for the memory of a VM that has left.
+pub struct Keep {
+    pub file: File,
+    /// As many as there were page streams, which the agent has chosen for this host.
+    pub threads: usize,
 }
 
 impl Desk {
@@ -36,7 +46,7 @@ impl Desk {
         starter: Starter,
         listening: Option<SocketAddr>,
     ) -> Self {
-        Self { machine, hub, starter, listening, outgoing: Mutex::default() }
+        Self { machine, hub, starter, listening, outgoing: Mutex::default(), keep: Mutex::default() }
     }
 
     /// The migration away that is under way.
@@ -47,6 +57,11 @@ impl Desk {
     /// The migration away has ended: there may be another.
     pub fn outgoing_ended(&self) {
         *self.current() = None;
+    }
+
+    /// Where the memory of the VM, which has left, shall be kept; if anywhere, and told once.
+    pub fn keep(&self) -> Option<Keep> {
+        self.keep.lock().expect("no request panics").take()
     }
 
     /// Serves a request and what came with it. Subscriptions are the server's own business.
@@ -71,20 +86,17 @@ impl Desk {
                 Ok(())
             }
             Request::Balloon { target } => self.set_balloon(target),
-            Request::MigrateOut { migration, destination, address, key, budget } => {
+            Request::MigrateOut { migration, destination, address, key, keep, budget } => {
+                let mut descriptors = descriptors;
+                let file = if keep { descriptors.pop().map(File::from) } else { None };
                 let source = self.machine.config().host.clone();
                 connections(descriptors).and_then(|(control, pages)| {
                     let secure = secure(key.as_ref())?;
-                    self.migrate(Outgoing {
-                        migration,
-                        source,
-                        destination,
-                        address,
-                        control,
-                        pages,
-                        secure,
-                        budget,
-                    })
+                    let keep = file.map(|file| Keep { file, threads: pages.len() });
+                    self.migrate(
+                        keep,
+                        Outgoing { migration, source, destination, address, control, pages, secure, budget },
+                    )
                 })
             }
             Request::Reconnect { migration, error } => {
@@ -141,7 +153,7 @@ impl Desk {
         survey.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
     }
 
-    fn migrate(&self, request: Outgoing) -> Result<(), ApiError> {
+    fn migrate(&self, keep: Option<Keep>, request: Outgoing) -> Result<(), ApiError> {
         self.running()?;
         let mut outgoing = self.current();
         if let Some((migration, _)) = &*outgoing {
@@ -162,6 +174,7 @@ impl Desk {
             )
         })?;
         *outgoing = Some((migration, Arc::new(run)));
+        *self.keep.lock().expect("no request panics") = keep;
         Ok(())
     }
 

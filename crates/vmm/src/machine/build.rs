@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
+use godwit_migration::GuestMemory as _;
 use godwit_types::Epoch;
 use godwit_types::control::{DiskDescriptors, Role, VmmConfig, VmmState};
 use godwit_types::vm::InvalidVmSpec;
@@ -33,7 +34,7 @@ use crate::kvm::events::KvmEvents;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
 use crate::kvm::{self, KvmError, call};
-use crate::memory::{MemoryError, Ram, Userfault};
+use crate::memory::{KeptMemory, MemoryError, Ram, Userfault};
 
 /// Who is told of the machine's state and of its devices' errors.
 pub trait Observer: Send + Sync {
@@ -89,6 +90,8 @@ impl Machine {
         for slot in ram.slots() {
             kvm::set_slot(&vm, &slot, 0)?;
         }
+        let kept = parts.kept.map_or(Ok(None), |file| KeptMemory::open(file.into(), ram.ranges()));
+        let kept = kept.map_err(|error| BuildError::Host("look at kept memory".into(), error))?;
         let (buses, doorbell) = (Buses::default(), Arc::new(Doorbell::default()));
         let legacy = Legacy::build((parts.console, parts.console_log.into()), &vm, &buses, &doorbell)?;
         let events = Arc::new(KvmEvents(Arc::clone(&vm)));
@@ -130,6 +133,7 @@ impl Machine {
             origin: Mutex::default(),
             userfault: Mutex::new(parts.userfault),
             absent: Mutex::default(),
+            kept,
             doorbell,
             observer,
             vm,
@@ -149,6 +153,8 @@ pub struct Parts {
     pub console_log: OwnedFd,
     /// Or why there is none.
     pub userfault: Result<Userfault, String>,
+    /// What there is of the VM's memory from before.
+    pub kept: Option<OwnedFd>,
 }
 
 fn check(config: &VmmConfig, parts: &Parts) -> Result<(), BuildError> {

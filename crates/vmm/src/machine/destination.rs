@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{Absent, Destination, GuestMemory, MachineError, Manifest, Section};
+use godwit_migration::{Absent, Destination, GuestMemory, Kept, MachineError, Manifest, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::vm::VmSpec;
 use godwit_types::{Epoch, MigrationId};
@@ -67,6 +67,10 @@ impl Destination for Machine {
 
     fn memory(&self) -> &dyn GuestMemory {
         &self.ram
+    }
+
+    fn kept(&self) -> Option<&dyn Kept> {
+        self.kept.as_ref().map(|kept| kept as &dyn Kept)
     }
 
     fn can_follow(&self) -> Result<(), String> {

@@ -9,10 +9,11 @@ mod source;
 mod survey;
 mod vcpu;
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use godwit_migration::{MachineError, Source};
+use godwit_migration::{GuestMemory, Kept, MachineError, Source};
 use godwit_types::capability::GuestFacts;
 use godwit_types::control::{VmmConfig, VmmState};
 use godwit_types::{Bytes, Epoch};
@@ -29,7 +30,7 @@ use crate::kvm::chain;
 use crate::kvm::dirty_log::DirtyLog;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
-use crate::memory::{AbsentRam, Ram, Userfault};
+use crate::memory::{AbsentRam, KeptMemory, Ram, Userfault};
 use crate::offer;
 pub use build::{BuildError, Observer, Parts};
 use doorbell::Doorbell;
@@ -62,6 +63,8 @@ pub struct Machine {
     userfault: Mutex<Result<Userfault, String>>,
     /// Memory of which a part is, or was, still at the source.
     absent: Mutex<Option<Arc<AbsentRam>>>,
+    /// What this host has of the VM's memory from before.
+    kept: Option<KeptMemory>,
     doorbell: Arc<Doorbell>,
     observer: Arc<dyn Observer>,
     vm: Arc<VmFd>,
@@ -148,6 +151,28 @@ impl Machine {
         let absent = self.absent();
         absent.iter().for_each(|absent| absent.forget());
         absent.is_some()
+    }
+
+    /// Gives back what this host had of memory from before, however much of it was of use.
+    pub fn forget_kept(&self) {
+        if let Some(kept) = &self.kept {
+            self.ram.ranges().iter().for_each(|range| kept.forget(*range));
+        }
+    }
+
+    /// Moves the memory of a VM that is not here into `file`, with so many threads, until `stop` says that it is enough.
+    pub fn keep_memory(
+        &self,
+        file: &File,
+        threads: usize,
+        stop: impl Fn() -> bool + Sync,
+    ) -> Result<(), MachineError> {
+        let life = self.condition().life;
+        if life == Life::Running {
+            let reason = format!("the VM is {life:?}");
+            return Err(MachineError { step: "keeping memory".into(), reason });
+        }
+        self.ram.keep(file, threads, stop).map_err(|error| step("keeping memory", &error))
     }
 
     /// Memory of which a part is still at the source.

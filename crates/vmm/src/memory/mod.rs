@@ -1,6 +1,7 @@
 //! Guest memory, seen by devices as [`GuestRam`] and by a migration page by page as [`Ram`].
 
 mod absent;
+mod kept;
 pub mod layout;
 mod ram;
 pub(crate) mod uffd;
@@ -8,6 +9,7 @@ pub(crate) mod uffd;
 use vm_memory::bitmap::AtomicBitmap;
 
 pub use absent::{AbsentRam, Userfault};
+pub use kept::KeptMemory;
 pub(crate) use ram::insert_words;
 pub use ram::{MemoryError, Ram, Slot};
 

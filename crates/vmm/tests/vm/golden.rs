@@ -64,6 +64,7 @@ fn saved(fixture: &Fixture) -> Vec<Section> {
         console,
         console_log,
         userfault: Err("none is needed".into()),
+        kept: None,
     };
     let machine: Arc<Machine> = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
     machine.start().unwrap();

@@ -5,5 +5,6 @@ mod life;
 mod linux;
 mod migration;
 mod reference;
+mod return_trip;
 mod support;
 mod survey;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -165,6 +166,11 @@ impl Fixture {
     }
 
     fn destination(&self, here: &Vmm, n: u64) -> Vmm {
+        self.destination_with(here, n, None)
+    }
+
+    /// The same, with what its host has kept of the VM.
+    pub(crate) fn destination_with(&self, here: &Vmm, n: u64, kept: Option<OwnedFd>) -> Vmm {
         let role = Role::Incoming {
             migration: migration_id(n),
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -173,7 +179,7 @@ impl Fixture {
         let epoch = here.status().epoch.0 + 1;
         let spec = here.config.spec.clone();
         let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);
-        Vmm::start(self.equip(config, n))
+        Vmm::start_with(self.equip(config, n), kept)
     }
 
     fn equip(&self, mut config: VmmConfig, n: u64) -> VmmConfig {
@@ -202,7 +208,7 @@ impl Fixture {
     }
 
     /// Waits until all of the guest's work has gone on since `before`.
-    fn progress(&self, before: &Value) -> Value {
+    pub(crate) fn progress(&self, before: &Value) -> Value {
         let count = |report: &Value, path: &str| report.pointer(path).and_then(Value::as_u64).unwrap();
         let paths = ["/beats", "/memory/pages_checked", "/disk/acked", "/disk/read_back"];
         let deadline = std::time::Instant::now() + PATIENCE;

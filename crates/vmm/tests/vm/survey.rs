@@ -129,6 +129,7 @@ fn the_dirty_log_is_off_after_a_survey() {
         console,
         console_log: given.console_log,
         userfault: Err("none is needed".into()),
+        kept: None,
     };
     let machine = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
     machine.start().unwrap();

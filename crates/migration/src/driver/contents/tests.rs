@@ -130,7 +130,7 @@ proptest! {
         let (here, there) = (Memory::new(), Arc::new(Memory::new()));
         let wire = Wire::default();
         let reader = Reader::new(Inflow::new(wire.clone(), None, Arc::default(), None)).carrying(Tag::Pages);
-        let mut sink = Sink::new(0, reader, Arc::clone(&there) as _, Seal::default());
+        let mut sink = Sink::new(0, reader, Arc::clone(&there) as _, Seal::default(), None);
         let mut contents = Contents::new(1);
         for (round, (packing, writes)) in (1..).zip(rounds) {
             // As if all others had been far slower.

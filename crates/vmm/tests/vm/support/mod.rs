@@ -4,13 +4,14 @@ pub(crate) mod guest;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use godwit_types::control::{Notice, Question, Reply, Request, Role, Status, VmmConfig};
+use godwit_types::control::{Descriptors, Notice, Question, Reply, Request, Role, Status, VmmConfig};
 use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::ownership::Verdict;
 use godwit_types::vm::{BootSpec, CpuProfile, VmSpec};
@@ -92,12 +93,17 @@ impl Vmm {
 
     /// Starts the process without waiting for its socket, as an agent does that is this user.
     pub(crate) fn spawn(config: &VmmConfig) -> (Child, PathBuf) {
+        Self::spawn_with(config, None)
+    }
+
+    /// The same, with a memory file for what is kept of the VM.
+    fn spawn_with(config: &VmmConfig, kept: Option<OwnedFd>) -> (Child, PathBuf) {
         let at = |extension: &str| config.control.with_extension(extension);
         let errors = std::fs::File::create(at("stderr")).unwrap();
         // Another place serves runs of the test binary on a machine where it was not built.
         let vmm = std::env::var_os("GODWIT_VMM").unwrap_or_else(|| env!("CARGO_BIN_EXE_godwit-vmm").into());
         let mut command = Command::new(vmm);
-        let given = godwit_provision::open(config).unwrap();
+        let given = Descriptors { kept, ..godwit_provision::open(config).unwrap() };
         let descriptors = Some(godwit_provision::hand_to(&mut command, given));
         let config = VmmConfig { descriptors, ..config.clone() };
         std::fs::write(at("json"), serde_json::to_vec_pretty(&config).unwrap()).unwrap();
@@ -108,7 +114,12 @@ impl Vmm {
 
     /// Starts the process and subscribes to it.
     pub(crate) fn start(config: VmmConfig) -> Self {
-        let (mut child, errors) = Self::spawn(&config);
+        Self::start_with(config, None)
+    }
+
+    /// The same, with a memory file for what is kept of the VM.
+    pub(crate) fn start_with(config: VmmConfig, kept: Option<OwnedFd>) -> Self {
+        let (mut child, errors) = Self::spawn_with(&config, kept);
         let deadline = Instant::now() + PATIENCE;
         let stream = loop {
             if let Ok(stream) = UnixStream::connect(&config.control) {
@@ -138,8 +149,8 @@ impl Vmm {
         std::thread::spawn(move || exchange(stream, &request, &[]))
     }
 
-    fn ask_with(&self, request: &Request, connections: &[TcpStream]) -> Reply {
-        exchange(UnixStream::connect(&self.config.control).unwrap(), request, connections)
+    fn ask_with(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Reply {
+        exchange(UnixStream::connect(&self.config.control).unwrap(), request, descriptors)
     }
 
     /// Sends a request that must succeed.
@@ -213,11 +224,30 @@ impl Vmm {
         migration: MigrationId,
         budget: Budget,
     ) -> [TcpStream; 2] {
+        self.migrate_keeping(destination, migration, budget, None)
+    }
+
+    /// The same; memory is kept in a file once the VM has left.
+    pub(crate) fn migrate_keeping(
+        &self,
+        destination: &Self,
+        migration: MigrationId,
+        budget: Budget,
+        kept: Option<OwnedFd>,
+    ) -> [TcpStream; 2] {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
         let host = destination.config.host.clone();
         let connections = connect(address);
-        let request = Request::MigrateOut { migration, destination: host, address, key: Some(KEY), budget };
-        let reply = self.ask_with(&request, &connections);
+        let request = Request::MigrateOut {
+            migration,
+            destination: host,
+            address,
+            key: Some(KEY),
+            keep: kept.is_some(),
+            budget,
+        };
+        let given: Vec<_> = connections.iter().map(AsFd::as_fd).chain(kept.iter().map(AsFd::as_fd)).collect();
+        let reply = self.ask_with(&request, &given);
         assert_eq!(reply, Reply::Done, "{}", self.errors());
         connections
     }
@@ -230,7 +260,8 @@ impl Vmm {
         });
         let connections = connect(address);
         let error = (!network).then(|| ApiError::new(ErrorCode::Unreachable, "no route"));
-        let given = if network { &connections[..] } else { &[] };
+        let all = connections.each_ref().map(AsFd::as_fd);
+        let given = if network { &all[..] } else { &[] };
         assert_eq!(self.ask_with(&Request::Reconnect { migration, error }, given), Reply::Done);
         connections
     }
@@ -297,18 +328,18 @@ impl Notices {
     }
 }
 
-fn exchange(stream: UnixStream, request: &Request, connections: &[TcpStream]) -> Reply {
+fn exchange(stream: UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Reply {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    send(&stream, request, connections);
+    send(&stream, request, descriptors);
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
 }
 
-fn send(stream: &UnixStream, request: &Request, connections: &[TcpStream]) {
+fn send(stream: &UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) {
     let mut line = serde_json::to_string(request).unwrap();
     line.push('\n');
-    let sent = godwit_provision::send(stream, line.as_bytes(), connections).unwrap();
+    let sent = godwit_provision::send(stream, line.as_bytes(), descriptors).unwrap();
     assert_eq!(sent, line.len(), "a short line fits into the socket's buffer");
 }
 
