@@ -84,7 +84,7 @@ fn only_expected_descriptors(fabric: &Fabric, process: &Path) -> Result<()> {
     let logs = fabric.logs().display().to_string();
     let datastore = fabric.datastore().display().to_string();
     let faults = fabric.faults().display().to_string();
-    let anonymous = ["/dev/null", "/dev/kvm", "/dev/net/tun", "anon_inode:", "socket:"];
+    let anonymous = ["/dev/null", "/dev/kvm", "/dev/net/tun", "anon_inode:", "socket:", "/memfd:godwit-kept"];
     for descriptor in fs::read_dir(process.join("fd")).map_err(LabError::io("list descriptors"))?.flatten() {
         let target = fs::read_link(descriptor.path()).map_err(LabError::io("read a descriptor"))?;
         let target = target.display().to_string();
