@@ -23,8 +23,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Moves are told of as they come, but not each.
 const TELL_EVERY: u32 = 20;
 
+/// One part of a blackout.
+type PartOf = fn(&Blackout) -> f64;
+
 /// The parts of a blackout, in their order.
-const PARTS: [(&str, fn(&Blackout) -> f64); 9] = [
+const PARTS: [(&str, PartOf); 9] = [
     ("blackout", |blackout| blackout.total_ms),
     ("  stop", |blackout| blackout.stop_ms),
     ("  drain", |blackout| blackout.drain_ms),
