@@ -21,7 +21,7 @@ const FILL_LIMIT: Duration = Duration::from_secs(90);
 /// Between two moves: a guest that has just arrived is left alone.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Moves are told of as they come, but not each.
-const TELL_EVERY: u32 = 20;
+const TELL_EVERY: u32 = 10;
 
 /// One part of a blackout.
 type PartOf = fn(&Blackout) -> f64;
