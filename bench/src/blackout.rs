@@ -13,11 +13,10 @@ use crate::engine::{Bed, Running, Terms};
 use crate::error::Result;
 use crate::foresight::Foresight;
 use crate::godwit::GodwitVm;
+use crate::run::FILL_LIMIT;
 use crate::stats::{median, p99};
 use crate::watch::Watch;
 
-/// How long a guest may take to boot and fill its memory.
-const FILL_LIMIT: Duration = Duration::from_secs(90);
 /// Between two moves: a guest that has just arrived is left alone.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Moves are told of as they come, but not each.

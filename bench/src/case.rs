@@ -137,9 +137,7 @@ impl Case {
         };
         format!("godwit.ws={filled} godwit.content={content} {load} godwit.disk=off godwit.pulse=on")
     }
-}
 
-impl Case {
     fn hot(&self, pages_per_s: u64) -> String {
         format!("godwit.rate={pages_per_s} godwit.hot={}", Bytes::mib(self.memory_mib).0 / 10)
     }

@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use godwit_guest_contract::pulse::SWEEP;
 use godwit_lab::cluster::Cluster;
 use godwit_lab::fabric::{Fabric, FabricOptions};
 use godwit_lab::setup::say;
@@ -15,7 +14,7 @@ use godwit_types::Bytes;
 use godwit_types::task::{Task, VmMove};
 use serde::Serialize;
 
-use crate::case::{Case, Load};
+use crate::case::{Case, Load, SMALL};
 use crate::engine::{Bed, Running};
 use crate::error::{BenchError, Result};
 use crate::godwit::GodwitVm;
@@ -23,7 +22,7 @@ use crate::link::{self, Cap};
 use crate::machine;
 use crate::measure::{self, Undisturbed};
 use crate::row::rounded;
-use crate::run::{AFTERMATH, FILL_LIMIT, PAUSE, PULSE_LIMIT, SETTLE, SWEEP_LIMIT, UNDISTURBED};
+use crate::run::{AFTERMATH, FILL_LIMIT, PAUSE, PULSE_LIMIT, SETTLE, UNDISTURBED, check_memory};
 use crate::stats::median;
 use crate::watch::Watch;
 
@@ -129,11 +128,8 @@ impl Evacuate {
         Case {
             name: "evacuate",
             memory_mib: self.memory.0 >> 20,
-            vcpus: 1,
             load: if self.idle { Load::Idle } else { Load::Light },
-            content: "random",
-            link_bits_per_s: None,
-            quick: false,
+            ..SMALL
         }
     }
 }
@@ -207,7 +203,7 @@ fn observe(bed: &Bed, case: &Case, guests: &mut [Guest<'_>]) -> Result<Run> {
         guest.vm.has_moved();
     }
     for guest in guests {
-        check_memory(guest)?;
+        check_memory(&guest.watch, &mut guest.vm)?;
     }
     Ok(run)
 }
@@ -245,17 +241,6 @@ fn total_ms(tasks: &[Task]) -> f64 {
     let first = tasks.iter().map(|task| task.started_unix_ms).min().unwrap_or(0);
     let last = tasks.iter().filter_map(|task| task.finished_unix_ms).max().unwrap_or(first);
     last.saturating_sub(first) as f64
-}
-
-fn check_memory(guest: &mut Guest<'_>) -> Result<()> {
-    guest.vm.type_byte(SWEEP)?;
-    let swept = guest.watch.wait_for("the check of all memory", SWEEP_LIMIT, |heard| {
-        heard.pulse.sweeps > 0 || heard.pulse.errors > 0
-    })?;
-    match swept.pulse.errors {
-        0 => Ok(()),
-        count => Err(BenchError::MemoryErrors { count, console: guest.watch.last_words() }),
-    }
 }
 
 impl Row {

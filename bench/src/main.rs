@@ -226,12 +226,7 @@ fn measure_goodput(options: &MeasureGoodput) -> Result<()> {
 
 fn evacuate(options: &Evacuate) -> Result<()> {
     prepare(&[Engine::Godwit])?;
-    let rows = evacuate::measure(options, |row| {
-        if options.json {
-            print(&serde_json::to_string(row).map_err(BenchError::Print)?);
-        }
-        Ok(())
-    })?;
+    let rows = evacuate::measure(options, |row| tell(options.json, row))?;
     if !options.json {
         print(&table::evacuations(&rows));
     }
@@ -240,13 +235,7 @@ fn evacuate(options: &Evacuate) -> Result<()> {
 
 fn return_trip(options: &ReturnTrip) -> Result<()> {
     prepare(&[Engine::Godwit])?;
-    let tell = |found: &returns::Return| {
-        if options.json {
-            print(&serde_json::to_string(found).map_err(BenchError::Print)?);
-        }
-        Ok(())
-    };
-    let returns = returns::measure(options.memory.0 >> 20, tell)?;
+    let returns = returns::measure(options.memory.0 >> 20, |found| tell(options.json, found))?;
     if !options.json {
         print(&table::returns(&returns));
     }
@@ -259,8 +248,8 @@ fn migrate(options: &Migrate) -> Result<()> {
     let rows = measure_all(&cases, &engines, options)?;
     let (ratios, foresight) = (ratio::ratios(&rows), Foresight::of_rows(&rows));
     if options.json {
-        ratios.iter().try_for_each(|ratio| options.tell(ratio))?;
-        foresight.iter().try_for_each(|foresight| options.tell(foresight))?;
+        ratios.iter().try_for_each(|ratio| tell(options.json, ratio))?;
+        foresight.iter().try_for_each(|foresight| tell(options.json, foresight))?;
     } else {
         print(&format!("{}\n\n{}", table::rows(&rows), table::ratios(&ratios)));
         foresight.iter().for_each(|foresight| print(&foresight.describe()));
@@ -276,7 +265,7 @@ fn measure_all(cases: &[&Case], engines: &[Engine], options: &Migrate) -> Result
     let bed = Bed::start()?;
     say("measuring plain TCP");
     let mut rows = machine::rows(&bed)?;
-    rows.iter().try_for_each(|row| options.tell(row))?;
+    rows.iter().try_for_each(|row| tell(options.json, row))?;
     for case in cases {
         if let Some(available) = machine::available_bytes().filter(|bytes| *bytes < case.needed_bytes()) {
             let (needed, available) = (Bytes(case.needed_bytes()), Bytes(available));
@@ -284,7 +273,7 @@ fn measure_all(cases: &[&Case], engines: &[Engine], options: &Migrate) -> Result
             continue;
         }
         let of_case = run_case(&bed, case, engines, options);
-        of_case.iter().try_for_each(|row| options.tell(row))?;
+        of_case.iter().try_for_each(|row| tell(options.json, row))?;
         rows.extend(of_case);
     }
     Ok(rows)
@@ -360,14 +349,14 @@ impl Migrate {
     fn terms(&self) -> Terms {
         Terms { limit: if self.quick { QUICK_LIMIT } else { LIMIT }, blackout_ms_max: self.max_blackout }
     }
+}
 
-    /// Prints it, if that is how the result is wanted.
-    fn tell(&self, row: &impl Serialize) -> Result<()> {
-        if self.json {
-            print(&serde_json::to_string(row).map_err(BenchError::Print)?);
-        }
-        Ok(())
+/// Prints it, if that is how the result is wanted.
+fn tell(json: bool, row: &impl Serialize) -> Result<()> {
+    if json {
+        print(&serde_json::to_string(row).map_err(BenchError::Print)?);
     }
+    Ok(())
 }
 
 fn case_names() -> String {

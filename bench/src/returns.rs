@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use godwit_guest_contract::pulse::SWEEP;
 use godwit_lab::setup::say;
 use godwit_types::Bytes;
 use godwit_types::migration::MigrationReport;
@@ -10,8 +9,9 @@ use serde::Serialize;
 
 use crate::case::{Case, Load, RETURN};
 use crate::engine::{Bed, Running as _, Terms};
-use crate::error::{BenchError, Result};
+use crate::error::Result;
 use crate::godwit::GodwitVm;
+use crate::run::check_memory;
 use crate::watch::Watch;
 
 /// How much of its filled memory the guest changes between the trips, in percent.
@@ -92,12 +92,6 @@ fn trips(case: &Case, vm: &mut GodwitVm<'_>) -> Result<(MigrationReport, Migrati
     drop(watch);
     let back = vm.move_on(TERMS)?;
     let watch = Watch::start(&vm.consoles());
-    vm.type_byte(SWEEP)?;
-    let swept = watch.wait_for("the check of all memory", LIMIT, |heard| {
-        heard.pulse.sweeps > 0 || heard.pulse.errors > 0
-    })?;
-    match swept.pulse.errors {
-        0 => Ok((first, back)),
-        count => Err(BenchError::MemoryErrors { count, console: watch.last_words() }),
-    }
+    check_memory(&watch, vm)?;
+    Ok((first, back))
 }

@@ -106,7 +106,7 @@ fn measure_undisturbed(watch: &Watch, case: &Case) -> Result<Undisturbed> {
 }
 
 /// Has the guest check every page.
-fn check_memory(watch: &Watch, vm: &mut dyn Running) -> Result<()> {
+pub(crate) fn check_memory(watch: &Watch, vm: &mut dyn Running) -> Result<()> {
     vm.type_byte(SWEEP)?;
     let swept = watch.wait_for("the check of all memory", SWEEP_LIMIT, |heard| {
         heard.pulse.sweeps > 0 || heard.pulse.errors > 0

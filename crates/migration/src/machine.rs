@@ -27,6 +27,12 @@ impl PageRange {
         (self.start.0..self.end()).map(Gfn)
     }
 
+    /// It in parts of so many pages, the last of which may be shorter.
+    pub fn parts(self, pages: u64) -> impl Iterator<Item = Self> {
+        let starts = (self.start.0..self.end()).step_by(pages as usize);
+        starts.map(move |start| Self { start: Gfn(start), pages: pages.min(self.end() - start) })
+    }
+
     /// Whether the page is in it.
     pub const fn contains(self, page: Gfn) -> bool {
         page.0 >= self.start.0 && page.0 < self.end()

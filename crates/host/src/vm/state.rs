@@ -78,7 +78,15 @@ impl State {
 
     /// Whether a migration away is under way.
     pub(crate) fn migrating_away(&self) -> bool {
-        self.outgoing.as_ref().is_some_and(|outgoing| outgoing.outcome.is_none())
+        self.migration_away().is_some()
+    }
+
+    /// The migration away that is under way.
+    pub(crate) fn migration_away(&self) -> Option<MigrationId> {
+        self.outgoing
+            .as_ref()
+            .filter(|outgoing| outgoing.outcome.is_none())
+            .map(|outgoing| outgoing.migration)
     }
 
     /// Whether the arbiter may be asked about this VM at any moment.

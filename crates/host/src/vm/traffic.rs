@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use super::machine::Machine;
 use super::shares::{Cap, Lane, shares};
-use super::state::State;
 use crate::agent::Agent;
 
 /// How long others are held back for one guest that stands. One that waits longer does not wait for the network.
@@ -64,7 +63,7 @@ pub(crate) fn first_share(agent: &Agent, machine: &Arc<Machine>, allowed: Cap) -
 pub(crate) fn allow(agent: &Agent, vm: VmId, migration: MigrationId, allowed: Cap) -> Result<(), ApiError> {
     let machine = super::orders::running(agent, vm)?;
     let known = machine.state(|state| {
-        let known = migration_away(state) == Some(migration);
+        let known = state.migration_away() == Some(migration);
         if known {
             state.traffic.allowed = Some(allowed);
         }
@@ -83,14 +82,10 @@ pub(crate) fn moves(agent: &Agent) -> usize {
     agent.vms.all_live().iter().filter(|machine| machine.state(|state| state.migrating_away())).count()
 }
 
-fn migration_away(state: &State) -> Option<MigrationId> {
-    state.outgoing.as_ref().filter(|outgoing| outgoing.outcome.is_none()).map(|outgoing| outgoing.migration)
-}
-
 fn all_shares(agent: &Agent) -> Vec<(Arc<Machine>, MigrationId, Cap)> {
     let away = agent.vms.all_live().into_iter().filter_map(|machine| {
         let (migration, lane) =
-            machine.state(|state| Some((migration_away(state)?, state.traffic.lane())))?;
+            machine.state(|state| Some((state.migration_away()?, state.traffic.lane())))?;
         Some((machine, migration, lane))
     });
     let away: Vec<_> = away.collect();

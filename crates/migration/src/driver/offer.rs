@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use godwit_types::{Gfn, PAGE_SIZE_BYTES};
+use godwit_types::PAGE_SIZE_BYTES;
 
 use super::outflow::Outflow;
 use super::pump::shards;
@@ -80,7 +80,7 @@ impl Offer {
     ) -> Result<(), SinkError> {
         let Some(kept) = self.machine.kept() else { return refuse(record) };
         for run in record.of_kind(|kind| kind == PageKind::Reused) {
-            for part in chunks(run) {
+            for part in run.parts(CHUNK_PAGES) {
                 read(kept, part, chunk).map_err(SinkError::Machine)?;
                 seal.write(self.machine.memory(), part.start, chunk)?;
             }
@@ -126,7 +126,7 @@ fn digests(
     chunk: &mut Vec<u8>,
 ) -> Result<Digests, MachineError> {
     let mut digests = Digests::new(piece.start);
-    for part in chunks(piece) {
+    for part in piece.parts(CHUNK_PAGES) {
         read(kept, part, chunk)?;
         for (gfn, page) in part.gfns().zip(chunk.chunks_exact(PAGE_BYTES)).filter(|(_, page)| !is_zero(page))
         {
@@ -156,12 +156,6 @@ fn forget(kept: &dyn Kept, record: &PageRecord) {
         };
     }
     whole.into_iter().for_each(|whole| kept.forget(whole));
-}
-
-fn chunks(pages: PageRange) -> impl Iterator<Item = PageRange> {
-    (pages.start.0..pages.end())
-        .step_by(CHUNK_PAGES as usize)
-        .map(move |start| PageRange { start: Gfn(start), pages: CHUNK_PAGES.min(pages.end() - start) })
 }
 
 #[cfg(test)]

@@ -79,7 +79,8 @@ impl Ram {
     /// Moves all of memory into `file`, with so many threads, until `stop` says that it is enough. Nothing may write it any
     /// more: what was moved reads as zeros afterwards.
     pub fn keep(&self, file: &File, threads: usize, stop: impl Fn() -> bool + Sync) -> io::Result<()> {
-        let pieces: Vec<PageRange> = self.ranges().iter().flat_map(|range| pieces(*range)).collect();
+        let pieces: Vec<PageRange> =
+            self.ranges().iter().flat_map(|range| range.parts(PIECE_PAGES)).collect();
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(piece) = pieces.get(next.fetch_add(1, Relaxed)).filter(|_| !stop()) {
@@ -126,12 +127,6 @@ fn offset(ranges: &[PageRange], pages: PageRange) -> io::Result<u64> {
         before += range.pages;
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "these pages are not all RAM"))
-}
-
-fn pieces(range: PageRange) -> impl Iterator<Item = PageRange> {
-    (range.start.0..range.end())
-        .step_by(PIECE_PAGES as usize)
-        .map(move |start| PageRange { start: Gfn(start), pages: PIECE_PAGES.min(range.end() - start) })
 }
 
 #[cfg(test)]

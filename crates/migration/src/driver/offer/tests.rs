@@ -1,5 +1,5 @@
 use godwit_types::ownership::Witness;
-use godwit_types::{Epoch, MigrationId};
+use godwit_types::{Epoch, Gfn, MigrationId};
 
 use super::*;
 use crate::bitmap::PageBitmap;
