@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use godwit_migration::Tuning;
-use godwit_migration::destination::{Action, Engine, Input, Setup};
+use godwit_migration::destination::{Action, Engine, Input, Ran, Setup};
 use godwit_migration::wire::{Ack, Committed, Control, Done};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{Epoch, MigrationId};
@@ -96,7 +96,7 @@ impl Checked {
             }
             Action::AskClaim { .. } => self.expected.push_back(Input::Verdict(verdict(bytes)?)),
             Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
-            Action::Run { .. } => self.expected.push_back(Input::Ran(message::timed(bytes)?)),
+            Action::Run { .. } => self.expected.push_back(Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None }))),
             Action::Send(Control::Resumed(_)) => {
                 self.expected.push_back(Input::Whole(message::whole(bytes)?))
             }
@@ -120,7 +120,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
         7 => Input::Loaded(message::outcome(bytes)?),
         8 => Input::Verdict(verdict(bytes)?),
         9 => Input::TookOver(witness(bytes)?),
-        10 => Input::Ran(message::timed(bytes)?),
+        10 => Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None })),
         12 => Input::Touched(vec![bytes.int_in_range(0..=20)?]),
         13 => Input::Whole(message::whole(bytes)?),
         14 => Input::Rejoined,

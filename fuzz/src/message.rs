@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use godwit_migration::wire::{
-    Ack, Committed, Control, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome,
+    Ack, Committed, Control, Digest128, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome,
     Whole,
 };
+use godwit_migration::proof::MemoryDigest;
 use godwit_migration::{Link, MachineError, Manifest};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 use uuid::Uuid;
@@ -19,7 +20,11 @@ pub const STREAMS: u32 = 2;
 /// A control message of either side.
 pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
     Ok(match input.int_in_range(0..=10)? {
-        0 => Control::Welcome(Welcome { post_copy: input.arbitrary()?, digest_key: input.arbitrary()? }),
+        0 => Control::Welcome(Welcome {
+            post_copy: input.arbitrary()?,
+            digest_key: input.arbitrary()?,
+            verify: input.arbitrary()?,
+        }),
         1 => Control::Ready(Ready {}),
         2 => Control::Heartbeat(Heartbeat { source_us: input.arbitrary()? }),
         3 => Control::Ack(ack(input)?),
@@ -30,6 +35,7 @@ pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
             ago_us: input.arbitrary()?,
             claim_us: input.arbitrary()?,
             locks_us: input.arbitrary()?,
+            memory: memory(input)?,
         }),
         7 => Control::Want(Want { pages: input.arbitrary()? }),
         8 => Control::Whole(whole(input)?),
@@ -44,7 +50,16 @@ pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
 
 /// What a destination says of its waiting.
 pub fn whole(input: &mut Unstructured<'_>) -> Result<Whole> {
-    Ok(Whole { faults: input.arbitrary()?, waited_us: input.arbitrary()?, longest_us: input.arbitrary()? })
+    Ok(Whole {
+        faults: input.arbitrary()?,
+        waited_us: input.arbitrary()?,
+        longest_us: input.arbitrary()?,
+        memory: memory(input)?,
+    })
+}
+
+fn memory(input: &mut Unstructured<'_>) -> Result<Option<Digest128>> {
+    Ok(if input.arbitrary()? { Some(MemoryDigest(input.arbitrary()?).into()) } else { None })
 }
 
 /// How far a stream is, plausible or not.
@@ -67,6 +82,7 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
             page_streams: input.int_in_range(0..=3)?,
             post_copy: input.arbitrary()?,
             reuse: input.arbitrary()?,
+            verify: input.arbitrary()?,
         }
     };
     let epoch = Epoch(if input.arbitrary()? { 2 } else { input.arbitrary()? });
@@ -83,7 +99,7 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
 pub fn healthy_hello() -> Hello {
     let (vm, epoch) = (VmId(Uuid::nil()), Epoch(1));
     let manifest = Manifest { vm, epoch, spec_json: vec![], ranges: RANGES.into(), cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: STREAMS, post_copy: true, reuse: true };
+    let role = Role::Control { manifest, page_streams: STREAMS, post_copy: true, reuse: true, verify: true };
     Hello { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), source: "a".into(), session: 0, role }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
+use godwit_migration::proof::MemoryDigest;
 use godwit_migration::source::{Action, Engine, Harvest, Input, Sent, Setup};
 use godwit_migration::wire::{Ack, Control, Prepared, Ready, Resumed, Welcome};
 use godwit_migration::{MachineError, Reclaimed, Tuning};
@@ -35,20 +36,21 @@ impl Checked {
     pub fn new(bytes: &mut Unstructured<'_>) -> Result<Self> {
         let host = |name: &str| name.parse().expect("it is a host's name");
         let on_deadline = if bytes.arbitrary()? { OnDeadline::Switch } else { OnDeadline::Cancel };
-        let post_copy = bytes.arbitrary()?;
+        let (post_copy, verify) = (bytes.arbitrary()?, bytes.arbitrary()?);
         let blackout_ms_max = if post_copy { 0 } else { Budget::default().blackout_ms_max };
         let setup = Setup {
             migration: MigrationId(Uuid::nil()),
             source: host("a"),
             destination: host("b"),
-            budget: Budget { on_deadline, post_copy, blackout_ms_max, ..Budget::default() },
+            budget: Budget { on_deadline, post_copy, verify, blackout_ms_max, ..Budget::default() },
             ram_pages: 8,
             tuning: Tuning { page_streams: message::STREAMS, ..Tuning::default() },
         };
         let mut engine = Engine::new(setup);
         engine.handle(Duration::ZERO, Input::Start);
+        let welcome = Welcome { post_copy, verify: true, ..Welcome::default() };
         let (asked, granted, given) = (false, false, false);
-        let expected = [Input::Control(Control::Welcome(Welcome { post_copy, ..Welcome::default() }))].into();
+        let expected = [Input::Control(Control::Welcome(welcome))].into();
         let (reclaiming, handed_over, ended) = (false, false, false);
         Ok(Self { engine, asked, granted, given, reclaiming, handed_over, ended, expected })
     }
@@ -128,6 +130,7 @@ impl Checked {
                 say(Input::Reconnected(if bytes.ratio(1, 4)? { Err(message::lost()) } else { Ok(()) }));
                 say(Input::Missing);
             }
+            Action::Digest => say(Input::Digested(message::outcome(bytes)?.map(|()| MemoryDigest::default()))),
             Action::PushRest => say(Input::Control(Control::Whole(message::whole(bytes)?))),
             _ => {}
         }

@@ -4,9 +4,10 @@ use godwit_lab::Result;
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric};
 use godwit_types::Bytes;
+use godwit_types::migration::Comparison;
 
 /// No guest that dirties as fast as it can comes to rest by itself, so the switch is forced soon.
-const SWITCH_SOON: [&str; 4] = ["--deadline", "2s", "--on-deadline", "switch"];
+const SWITCH_SOON: [&str; 5] = ["--deadline", "2s", "--on-deadline", "switch", "--verify"];
 
 /// What a guest does while it is moved to and fro.
 struct Way {
@@ -78,6 +79,8 @@ fn there_and_back(
         let to = if number % 2 == 0 { &there } else { &here };
         let mark = load.mark()?;
         let report = migrate(cluster, &guest.name, to, &SWITCH_SOON)?;
+        let same = report.verified.as_ref().is_some_and(|verified| verified.memory == Comparison::Same);
+        ensure(same, format!("memory was not found the same: {:?}", report.verified))?;
         let noticed = assert_unnoticed(&load, &mark, &format!("move {} to {to}", number + 1))?;
         eprintln!(
             "move {}: total {:.0} ms, blackout {:.1} ms, silence {} ms, {} rounds, {} sent",

@@ -201,6 +201,7 @@ Example:
 Examples:
   godwit vm migrate web1 --to host-b
   godwit vm migrate web1 web2 web3 --to host-b
+  godwit vm migrate web1 --to host-b --verify
   godwit vm migrate web1 --to host-b --plan
   godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json | jq .forecast.outlook
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel")]
@@ -284,6 +285,10 @@ pub(crate) struct VmMigrate {
     /// Send memory in clear instead of encrypted, on a network that nobody else can read or change.
     #[arg(long)]
     pub plain: bool,
+    /// Once the guest has left, compare all of its memory with what arrived. It costs processor time on both hosts, none of
+    /// it while the guest stands. If memory differs, the report and an event say so, and the exit code is 1.
+    #[arg(long)]
+    pub verify: bool,
     /// Start the migration, print its task and return.
     #[arg(long)]
     pub detach: bool,
@@ -338,6 +343,7 @@ mod tests {
             "godwit events --follow --json",
             "godwit vm check-migration web1 --to host-b",
             "godwit vm migrate web1 --to host-b --plan",
+            "godwit vm migrate web1 --to host-b --verify",
             "godwit vm migrate web1 web2 web3 --to host-b",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e 100MiB",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e none",

@@ -2,7 +2,9 @@
 
 use godwit_types::Bytes;
 use godwit_types::forecast::{Estimate, Predicted};
-use godwit_types::migration::{MigrationProgress, MigrationReport, Phase, PostCopyReport};
+use godwit_types::migration::{
+    Comparison, MigrationProgress, MigrationReport, Phase, PostCopyReport, Verification,
+};
 
 use crate::forecast;
 use crate::output::fields;
@@ -55,6 +57,7 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("goodput", rate(report.goodput_bytes_per_s)),
     ];
     rows.extend(report.post_copy.iter().flat_map(|rest| post_copy(rest)));
+    rows.extend(report.verified.iter().map(|verified| ("verified", verification(verified))));
     fields(&rows)
 }
 
@@ -72,6 +75,28 @@ fn post_copy(rest: &PostCopyReport) -> [(&'static str, String); 4] {
     ]
 }
 
+/// Whether memory arrived as it was.
+fn verification(verified: &Verification) -> String {
+    let Verification { memory, size, here, there, took_ms } = verified;
+    let digest = |side: &Option<String>| side.clone().unwrap_or_else(|| "unknown".to_owned());
+    match memory {
+        Comparison::Same => {
+            format!("{size} of memory are the same, digest {}, {took_ms:.0} ms", digest(here))
+        }
+        Comparison::Different => {
+            format!(
+                "MEMORY DIFFERS: digest {} at the source, {} at the destination",
+                digest(here),
+                digest(there)
+            )
+        }
+        Comparison::Unknown => {
+            "nothing to compare: the guest began anew meanwhile, or a side could not read its memory"
+                .to_owned()
+        }
+    }
+}
+
 /// One line of progress.
 pub(crate) fn progress(progress: &MigrationProgress) -> String {
     let phase = match progress.phase {
@@ -81,6 +106,7 @@ pub(crate) fn progress(progress: &MigrationProgress) -> String {
         Phase::Commit => "commit",
         Phase::Resume => "resume",
         Phase::PostCopy => "post-copy",
+        Phase::Verify => "verify",
         Phase::Done => "done",
     };
     let mut parts = vec![format!("{phase:10}")];
@@ -109,7 +135,7 @@ pub(crate) fn permille(progress: &MigrationProgress, memory: Bytes) -> u64 {
             let left = progress.remaining.0.min(memory.0);
             (memory.0 - left).saturating_mul(1000) / memory.0.max(1)
         }
-        Phase::Commit | Phase::Resume | Phase::Done => 1000,
+        Phase::Commit | Phase::Resume | Phase::Verify | Phase::Done => 1000,
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 
-pub use event::{Action, Input};
+pub use event::{Action, Input, Ran};
 
 use self::following::Rest;
 use crate::failure::{self, Link};
@@ -94,6 +94,8 @@ pub struct Engine {
     deaf: bool,
     /// The source may let a part of memory follow.
     post_copy: bool,
+    /// The source will compare memory.
+    verify: bool,
     /// Part of memory follows the guest: once the source has said so.
     rest: Option<Rest>,
 }
@@ -118,6 +120,7 @@ impl Engine {
             broken: None,
             deaf: false,
             post_copy: false,
+            verify: false,
             rest: None,
         }
     }
@@ -171,7 +174,7 @@ impl Engine {
     fn hello(&mut self, hello: Hello) {
         self.heard = self.now;
         self.source = format!("source {}", hello.source);
-        let Role::Control { manifest, page_streams, post_copy, .. } = hello.role else {
+        let Role::Control { manifest, page_streams, post_copy, verify, .. } = hello.role else {
             return self.fail(failure::out_of_turn(&self.source, "a page stream"), true);
         };
         if self.state != State::Waiting {
@@ -193,7 +196,7 @@ impl Engine {
         self.vm = Some(manifest.vm);
         self.streams = (0..page_streams).map(|stream| Ack { stream, ..Ack::default() }).collect();
         self.state = State::Admitting;
-        self.post_copy = post_copy;
+        (self.post_copy, self.verify) = (post_copy, verify);
         self.actions.push(Action::Admit { manifest: Box::new(manifest), post_copy });
     }
 
@@ -206,7 +209,8 @@ impl Engine {
                 self.state = State::Receiving;
                 self.advanced = self.now;
                 self.actions.push(Action::AcceptStreams { count: self.streams.len() as u32 });
-                let welcome = Welcome { post_copy: self.post_copy, ..Welcome::default() };
+                let (post_copy, verify) = (self.post_copy, self.verify);
+                let welcome = Welcome { post_copy, verify, ..Welcome::default() };
                 self.actions.push(Action::Send(Control::Welcome(welcome)));
             }
             Err(reasons) => {
@@ -353,12 +357,12 @@ impl Engine {
     /// A VM that was granted is tried again for a while: the source's locks may take a moment to fall. Until COMMITTED says
     /// that they have, a source that cannot hear of its grant still holds them, for as long as it is cut off; this copy
     /// is the only one that may ever run, so only the arbiter's word that the VM has moved on ends it.
-    fn ran(&mut self, result: Result<Duration, MachineError>) {
+    fn ran(&mut self, result: Result<Ran, MachineError>) {
         let State::Running { epoch, doubt_at, try_at } = &mut self.state else {
             return;
         };
         match result {
-            Ok(locks) => {
+            Ok(Ran { locks, memory }) => {
                 let epoch = *epoch;
                 let since = |from: Duration, to: Duration| to.saturating_sub(from).as_micros() as u64;
                 let committed = self.committed.unwrap_or(self.now);
@@ -367,6 +371,7 @@ impl Engine {
                     ago_us: 0,
                     claim_us: since(committed, self.claimed),
                     locks_us: locks.as_micros() as u64,
+                    memory: memory.filter(|_| self.rest.is_none()).map(Into::into),
                 };
                 self.say(Control::Resumed(resumed));
                 match &mut self.rest {

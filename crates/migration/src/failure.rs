@@ -71,6 +71,12 @@ pub(crate) fn no_post_copy(peer: &str) -> ApiError {
         .remedy("bring it to this release, or migrate without --post-copy")
 }
 
+/// The destination cannot say what it has received.
+pub(crate) fn no_digest(peer: &str) -> ApiError {
+    let message = format!("the release of {peer} does not know how to compare memory");
+    ApiError::new(ErrorCode::Refused, message).remedy("bring it to this release, or migrate without --verify")
+}
+
 /// A step of the VM failed here.
 pub(crate) fn machine(error: &MachineError) -> ApiError {
     ApiError::new(ErrorCode::Failed, error.to_string())

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod meter;
 pub mod planner;
 pub mod policy;
+pub mod proof;
 pub mod report;
 pub mod secure;
 pub mod source;

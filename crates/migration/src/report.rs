@@ -105,7 +105,7 @@ mod tests {
 
     fn resumed(took_ms: u64, claim_ms: u64, locks_ms: u64) -> Resumed {
         let [took_us, claim_us, locks_us] = [took_ms, claim_ms, locks_ms].map(|ms| ms * 1000);
-        Resumed { took_us, ago_us: 0, claim_us, locks_us }
+        Resumed { took_us, ago_us: 0, claim_us, locks_us, memory: None }
     }
 
     fn timeline(message: Resumed) -> Timeline {

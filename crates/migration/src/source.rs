@@ -17,7 +17,7 @@
 //!                   on           v                      v
 //!     Ended: HandedOver <--------+   HandedOver <-- HandingOver     never runs the VM again
 //!          ^------------ lost, silent --- | RESUMED      | part of memory is to follow
-//!     Ended: Completed <------------------+           Serving     see `serving`
+//!     Ended: Completed <------------------+           Serving     see `serving`; then, if asked for, `verifying`
 //! ```
 //!
 //! The guest runs here in every state above Stopping and after Resuming, and in no other. Once STATE was sent the
@@ -30,6 +30,7 @@ mod handoff;
 mod precopy;
 mod serving;
 mod traffic;
+mod verifying;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -40,6 +41,7 @@ use godwit_types::{ApiError, Bytes, Epoch, HostName, MigrationId, PAGE_SIZE_BYTE
 pub use event::{Action, Harvest, Input, Sent};
 use serving::{Line, Rest};
 use traffic::Traffic;
+use verifying::Verifying;
 
 use crate::failure;
 use crate::policy::Policy;
@@ -81,6 +83,7 @@ enum State {
     HandingOver { epoch: Epoch },
     HandedOver,
     Serving { epoch: Epoch, line: Line },
+    Verifying(Verifying),
     Reclaiming { phase: Phase, error: ApiError, tell: bool, try_at: Option<Duration> },
     Resuming { phase: Phase, error: ApiError, tell: bool },
     Ended,
@@ -148,7 +151,11 @@ impl Engine {
     pub fn is_commit_asked(&self) -> bool {
         matches!(
             self.state,
-            State::Committing { .. } | State::HandingOver { .. } | State::HandedOver | State::Serving { .. }
+            State::Committing { .. }
+                | State::HandingOver { .. }
+                | State::HandedOver
+                | State::Serving { .. }
+                | State::Verifying(_)
         )
     }
 
@@ -178,6 +185,7 @@ impl Engine {
             Input::HandedOver => self.handed_over(),
             Input::Reconnected(result) => self.reconnected(result),
             Input::Missing => self.missing_named(),
+            Input::Digested(result) => self.digested(result),
             Input::Lost { link, error } => self.lost(link, error),
             Input::Cancel if !self.is_commit_asked() => self.fail(failure::cancelled(), true),
             Input::Cancel => {}
@@ -224,6 +232,7 @@ impl Engine {
             State::Serving { .. } if self.has_resumed() => Phase::PostCopy,
             State::HandingOver { .. } | State::HandedOver | State::Serving { .. } => Phase::Resume,
             State::Reclaiming { phase, .. } | State::Resuming { phase, .. } => *phase,
+            State::Verifying(_) => Phase::Verify,
             State::Ended => Phase::Done,
         }
     }
@@ -235,6 +244,7 @@ impl Engine {
     fn control(&mut self, message: Control) {
         self.heard = self.now;
         match (message, &self.state) {
+            (_, State::Verifying(_)) => {}
             (Control::Error(failure), _) => {
                 let error = failure.into_error(&self.peer());
                 self.peer_failed(error);
@@ -253,6 +263,9 @@ impl Engine {
             {
                 self.fail(failure::no_post_copy(&self.peer()), true);
             }
+            (Control::Welcome(welcome), State::Greeting) if self.setup.budget.verify && !welcome.verify => {
+                self.fail(failure::no_digest(&self.peer()), true);
+            }
             (Control::Welcome(_), State::Greeting) => {
                 self.state = State::Opening;
                 self.actions.push(Action::OpenStreams);
@@ -264,7 +277,7 @@ impl Engine {
             }
             (Control::Resumed(resumed), State::HandedOver) => {
                 self.timeline.resumed(self.now, resumed);
-                self.complete(self.timeline.running(), None);
+                self.complete(self.timeline.running(), None, resumed.memory);
             }
             (Control::Want(want), _) if self.is_asked_for_pages() => self.wanted(want),
             (Control::Resumed(resumed), State::Serving { .. }) => self.runs_there(resumed),
@@ -278,6 +291,9 @@ impl Engine {
     }
 
     fn tick(&mut self) {
+        if let State::Verifying(_) = self.state {
+            return;
+        }
         let (now, tuning) = (self.now, self.setup.tuning.clone());
         if now >= self.heartbeat_at && self.deaf.is_none() && !matches!(self.state, State::Greeting) {
             self.heartbeat_at = now + tuning.heartbeat;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use godwit_migration::destination::{Action, Engine, Input, Setup};
+use godwit_migration::destination::{Action, Engine, Input, Ran, Setup};
 use godwit_migration::wire::{Ack, Committed, Control, Heartbeat, Hello, Role};
 use godwit_migration::{Link, MachineError, Manifest, Tuning};
 use godwit_types::ownership::{Verdict, Witness};
@@ -18,7 +18,7 @@ fn receiving() -> Engine {
     let mut engine = Engine::new(Setup { migration: MIGRATION, epoch: EPOCH, tuning: Tuning::default() });
     let vm = VmId(Uuid::from_u128(2));
     let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false };
+    let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false, verify: false };
     let hello = Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), session: 0, role };
     for input in [Input::Hello(hello), Input::Admitted(Ok(())), Input::StreamOpened] {
         engine.handle(Duration::ZERO, input);
@@ -113,7 +113,7 @@ fn a_copy_that_was_granted_outlasts_a_source_that_cannot_hear_of_its_grant_and_h
         assert!(matches!(actions[..], [Action::AskClaim { .. }]), "{actions:?}");
     }
     engine.handle(now, GRANTED);
-    let actions = engine.handle(now, Input::Ran(Ok(Duration::ZERO)));
+    let actions = engine.handle(now, Input::Ran(Ok(Ran::default())));
     assert!(matches!(actions.last(), Some(Action::End(Ok(EPOCH)))), "{actions:?}");
 }
 

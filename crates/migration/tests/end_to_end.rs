@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use godwit_migration::wire::{MAGIC, PREAMBLE_BYTES};
-use godwit_types::migration::{Budget, MigrationOutcome, MigrationReport, OnDeadline, Phase};
+use godwit_types::migration::{Budget, Comparison, MigrationOutcome, MigrationReport, OnDeadline, Phase};
 use godwit_types::{Epoch, ErrorCode};
 
 use support::arbiter::ModelArbiter;
 use support::model::{Load, ModelVm, Runners};
 use support::proxy::{self, Break};
-use support::{Attempt, budget, failure, tuning};
+use support::{Attempt, budget, expect_verified, failure, tuning};
 
 /// 4 pages a millisecond are 16 MiB/s.
 const BUSY: Load = Load { pages_per_ms: 4, working_set: 1000, noise: false };
@@ -67,6 +67,7 @@ impl World {
         assert_eq!(arrival, &Ok(self.vm.epoch().next()));
         let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}") };
         assert_eq!(self.vm.first_difference(target), None, "a page differs");
+        expect_verified(&report);
         assert_eq!((self.runners.count(), self.runners.twice.load(SeqCst)), (1, false));
         assert!(target.is_running() && !self.vm.is_running());
         self.arbiter.settle();
@@ -399,7 +400,7 @@ fn memory_that_never_rests_fails_at_the_deadline_or_switches_over_as_the_user_ch
             deadline_ms: 400,
             on_deadline,
             bandwidth_bytes_per_s_max: Some(30 << 20),
-            ..Budget::default()
+            ..budget()
         };
         (budget, tuning())
     };
@@ -492,4 +493,23 @@ fn another_protocol_version_is_refused_on_both_sides_with_the_remedy() {
         thread.join().unwrap();
     }
     world.expect_retry_to_succeed();
+}
+
+#[test]
+fn memory_that_differs_at_the_end_is_told_whatever_went_wrong() {
+    for (at_source, fault) in [(true, "forgets-writes"), (false, "flips-a-bit")] {
+        let mut world = World::new(BUSY);
+        let budget = Budget { bandwidth_bytes_per_s_max: Some(20 << 20), ..budget() };
+        world.attempts += 1;
+        let target = ModelVm::waiting(world.load, &world.runners);
+        if at_source { &world.vm } else { &target }.fail(fault);
+        let limits = (budget, tuning());
+        let attempt =
+            Attempt::start(world.attempts, &world.vm, &target, &world.arbiter, limits, |address| address);
+        let (outcome, arrival) = attempt.end();
+        let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}; {arrival:?}") };
+        let verified = report.verified.expect("memory was compared");
+        assert_eq!(verified.memory, Comparison::Different, "{fault}: {verified:?}");
+        target.power_off();
+    }
 }

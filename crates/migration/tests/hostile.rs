@@ -14,7 +14,7 @@ fn a_source_whose_epoch_has_no_successor_is_refused() {
     let mut engine = Engine::new(Setup { migration, epoch, tuning: Tuning::default() });
     let vm = VmId(Uuid::from_u128(9));
     let manifest = Manifest { vm, epoch: Epoch(u64::MAX), spec_json: vec![], ranges: vec![], cpu: vec![] };
-    let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false };
+    let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false, verify: false };
     let hello = Hello { migration, epoch, source: "a".into(), session: 0, role };
     let actions = engine.handle(Duration::ZERO, Input::Hello(hello));
     assert!(matches!(actions.last(), Some(Action::End(Err(_)))), "{actions:?}");

@@ -40,6 +40,7 @@ impl World {
             blackout_ms_max: 11,
             bandwidth_bytes_per_s_max: Some(30 << 20),
             post_copy: true,
+            verify: true,
             ..Budget::default()
         };
         let arbiter = Arc::new(ModelArbiter::default());
@@ -66,6 +67,7 @@ impl World {
         assert!(self.target.is_running() && !self.vm.is_running());
         assert!(!self.runners.twice.load(std::sync::atomic::Ordering::SeqCst));
         assert_eq!(self.vm.first_difference(&self.target), None);
+        support::expect_verified(&report);
         *report.post_copy.expect("a report of post-copy")
     }
 }

@@ -39,6 +39,10 @@ pub struct Budget {
     /// is lost; a network that fails is waited for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub post_copy: bool,
+    /// Once the guest has left, compare all of its memory at the source with what arrived, and report the outcome. It costs
+    /// processor time on both sides, none of it while the guest stands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
 }
 
 impl Default for Budget {
@@ -50,6 +54,7 @@ impl Default for Budget {
             bandwidth_bytes_per_s_max: None,
             plain: false,
             post_copy: false,
+            verify: false,
         }
     }
 }
@@ -83,6 +88,8 @@ pub enum Phase {
     Resume,
     /// The guest runs at the destination, and the rest of its memory follows.
     PostCopy,
+    /// The guest runs at the destination, and the source reads its memory once more, to compare.
+    Verify,
     Done,
 }
 
@@ -138,6 +145,37 @@ pub struct MigrationReport {
     /// How the rest of memory followed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_copy: Option<Box<PostCopyReport>>,
+    /// Whether memory arrived as it was, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Box<Verification>>,
+}
+
+/// A comparison of the guest's memory: as it was at the source when the guest was stopped, read after it had left, and as it
+/// was put in its place at the destination.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Verification {
+    pub memory: Comparison,
+    /// How much memory was compared.
+    pub size: Bytes,
+    /// Its digest at the source and at the destination, in hexadecimal digits; equal only within one migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub here: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub there: Option<String>,
+    /// How long reading it took at the source, in milliseconds, while the guest ran at the destination.
+    pub took_ms: f64,
+}
+
+/// What a comparison has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    Same,
+    Different,
+    /// There was nothing to compare: the guest began anew before all of its memory had followed, or one side could not read it.
+    Unknown,
 }
 
 /// What the guest went through while it ran at the destination and the rest of its memory followed.

@@ -1,9 +1,8 @@
 //! The destination's VMM: the real engine, driven as `godwit_migration::driver` drives it, around a model machine.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use godwit_migration::destination::{self, Action, Input};
+use godwit_migration::destination::{self, Action, Input, Ran};
 use godwit_migration::wire::{Ack, Control};
 use godwit_migration::{Link, MachineError, Tuning};
 use godwit_types::Epoch;
@@ -133,7 +132,7 @@ impl World {
                     destination.call().map_or(Witness::None, |()| self.disk.take_over(FIRST, MIGRATION));
                 return Ok(Some(Input::TookOver(witness)));
             }
-            Action::Run { epoch } => return Ok(Some(Input::Ran(self.run(epoch)?.map(|()| Duration::ZERO)))),
+            Action::Run { epoch } => return Ok(Some(Input::Ran(self.run(epoch)?.map(|()| Ran::default())))),
             Action::End(Ok(_)) => self.destination_arrived(),
             Action::End(Err(_)) => self.destination_dies(usize::MAX),
         }

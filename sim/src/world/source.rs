@@ -194,7 +194,7 @@ impl World {
                 self.disk.release(Side::Source);
                 return Ok(Some(Input::HandedOver));
             }
-            Action::StopLog | Action::Progress(_) => {}
+            Action::StopLog | Action::Progress(_) | Action::Digest => {}
             Action::End(outcome) => self.source_ended(&outcome)?,
         }
         Ok(None)

@@ -105,5 +105,6 @@ fn report() -> MigrationReport {
         capped: false,
         predicted: None,
         post_copy: None,
+        verified: None,
     }
 }

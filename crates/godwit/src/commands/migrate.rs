@@ -4,7 +4,7 @@ mod view;
 
 use std::time::Duration;
 
-use godwit_types::migration::{Budget, MigrateVm};
+use godwit_types::migration::{Budget, Comparison, MigrateVm};
 use godwit_types::task::{Task, TaskState, VmMove};
 use godwit_types::vm::Vm;
 use godwit_types::{ApiError, Bytes, ErrorCode, VmName};
@@ -29,6 +29,7 @@ pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), Api
             bandwidth_bytes_per_s_max: options.max_bandwidth.map(|rate| rate.0),
             plain: options.plain,
             post_copy: options.post_copy,
+            verify: options.verify,
         },
     };
     if options.plan {
@@ -69,10 +70,18 @@ impl Move {
     }
 }
 
-/// Why it did not move, if it has ended.
+/// That it has moved, and not as it was.
+fn damage(task: &Task) -> Option<ApiError> {
+    let verified = task.report.as_ref()?.verified.as_ref()?;
+    let error = || ApiError::new(ErrorCode::Failed, task.message.clone());
+    (verified.memory == Comparison::Different)
+        .then(|| error().remedy("restart the VM, and report both digests"))
+}
+
+/// Why it did not move as it was, if it has ended.
 fn failure(VmMove { task, error, .. }: &VmMove) -> Option<ApiError> {
     let ended = task.as_ref().filter(|task| task.state.is_final() && task.state != TaskState::Succeeded);
-    error.clone().or_else(|| ended.map(task::failure))
+    error.clone().or_else(|| ended.map(task::failure)).or_else(|| task.as_ref().and_then(damage))
 }
 
 /// How it stands, on one line.
@@ -134,7 +143,8 @@ fn conclude(session: &Session, moves: Vec<Move>, detached: bool) -> Result<(), A
     match moves.as_slice() {
         [VmMove { error: Some(error), .. }] => return Err(error.clone()),
         [VmMove { task: Some(task), .. }] if task.state.is_final() => {
-            return task::conclude(session, task, describe);
+            task::conclude(session, task, describe)?;
+            return damage(task).map_or(Ok(()), Err);
         }
         [VmMove { task: Some(task), .. }] => {
             return session.format.print(task, |task| going_on(task, detached));
@@ -148,7 +158,8 @@ fn conclude(session: &Session, moves: Vec<Move>, detached: bool) -> Result<(), A
     // A script can tell that all were refused from that some were.
     let alike = failures.len() == moves.len() && failures.iter().all(|(_, error)| error.code == first.code);
     let names: Vec<&str> = failures.iter().map(|(vm, _)| vm.as_str()).collect();
-    let message = format!("{} of {} VMs did not move: {}", names.len(), moves.len(), names.join(", "));
+    let message =
+        format!("{} of {} VMs did not move as they were: {}", names.len(), moves.len(), names.join(", "));
     let error = ApiError::new(if alike { first.code } else { ErrorCode::Failed }, message);
     Err(error.remedy("see why: godwit task ls"))
 }

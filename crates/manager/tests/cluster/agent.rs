@@ -26,7 +26,8 @@ use godwit_types::host::{
     DatastoreOffer, HostFacts, HostReport, KvmFacts, KvmFlavour, MigrationLimits, NetworkOffer,
 };
 use godwit_types::migration::{
-    Blackout, BytesByKind, MigrationOutcome, MigrationProgress, MigrationReport, Phase,
+    Blackout, BytesByKind, Comparison, MigrationOutcome, MigrationProgress, MigrationReport, Phase,
+    Verification,
 };
 use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
 use godwit_types::task::SetBandwidth;
@@ -44,6 +45,8 @@ const RETRY: Duration = Duration::from_millis(20);
 /// What the agent does otherwise than well.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Script {
+    /// What comparing memory finds.
+    pub verified: Option<Comparison>,
     /// Refuses to start a VM.
     pub start_error: Option<ApiError>,
     /// Never answers a request to start a VM, which starts all the same.
@@ -218,7 +221,8 @@ impl Agent {
         self.set_state(vm, LocalState::HandedOver);
         let destination = self.known().peers[&asked.destination].clone();
         if destination.clone().arrive(vm, asked.migration).await {
-            let report = Box::new(report(asked.migration, &self.name, &destination.name));
+            let mut report = Box::new(report(asked.migration, &self.name, &destination.name));
+            report.verified = self.script.borrow().verified.map(verification);
             self.known().vms.remove(&vm);
             self.end(asked.migration, MigrationOutcome::Completed { report });
         } else {
@@ -474,7 +478,12 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         capped: false,
         predicted: None,
         post_copy: None,
+        verified: None,
     }
+}
+
+fn verification(memory: Comparison) -> Box<Verification> {
+    Box::new(Verification { memory, size: Bytes::mib(64), here: None, there: None, took_ms: 1.0 })
 }
 
 fn offer() -> VmmOffer {

@@ -1,6 +1,7 @@
 //! Moves that succeed, and moves that fail at every place.
 
 use godwit_types::agent::LocalState;
+use godwit_types::migration::Comparison;
 use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::{Vm, VmState};
@@ -56,6 +57,21 @@ async fn a_vm_moves_there_and_back_and_each_move_reports_what_it_cost() {
     let kinds = cluster.event_kinds().await;
     assert_eq!(kinds.iter().filter(|kind| *kind == "vm.migrated").count(), 2);
     assert!(!kinds.iter().any(|kind| kind == "vm.stray" || kind == "vm.crashed"), "{kinds:?}");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn whether_memory_arrived_as_it_was_is_told_with_the_move_and_as_an_event_if_not() {
+    let cluster = Cluster::start().await;
+    let vm = cluster.running("web1").await;
+    cluster.a.script(|script| script.verified = Some(Comparison::Same));
+    let there = cluster.moves(&vm, "b").await;
+    assert!(there.message.contains("memory verified"), "{}", there.message);
+    cluster.b.script(|script| script.verified = Some(Comparison::Different));
+    let back = cluster.moves(&vm, "a").await;
+    assert!(back.message.contains("NOT WHAT IT WAS") && back.report.is_some(), "{}", back.message);
+    cluster.runs_on(&vm, "a", 3).await;
+    assert!(cluster.event_kinds().await.contains(&"vm.memory_differs".to_owned()));
     cluster.end().await;
 }
 

@@ -7,6 +7,7 @@ use godwit_types::{ApiError, Epoch, VmId};
 
 use crate::failure::Link;
 use crate::machine::{MachineError, Manifest};
+use crate::proof::MemoryDigest;
 use crate::wire::{Ack, Control, Hello, Whole};
 
 /// Something that happened.
@@ -32,7 +33,7 @@ pub enum Input {
     /// The answer to [`Action::TakeOver`].
     TookOver(Witness),
     /// The answer to [`Action::Run`].
-    Ran(Result<Duration, MachineError>),
+    Ran(Result<Ran, MachineError>),
     /// Somebody waits for these pages, which are still at the source.
     Touched(Vec<u64>),
     /// The last of the pages that were to follow is here; comes once.
@@ -43,6 +44,15 @@ pub enum Input {
     Lost { link: Link, error: ApiError },
     /// Time has passed; comes many times a second.
     Tick,
+}
+
+/// The vCPUs run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// How long taking the disk locks took.
+    pub locks: Duration,
+    /// The digest of all memory, if it is to be compared.
+    pub memory: Option<MemoryDigest>,
 }
 
 /// Something to do. Actions are carried out in order; those that have an answer lead to one input.

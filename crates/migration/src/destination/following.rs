@@ -100,7 +100,7 @@ impl Engine {
             return;
         }
         (self.deaf, self.broken, self.heard) = (false, None, self.now);
-        let welcome = Welcome { post_copy: true, ..Welcome::default() };
+        let welcome = Welcome { post_copy: true, verify: self.verify, ..Welcome::default() };
         self.actions.push(Action::Send(Control::Welcome(welcome)));
         self.actions.push(Action::SendMissing);
         let Some(Rest { whole, ran: Some((ran, resumed)) }) = self.rest else { return };

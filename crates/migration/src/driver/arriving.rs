@@ -20,6 +20,7 @@ use super::incoming::Event;
 use crate::bitmap::PageBitmap;
 use crate::destination::Input;
 use crate::machine::{Absent, MachineError, PageRange};
+use crate::proof::Tally;
 use crate::wire::{WANT_PAGES_MAX, Whole};
 
 /// How often a thread that waits for faults looks whether it shall stop.
@@ -28,6 +29,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// See the module.
 pub(super) struct Arriving {
     absent: Arc<dyn Absent>,
+    /// What was put where, if memory is to be compared.
+    tally: Option<Arc<Tally>>,
     events: SyncSender<Event>,
     state: Mutex<State>,
 }
@@ -45,14 +48,14 @@ impl Arriving {
     /// The missing pages must be RAM.
     pub(super) fn new(
         absent: Arc<dyn Absent>,
-        ranges: &[PageRange],
-        missing: PageBitmap,
+        (ranges, missing): (&[PageRange], PageBitmap),
+        tally: Option<Arc<Tally>>,
         events: SyncSender<Event>,
     ) -> Self {
         let left = missing.len();
         let (ranges, waiting, so_far) = (ranges.to_vec(), BTreeMap::new(), Whole::default());
         let state = Mutex::new(State { missing, ranges, left, waiting, so_far, ended: false });
-        Self { absent, events, state }
+        Self { absent, tally, events, state }
     }
 
     /// Sees to faults until all is here, or it is ended.
@@ -93,6 +96,8 @@ impl Arriving {
     /// Brings pages in, but for those that are here.
     pub(super) fn place(&self, first: Gfn, contents: &[u8]) -> Result<(), MachineError> {
         let pages = contents.len() as u64 / PAGE_SIZE_BYTES;
+        // Before: with the last page, the sum is taken. A page that is here has the same contents, since none changes any more.
+        self.tally.iter().for_each(|tally| tally.put(first, contents));
         self.each_missing(PageRange { start: first, pages }, |run| {
             let at = ((run.start.0 - first.0) * PAGE_SIZE_BYTES) as usize;
             self.absent.place(run.start, &contents[at..at + (run.pages * PAGE_SIZE_BYTES) as usize])
@@ -101,6 +106,7 @@ impl Arriving {
 
     /// The same for zeros.
     pub(super) fn place_zeros(&self, pages: PageRange) -> Result<(), MachineError> {
+        self.tally.iter().for_each(|tally| tally.zero(pages));
         self.each_missing(pages, |run| self.absent.place_zeros(run))
     }
 
@@ -115,6 +121,8 @@ impl Arriving {
             let whole = self.lock().strike_off(run, Instant::now());
             if let Some(whole) = whole {
                 self.absent.end();
+                let memory = self.tally.as_ref().map(|tally| tally.sum().into());
+                let whole = Whole { memory, ..whole };
                 let _ = self.events.send(Event::Input(Input::Whole(whole)));
             }
         }

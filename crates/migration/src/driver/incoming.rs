@@ -26,6 +26,7 @@ use crate::bitmap::PageBitmap;
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError, Manifest, Section};
+use crate::proof::Tally;
 use crate::tuning::Tuning;
 use crate::wire::{Control, DeviceState, Hello, Role, Tag, WANT_PAGES_MAX, Want, missing};
 
@@ -64,6 +65,8 @@ pub(super) fn receive(
     let peer = format!("source {}", hello.source);
     let post_copy = matches!(hello.role, Role::Control { post_copy: true, .. });
     let reuse = matches!(hello.role, Role::Control { reuse: true, .. });
+    let verify = matches!(hello.role, Role::Control { verify: true, .. });
+    let tally = verify.then(|| Arc::new(Tally::new(migration, machine.memory().ranges())));
     let acceptor = Acceptor {
         arrivals,
         greeter,
@@ -73,13 +76,13 @@ pub(super) fn receive(
         machine: Arc::clone(&machine),
         sender: sender.clone(),
         peer: peer.clone(),
-        seal: Seal::default(),
+        seal: Seal::counted(tally.clone()),
         opened: Arc::default(),
         post_copy,
         reuse,
         session: 0,
     };
-    let worker = Worker::start(&machine, migration, &sender)?;
+    let worker = Worker::start(&machine, migration, tally.clone(), &sender)?;
     let ear =
         Ear { machine: Arc::clone(&machine), seal: acceptor.seal.clone(), peer, events: sender.clone() };
     let control_reader = ear.listen(0, reader)?;
@@ -97,6 +100,7 @@ pub(super) fn receive(
         worker,
         missing: None,
         faults: None,
+        tally,
         seal: acceptor.seal.clone(),
         opened: Arc::clone(&acceptor.opened),
         acceptor: Some(acceptor),
@@ -132,6 +136,8 @@ struct Run {
     missing: Option<PageBitmap>,
     /// Sees to the faults of those who touch them.
     faults: Option<JoinHandle<()>>,
+    /// What was put where, if memory is to be compared.
+    tally: Option<Arc<Tally>>,
     seal: Seal,
     opened: Arc<Mutex<Vec<TcpStream>>>,
     control_reader: JoinHandle<()>,
@@ -240,7 +246,8 @@ impl Run {
     fn await_pages(&mut self, missing: PageBitmap) -> Result<(), MachineError> {
         let absent = self.machine.await_pages(&missing)?;
         let ranges = self.machine.memory().ranges();
-        let arriving = Arc::new(Arriving::new(absent, ranges, missing, self.sender.clone()));
+        let arriving =
+            Arc::new(Arriving::new(absent, (ranges, missing), self.tally.clone(), self.sender.clone()));
         self.seal.follow(Arc::clone(&arriving));
         let watch = move || arriving.watch();
         let failed =

@@ -30,6 +30,7 @@ use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, steps};
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{MachineError, Manifest, PageRange, Reclaimed, Section, Source};
+use crate::proof;
 use crate::secure::End;
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
@@ -309,6 +310,7 @@ impl Run {
                 machine.hand_over();
                 return Some(Input::HandedOver);
             }
+            Action::Digest => return self.digest(),
             Action::Progress(progress) => self.notifier.report(progress),
             Action::End(outcome) => self.outcome = Some(outcome),
         }
@@ -339,7 +341,7 @@ impl Run {
 
     fn control_role(&self, manifest: Manifest) -> Role {
         let (page_streams, post_copy) = (self.tuning.page_streams, self.request.budget.post_copy);
-        Role::Control { manifest, page_streams, post_copy, reuse: true }
+        Role::Control { manifest, page_streams, post_copy, reuse: true, verify: self.request.budget.verify }
     }
 
     /// Sends a frame on the control connection; what went wrong, if anything.
@@ -424,6 +426,27 @@ impl Run {
             // A pump that is gone has reported why.
             let _ = pump.send(Job::Round { round, pages: Arc::clone(&pages), stands: self.paused });
         }
+    }
+
+    /// On a thread of its own, and more: it takes as long as it takes to read all memory.
+    fn digest(&mut self) -> Option<Input> {
+        let (machine, migration, sender) =
+            (Arc::clone(&self.machine), self.request.migration, self.sender.clone());
+        let (session, threads) = (self.session, self.tuning.page_streams);
+        let spawned = spawn("mig-proof", move || {
+            let digest = proof::read(machine.memory(), migration, threads);
+            // The engine waits for nothing else.
+            let _ = sender.send(Event::Input(session, Input::Digested(digest)));
+        });
+        let step = || "reading memory once more".into();
+        match spawned {
+            Ok(thread) => self.old_threads.push(thread),
+            Err(error) => {
+                let reason = error.to_string();
+                return Some(Input::Digested(Err(MachineError { step: step(), reason })));
+            }
+        }
+        None
     }
 
     fn ask_commit(&self) {

@@ -13,12 +13,17 @@ use super::arriving::Arriving;
 use super::link::Reader;
 use super::sink::SinkError;
 use crate::codec::{Codec, Unpacker, delta};
-use crate::machine::{GuestMemory, PageRange};
+use crate::machine::{GuestMemory, MachineError, PageRange};
+use crate::proof::Tally;
 use crate::wire::{PageKind, PageRecord, Run, WireError};
 
 /// Once closed, nobody writes guest memory any more, whatever a source sends: only pages that are to follow are placed.
 #[derive(Clone, Default)]
-pub(super) struct Seal(Arc<RwLock<Stage>>);
+pub(super) struct Seal {
+    stage: Arc<RwLock<Stage>>,
+    /// What was put where, if memory is to be compared.
+    tally: Option<Arc<Tally>>,
+}
 
 #[derive(Default)]
 enum Stage {
@@ -29,19 +34,24 @@ enum Stage {
 }
 
 impl Seal {
+    /// Open, and keeping account of what is put where.
+    pub(super) fn counted(tally: Option<Arc<Tally>>) -> Self {
+        Self { tally, ..Self::default() }
+    }
+
     /// Returns when the writes that were under way have ended.
     pub(super) fn close(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Closed;
+        *self.stage.write().unwrap_or_else(PoisonError::into_inner) = Stage::Closed;
     }
 
     /// From now on, pages that are missing are placed.
     pub(super) fn follow(&self, arriving: Arc<Arriving>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Following(arriving);
+        *self.stage.write().unwrap_or_else(PoisonError::into_inner) = Stage::Following(arriving);
     }
 
     /// The pages that are to follow, if any are.
     pub(super) fn arriving(&self) -> Option<Arc<Arriving>> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
             Stage::Following(arriving) => Some(Arc::clone(arriving)),
             Stage::Open | Stage::Closed => None,
         }
@@ -117,7 +127,7 @@ impl Seal {
 
     /// Makes pages of deltas. Pages that are to follow are not here: nobody may touch them, and no delta can be to them.
     fn apply(&self, memory: &dyn GuestMemory, range: PageRange, deltas: &mut [u8]) -> Result<(), SinkError> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
             Stage::Open => delta::apply(memory.bytes(range).map_err(SinkError::Machine)?, deltas),
             Stage::Following(_) => {
                 return Err(WireError::malformed("page record", "deltas to pages that are missing").into());
@@ -128,8 +138,8 @@ impl Seal {
     }
 
     fn zero(&self, memory: &dyn GuestMemory, range: PageRange) -> Result<(), SinkError> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Open => memory.zero(range.start, range.pages),
+        match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => memory.zero(range.start, range.pages).inspect(|()| self.count_zeros(range)),
             Stage::Following(arriving) => arriving.place_zeros(range),
             Stage::Closed => return Err(sealed()),
         }
@@ -142,12 +152,27 @@ impl Seal {
         first: Gfn,
         contents: &[u8],
     ) -> Result<(), SinkError> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Open => memory.write(first, contents),
+        match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Open => {
+                memory.write(first, contents).and_then(|()| self.count(memory, first, contents.len()))
+            }
             Stage::Following(arriving) => arriving.place(first, contents),
             Stage::Closed => return Err(sealed()),
         }
         .map_err(SinkError::Machine)
+    }
+
+    /// Of what now lies there, not of what came.
+    fn count(&self, memory: &dyn GuestMemory, first: Gfn, bytes: usize) -> Result<(), MachineError> {
+        if let Some(tally) = &self.tally {
+            let pages = PageRange { start: first, pages: bytes as u64 / PAGE_SIZE_BYTES };
+            tally.put(first, memory.bytes(pages)?);
+        }
+        Ok(())
+    }
+
+    fn count_zeros(&self, pages: PageRange) {
+        self.tally.iter().for_each(|tally| tally.zero(pages));
     }
 }
 
@@ -165,7 +190,7 @@ mod tests {
     use super::*;
     use crate::bitmap::PageBitmap;
     use crate::driver::inflow::Inflow;
-    use crate::machine::{Absent, MachineError};
+    use crate::machine::Absent;
 
     const RAM: [PageRange; 1] = [PageRange { start: Gfn(0), pages: 64 }];
 
@@ -239,7 +264,7 @@ mod tests {
         missing.insert_range(PageRange { start: Gfn(0), pages: 10 });
         let placed = Arc::new(Placed(Mutex::default()));
         let seal = Seal::default();
-        seal.follow(Arc::new(Arriving::new(Arc::clone(&placed) as _, &RAM, missing, events)));
+        seal.follow(Arc::new(Arriving::new(Arc::clone(&placed) as _, (&RAM, missing), None, events)));
         assert!(take(&seal, 1, PageKind::Raw).is_ok());
         assert!(take(&seal, 2, PageKind::Zero).is_ok());
         assert!(take(&seal, 3, PageKind::Delta).is_err());

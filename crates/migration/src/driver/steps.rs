@@ -23,7 +23,7 @@ pub(super) fn source(action: &Action) -> Option<Step> {
         Action::End(_) => Step::SourceEnd,
         Action::Send(_) | Action::StopLog | Action::Progress(_) => return None,
         Action::PushRest => Step::SourcePushRest,
-        Action::LetGo | Action::Reclaim | Action::Resume => return None,
+        Action::LetGo | Action::Reclaim | Action::Resume | Action::Digest => return None,
         Action::Serve { .. } | Action::Disconnect | Action::Reconnect { .. } => return None,
     })
 }

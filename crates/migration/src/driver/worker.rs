@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use godwit_types::{ApiError, Epoch, MigrationId};
 
 use super::incoming::Event;
 use super::threads::spawn;
-use crate::destination::Input;
+use crate::destination::{Input, Ran};
 use crate::machine::{Destination, MachineError, Section};
+use crate::proof::Tally;
 
 /// Calls that may wait for their turn: the engine waits for the answer to one before it wants another.
 const WORK_MAX: usize = 4;
@@ -33,6 +33,7 @@ impl Worker {
     pub(super) fn start(
         machine: &Arc<dyn Destination>,
         migration: MigrationId,
+        tally: Option<Arc<Tally>>,
         events: &SyncSender<Event>,
     ) -> Result<Self, ApiError> {
         let (work, queue) = sync_channel(WORK_MAX);
@@ -42,7 +43,7 @@ impl Worker {
                 let input = match work {
                     Work::Load(sections) => Input::Loaded(machine.load(sections)),
                     Work::TakeOver => Input::TookOver(machine.take_over(migration)),
-                    Work::Run(epoch) => Input::Ran(run(&*machine, epoch)),
+                    Work::Run(epoch) => Input::Ran(run(&*machine, epoch, tally.as_deref())),
                 };
                 if events.send(Event::Input(input)).is_err() {
                     return;
@@ -63,10 +64,11 @@ impl Worker {
     }
 }
 
-fn run(machine: &dyn Destination, epoch: Epoch) -> Result<Duration, MachineError> {
+fn run(machine: &dyn Destination, epoch: Epoch, tally: Option<&Tally>) -> Result<Ran, MachineError> {
     let ran = machine.run(epoch);
     if let Err(error) = &ran {
         tracing::warn!("the VM is this host's and does not run yet: {error}");
     }
-    ran
+    // What it was when it was put there: that the guest writes it by now does not matter.
+    Ok(Ran { locks: ran?, memory: tally.map(Tally::sum) })
 }

@@ -17,6 +17,7 @@ use godwit_types::{Epoch, HostName, MigrationId, PAGE_SIZE_BYTES};
 use super::Unforeseeable;
 use super::curve::Curve;
 use crate::machine::Reclaimed;
+use crate::proof::MemoryDigest;
 use crate::source::{Action, Engine, Harvest, Input, Sent, Setup};
 use crate::tuning::Tuning;
 use crate::wire::{Ack, Control, Prepared, Ready, Resumed, Welcome, Whole};
@@ -198,7 +199,8 @@ impl Run {
         match action {
             Action::Greet => {
                 self.now += SETUP;
-                self.control(Control::Welcome(Welcome { post_copy: true, ..Welcome::default() }));
+                let welcome = Welcome { post_copy: true, verify: true, ..Welcome::default() };
+                self.control(Control::Welcome(welcome));
             }
             Action::OpenStreams => {
                 self.feed(Input::StreamsOpened(Ok(())));
@@ -236,6 +238,8 @@ impl Run {
                 self.control(Control::Resumed(Resumed { took_us, ..Resumed::default() }));
             }
             Action::PushRest => self.push_rest(),
+            // It takes nothing of the guest's time.
+            Action::Digest => self.feed(Input::Digested(Ok(MemoryDigest::default()))),
             Action::End(outcome) => self.outcome = Some(outcome),
             // Nothing fails here, so the rest is never asked for, or changes nothing.
             Action::Reclaim => self.feed(Input::Reclaimed(Ok(Reclaimed::Ours))),

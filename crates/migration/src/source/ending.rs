@@ -12,6 +12,7 @@ impl Engine {
     pub(super) fn lost(&mut self, link: Link, error: ApiError) {
         match (link, &self.state) {
             (_, State::Serving { .. }) => self.line_broke(error),
+            (_, State::Verifying(_)) => {}
             // Nothing is said to the destination meanwhile; new connections come once the VM is its.
             (_, State::Committing { .. } | State::HandingOver { .. }) if self.rest.is_some() => {
                 self.deaf.get_or_insert(error);
@@ -49,6 +50,7 @@ impl Engine {
             | State::HandingOver { .. }
             | State::Reclaiming { .. }
             | State::Resuming { .. }
+            | State::Verifying(_)
             | State::Ended => {}
             _ => self.conclude(phase, error, tell),
         }

@@ -8,6 +8,7 @@ use godwit_types::{ApiError, PAGE_SIZE_BYTES};
 
 use crate::failure::Link;
 use crate::machine::{MachineError, Reclaimed};
+use crate::proof::MemoryDigest;
 use crate::wire::Control;
 
 /// Something that happened.
@@ -43,6 +44,8 @@ pub enum Input {
     Reconnected(Result<(), ApiError>),
     /// On new connections: the destination has named all pages that it does not have.
     Missing,
+    /// The answer to [`Action::Digest`].
+    Digested(Result<MemoryDigest, MachineError>),
     /// A connection broke, or carried what it may not.
     Lost { link: Link, error: ApiError },
     /// Somebody wants the VM to stay.
@@ -148,6 +151,8 @@ pub enum Action {
     /// Drop the disk locks; the VM stays paused and may be reclaimed.
     LetGo,
     HandOver,
+    /// Read all memory once more, which nobody writes any more, and make its digest.
+    Digest,
     Progress(MigrationProgress),
     /// The last action.
     End(MigrationOutcome),

@@ -10,7 +10,7 @@ use super::{Action, Engine, State};
 use crate::failure;
 use crate::machine::MachineError;
 use crate::report::ms;
-use crate::wire::{Ack, Committed, Control};
+use crate::wire::{Ack, Committed, Control, Digest128};
 
 impl Engine {
     pub(super) fn paused(&mut self, result: Result<Duration, MachineError>) {
@@ -138,8 +138,13 @@ impl Engine {
         }
     }
 
-    /// The guest has run at the destination since `total`, and all of its memory is there.
-    pub(super) fn complete(&mut self, total: Duration, post_copy: Option<PostCopyReport>) {
+    /// The guest has run at the destination since `total`, and all of its memory is there, with this digest.
+    pub(super) fn complete(
+        &mut self,
+        total: Duration,
+        post_copy: Option<PostCopyReport>,
+        memory: Option<Digest128>,
+    ) {
         let settled = self.traffic.settled_pages() * PAGE_SIZE_BYTES;
         let report = MigrationReport {
             migration: self.setup.migration,
@@ -156,7 +161,16 @@ impl Engine {
             capped: false,
             predicted: None,
             post_copy: post_copy.map(Box::new),
+            verified: None,
         };
-        self.end(MigrationOutcome::Completed { report: Box::new(report) });
+        if self.setup.budget.verify {
+            self.verify(Box::new(report), memory.map(Into::into));
+        } else {
+            self.completed(Box::new(report));
+        }
+    }
+
+    pub(super) fn completed(&mut self, report: Box<MigrationReport>) {
+        self.end(MigrationOutcome::Completed { report });
     }
 }

@@ -172,6 +172,6 @@ impl Engine {
             rest_ms: ms(self.now.saturating_sub(ran)),
             reconnects: session,
         };
-        self.complete(ran, Some(report));
+        self.complete(ran, Some(report), whole.memory);
     }
 }

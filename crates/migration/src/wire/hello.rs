@@ -35,6 +35,8 @@ pub enum Role {
         post_copy: bool,
         /// The source understands digests of what the destination has kept.
         reuse: bool,
+        /// Memory is to be compared at the end: RESUMED, or WHOLE, is to carry its digest.
+        verify: bool,
     },
     Pages {
         stream: u32,
@@ -82,6 +84,8 @@ struct ControlRole {
     post_copy: bool,
     #[prost(bool, tag = "8")]
     reuse: bool,
+    #[prost(bool, tag = "9")]
+    verify: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -93,16 +97,19 @@ struct PagesRole {
 impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let role = match &self.role {
-            Role::Control { manifest, page_streams, post_copy, reuse } => RoleMessage::Control(ControlRole {
-                page_streams: *page_streams,
-                vm: manifest.vm.0.as_bytes().to_vec(),
-                vm_epoch: manifest.epoch.0,
-                spec_json: manifest.spec_json.clone(),
-                ranges: manifest.ranges.iter().flat_map(|range| [range.start.0, range.pages]).collect(),
-                cpu: manifest.cpu.clone(),
-                post_copy: *post_copy,
-                reuse: *reuse,
-            }),
+            Role::Control { manifest, page_streams, post_copy, reuse, verify } => {
+                RoleMessage::Control(ControlRole {
+                    page_streams: *page_streams,
+                    vm: manifest.vm.0.as_bytes().to_vec(),
+                    vm_epoch: manifest.epoch.0,
+                    spec_json: manifest.spec_json.clone(),
+                    ranges: manifest.ranges.iter().flat_map(|range| [range.start.0, range.pages]).collect(),
+                    cpu: manifest.cpu.clone(),
+                    post_copy: *post_copy,
+                    reuse: *reuse,
+                    verify: *verify,
+                })
+            }
             Role::Pages { stream } => RoleMessage::Pages(PagesRole { stream: *stream }),
         };
         let migration = self.migration.0.as_bytes().to_vec();
@@ -143,6 +150,7 @@ impl ControlRole {
             page_streams: self.page_streams,
             post_copy: self.post_copy,
             reuse: self.reuse,
+            verify: self.verify,
         })
     }
 }
@@ -188,7 +196,7 @@ mod tests {
     fn control(ranges: Vec<PageRange>, page_streams: u32) -> Hello {
         let vm = VmId(Uuid::from_u128(9));
         let manifest = Manifest { vm, epoch: Epoch(2), spec_json: b"{}".to_vec(), ranges, cpu: vec![1, 2] };
-        hello(Role::Control { manifest, page_streams, post_copy: true, reuse: true })
+        hello(Role::Control { manifest, page_streams, post_copy: true, reuse: true, verify: true })
     }
 
     #[test]

@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::digests::DigestKey;
 use super::error::WireError;
+use crate::proof::MemoryDigest;
 
 /// Longest error text that is sent, in bytes; longer ones are cut.
 pub const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
@@ -64,6 +65,9 @@ pub struct Welcome {
     /// On a page stream: digests of kept pages follow, made with this key of 32 bytes. Empty: none follow.
     #[prost(bytes = "vec", tag = "2")]
     pub digest_key: Vec<u8>,
+    /// On the control connection: memory's digest will come, as it was asked for.
+    #[prost(bool, tag = "3")]
+    pub verify: bool,
 }
 
 impl Welcome {
@@ -126,6 +130,30 @@ pub struct Resumed {
     /// Then until the disk locks were taken, in microseconds.
     #[prost(uint64, tag = "4")]
     pub locks_us: u64,
+    /// Of all memory, as it was when the guest began to run; if that was asked for, and none of it is to follow.
+    #[prost(message, optional, tag = "5")]
+    pub memory: Option<Digest128>,
+}
+
+/// A digest of all memory; see [`crate::proof`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Digest128 {
+    #[prost(fixed64, tag = "1")]
+    pub low: u64,
+    #[prost(fixed64, tag = "2")]
+    pub high: u64,
+}
+
+impl From<MemoryDigest> for Digest128 {
+    fn from(MemoryDigest(digest): MemoryDigest) -> Self {
+        Self { low: digest as u64, high: (digest >> 64) as u64 }
+    }
+}
+
+impl From<Digest128> for MemoryDigest {
+    fn from(digest: Digest128) -> Self {
+        Self(u128::from(digest.high) << 64 | u128::from(digest.low))
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -147,6 +175,9 @@ pub struct Whole {
     /// The longest wait, in microseconds.
     #[prost(uint64, tag = "3")]
     pub longest_us: u64,
+    /// Of all memory as it was at the stop, if that was asked for and the guest has not begun anew since.
+    #[prost(message, optional, tag = "4")]
+    pub memory: Option<Digest128>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -267,6 +298,15 @@ mod tests {
         fn acknowledgements_survive_the_wire(stream: u32, wire_bytes: u64, pages: u64, round: u32) {
             let sent = Control::Ack(Ack { stream, wire_bytes, pages, round });
             prop_assert_eq!(Control::from_payload(&sent.to_payload()), Ok(sent));
+        }
+
+        #[test]
+        fn digests_of_memory_survive_the_wire(digest: u128) {
+            let sent = Resumed { memory: Some(MemoryDigest(digest).into()), ..Resumed::default() };
+            let Ok(Control::Resumed(came)) = Control::from_payload(&Control::Resumed(sent).to_payload()) else {
+                panic!("RESUMED arrived as something else");
+            };
+            prop_assert_eq!(came.memory.map(MemoryDigest::from), Some(MemoryDigest(digest)));
         }
 
         #[test]

@@ -35,8 +35,8 @@ pub use error::WireError;
 pub use frame::{HEADER_BYTES, Header, Tag};
 pub use hello::{Hello, MANIFEST_RANGES_MAX, PAGE_STREAMS_MAX, Role};
 pub use message::{
-    Ack, Committed, Control, Done, ERROR_TEXT_BYTES_MAX, Failure, Heartbeat, Prepared, Ready, Resumed,
-    WANT_PAGES_MAX, Want, Welcome, Whole,
+    Ack, Committed, Control, Digest128, Done, ERROR_TEXT_BYTES_MAX, Failure, Heartbeat, Prepared, Ready,
+    Resumed, WANT_PAGES_MAX, Want, Welcome, Whole,
 };
 pub use missing::{MISSING_BYTES_MAX, Missing, missing};
 pub use pages::{PageKind, PageRecord, RAW_PAGES_MAX, RUNS_MAX, RoundEnd, Run};

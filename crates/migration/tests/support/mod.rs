@@ -18,7 +18,7 @@ use std::time::Duration;
 use godwit_migration::Tuning;
 use godwit_migration::driver::{Connections, Connector, Incoming, Outgoing, Reach, SourceRun, receive_tuned};
 use godwit_migration::secure::Secure;
-use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
+use godwit_types::migration::{Budget, Comparison, MigrationOutcome, MigrationProgress, MigrationReport};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, MigrationKey};
 
 use arbiter::ModelArbiter;
@@ -44,7 +44,13 @@ pub fn tuning() -> Tuning {
 }
 
 pub fn budget() -> Budget {
-    Budget { blackout_ms_max: 60, deadline_ms: 20_000, ..Budget::default() }
+    Budget { blackout_ms_max: 60, deadline_ms: 20_000, verify: true, ..Budget::default() }
+}
+
+/// Expects that both sides have compared memory, and found it the same.
+pub fn expect_verified(report: &MigrationReport) {
+    let verified = report.verified.as_ref().expect("memory was compared");
+    assert_eq!(verified.memory, Comparison::Same, "{verified:?}");
 }
 
 /// Connects again, at once.

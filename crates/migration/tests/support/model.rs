@@ -16,6 +16,8 @@ use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES, VmId};
 use super::absent::{ModelAbsent, Shared};
 use super::kept::ModelKept;
 
+/// The first of 64 pages whose writes a faulty dirty log forgets.
+const FORGOTTEN_PAGES: u64 = 320;
 const WORDS_PER_PAGE: usize = PAGE_SIZE_BYTES as usize / 8;
 /// The page that saving dirties, to see that it is sent afterwards.
 const SAVE_PAGE: u64 = 3;
@@ -146,6 +148,10 @@ impl ModelVm {
         self.faults.lock().unwrap().insert(step);
     }
 
+    fn has_fault(&self, fault: &str) -> bool {
+        self.faults.lock().unwrap().contains(fault)
+    }
+
     pub fn heal(&self) {
         self.faults.lock().unwrap().clear();
     }
@@ -195,7 +201,7 @@ impl ModelVm {
 
     fn step(&self, step: &'static str) -> Result<(), MachineError> {
         self.calls.lock().unwrap().push(step);
-        if self.faults.lock().unwrap().contains(step) {
+        if self.has_fault(step) {
             return Err(MachineError { step: step.into(), reason: "injected".into() });
         }
         Ok(())
@@ -274,6 +280,9 @@ impl GuestMemory for ModelVm {
         for (bytes, word) in from.chunks_exact(8).zip(words) {
             word.store(u64::from_le_bytes(bytes.try_into().unwrap()), Relaxed);
         }
+        if self.has_fault("flips-a-bit") {
+            self.words_of(first, from.len())?[7].fetch_xor(1, Relaxed);
+        }
         Ok(())
     }
 
@@ -313,7 +322,11 @@ impl Source for ModelVm {
 
     fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError> {
         self.step("harvest_dirty")?;
+        let forgets = self.has_fault("forgets-writes");
         for (index, word) in self.dirty.iter().enumerate() {
+            if forgets && index as u64 == FORGOTTEN_PAGES / 64 {
+                word.store(0, SeqCst);
+            }
             dirty.insert_word(Gfn(index as u64 * 64), word.swap(0, SeqCst));
         }
         Ok(())
@@ -389,7 +402,7 @@ impl Destination for ModelVm {
 
     fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {
         self.step("load")?;
-        if self.faults.lock().unwrap().contains("load-waits") {
+        if self.has_fault("load-waits") {
             thread::sleep(Duration::from_millis(100));
         }
         self.touch(SAVE_PAGE);

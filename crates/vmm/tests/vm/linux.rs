@@ -22,6 +22,7 @@ const PATIENT: Budget = Budget {
     bandwidth_bytes_per_s_max: None,
     plain: false,
     post_copy: false,
+    verify: true,
 };
 
 #[test]

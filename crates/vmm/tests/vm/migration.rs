@@ -122,6 +122,7 @@ pub(crate) const ENDLESS: Budget = Budget {
     bandwidth_bytes_per_s_max: None,
     plain: false,
     post_copy: false,
+    verify: false,
 };
 
 pub(crate) fn under_way(vmm: &mut Vmm) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use godwit_types::Bytes;
 use godwit_types::control::{DiskBacking, NicBacking, Notice, Request, Role, VmmConfig, VmmState};
-use godwit_types::migration::{Budget, MigrationOutcome, Phase};
+use godwit_types::migration::{Budget, Comparison, MigrationOutcome, MigrationReport, Phase};
 use godwit_types::vm::{DiskFormat, DiskSpec, NicSpec};
 use serde_json::Value;
 
@@ -28,12 +28,13 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
         for hop in 1..=MOVES {
             let migration = migration_id(hop);
             let mut there = fixture.destination(&here, hop);
-            here.migrate_to(&there, migration, Budget::default());
+            here.migrate_to(&there, migration, Budget { verify: true, ..Budget::default() });
             let outcome = grant_everything(&mut here, &mut there);
             let MigrationOutcome::Completed { report } = outcome else {
                 panic!("{outcome:?}; {}", here.errors())
             };
             eprintln!("{vcpus} vCPUs, move {hop}: {report:?}");
+            expect_verified(&report);
             assert!(here.wait().success(), "{}", here.errors());
             here = there;
             before = fixture.progress(&before);
@@ -44,11 +45,17 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
 /// The guest writes faster than its memory may leave.
 const WILD: &str = "godwit.ws=24MiB godwit.rate=20000 godwit.content=random";
 
+fn expect_verified(report: &MigrationReport) {
+    let verified = report.verified.as_ref().expect("memory was compared");
+    assert_eq!(verified.memory, Comparison::Same, "{verified:?}");
+}
+
 fn post_copy() -> Budget {
     Budget {
         blackout_ms_max: 5,
         bandwidth_bytes_per_s_max: Some(32 << 20),
         post_copy: true,
+        verify: true,
         ..Budget::default()
     }
 }
@@ -68,6 +75,7 @@ fn a_guest_that_never_rests_moves_by_post_copy_and_finds_nothing_wrong() {
                 panic!("{outcome:?}; {}", here.errors())
             };
             eprintln!("{vcpus} vCPUs, move {hop}: {report:?}");
+            expect_verified(&report);
             let rest = report.post_copy.expect("memory followed");
             assert!(rest.pages > 0 && rest.faults > 0, "{rest:?}");
             assert!(here.wait().success(), "{}", here.errors());
@@ -101,6 +109,7 @@ fn a_network_that_fails_during_post_copy_makes_the_guest_wait_and_loses_nothing(
     let outcome = ended(&mut here, &mut there);
     let MigrationOutcome::Completed { report } = outcome else { panic!("{outcome:?}; {}", here.errors()) };
     eprintln!("{report:?}");
+    expect_verified(&report);
     let rest = report.post_copy.expect("memory followed");
     assert!(rest.reconnects >= 2 && rest.faults > 0, "{rest:?}");
     assert!(here.wait().success(), "{}", here.errors());

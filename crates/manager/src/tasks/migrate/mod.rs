@@ -28,7 +28,7 @@ use godwit_types::agent::{LocalState, LocalVm, Outgoing};
 use godwit_types::api::Empty;
 use godwit_types::check::{HostCheck, Verdict, refuse};
 use godwit_types::forecast::Predicted;
-use godwit_types::migration::{Budget, MigrateVm, MigrationReport};
+use godwit_types::migration::{Budget, Comparison, MigrateVm, MigrationReport};
 use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, TaskId, VmId};
 use tokio::time::{sleep, timeout};
@@ -269,9 +269,18 @@ impl Attempt<'_> {
             );
             return Ending::succeeded("vm.taken_over", power, message);
         }
+        let verified = report.as_ref().and_then(|report| report.verified.as_deref());
+        let compared = verified.map(|verified| verified.memory);
+        if compared == Some(Comparison::Different) {
+            let message = format!(
+                "{name} moved from {from} to {to}, and ITS MEMORY IS NOT WHAT IT WAS: restart {name}"
+            );
+            return Ending { report, ..Ending::succeeded("vm.memory_differs", power, message) };
+        }
+        let proof = if compared == Some(Comparison::Same) { ", memory verified" } else { "" };
         let numbers = match &report {
             Some(r) => format!(
-                "blackout {:.1} ms, {:.0} ms in all, {} rounds",
+                "blackout {:.1} ms, {:.0} ms in all, {} rounds{proof}",
                 r.blackout.total_ms, r.total_ms, r.rounds
             ),
             None => format!("{from} could not say what it measured"),

@@ -17,7 +17,7 @@
 //! The source's word must be older than the record, or a commit in between would look like a lie.
 
 use godwit_types::agent::LocalState;
-use godwit_types::migration::{MigrationOutcome, MigrationProgress, MigrationReport};
+use godwit_types::migration::{MigrationOutcome, MigrationProgress, MigrationReport, Phase};
 use godwit_types::{ApiError, ErrorCode};
 
 use crate::arbiter::{Migration, MigrationState};
@@ -151,9 +151,17 @@ pub fn after_commit(
     match destination {
         // Running at this epoch, it has claimed.
         DestinationView::State(LocalState::Running | LocalState::Outgoing) => {
-            // The source reports what it measured as soon as it has heard of the resume.
-            if matches!(source, SourceView::Working(_)) && waited.polls < REPORT_POLLS {
-                return Step::Wait { message: "waiting for the report".to_owned(), progress: None };
+            match source {
+                // It takes as long as it takes to read all memory, and ends by itself.
+                SourceView::Working(Some(progress)) if progress.phase == Phase::Verify => {
+                    let message = format!("{} reads the memory once more, to compare", m.source);
+                    return Step::Wait { message, progress: Some(progress.clone()) };
+                }
+                // The source reports what it measured as soon as it has heard of the resume.
+                SourceView::Working(_) if waited.polls < REPORT_POLLS => {
+                    return Step::Wait { message: "waiting for the report".to_owned(), progress: None };
+                }
+                _ => {}
             }
             Step::Moved { report: None, runs: true }
         }

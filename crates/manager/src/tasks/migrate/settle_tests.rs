@@ -1,7 +1,7 @@
 //! Every row of the table in `settle.rs`.
 
 use godwit_types::migration::{Blackout, BytesByKind, Phase};
-use godwit_types::{Epoch, MigrationId, TaskId, VmId};
+use godwit_types::{Bytes, Epoch, MigrationId, TaskId, VmId};
 use uuid::Uuid;
 
 use super::*;
@@ -31,6 +31,7 @@ fn report() -> MigrationReport {
         capped: false,
         predicted: None,
         post_copy: None,
+        verified: None,
     }
 }
 
@@ -152,4 +153,23 @@ fn a_source_that_still_works_is_given_time_for_its_report_and_not_for_ever() {
     let working = SourceView::Working(None);
     assert!(matches!(after_commit(&claimed, &working, &runs, JUST_NOW), Step::Wait { .. }));
     assert!(matches!(after_commit(&claimed, &working, &runs, LONG_AGO), Step::Moved { .. }));
+}
+
+#[test]
+fn a_source_that_reads_memory_once_more_is_waited_for_however_long_that_takes() {
+    let claimed = migration(MigrationState::Claimed);
+    let runs = DestinationView::State(LocalState::Running);
+    let progress = MigrationProgress {
+        phase: Phase::Verify,
+        round: 3,
+        bytes_sent: 0,
+        remaining: Bytes(0),
+        goodput_bytes_per_s: 0,
+        dirty_bytes_per_s: 0,
+        predicted_blackout_ms: None,
+        predicted_finish_ms: None,
+        elapsed_ms: 0,
+    };
+    let reads = SourceView::Working(Some(progress));
+    assert!(matches!(after_commit(&claimed, &reads, &runs, LONG_AGO), Step::Wait { progress: Some(_), .. }));
 }
