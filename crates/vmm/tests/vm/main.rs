@@ -8,3 +8,4 @@ mod reference;
 mod return_trip;
 mod support;
 mod survey;
+mod ways;

@@ -13,7 +13,9 @@ use godwit_types::migration::{Budget, Comparison, MigrationOutcome, MigrationRep
 use godwit_types::vm::{DiskFormat, DiskSpec, NicSpec};
 use serde_json::Value;
 
-use crate::support::{KEY, PATIENCE, Vmm, ended, grant, grant_everything, kvm_is_there, migration_id, spec};
+use crate::support::{
+    PATIENCE, Route, Vmm, ended, grant, grant_everything, kvm_is_there, migration_id, spec,
+};
 
 const GUEST: &str = "10.77.0.10:80";
 const MAC: &str = "52:54:00:00:77:10";
@@ -45,7 +47,7 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
 /// The guest writes faster than its memory may leave.
 const WILD: &str = "godwit.ws=24MiB godwit.rate=20000 godwit.content=random";
 
-fn expect_verified(report: &MigrationReport) {
+pub(crate) fn expect_verified(report: &MigrationReport) {
     let verified = report.verified.as_ref().expect("memory was compared");
     assert_eq!(verified.memory, Comparison::Same, "{verified:?}");
 }
@@ -181,15 +183,27 @@ impl Fixture {
 
     /// The same, with what its host has kept of the VM.
     pub(crate) fn destination_with(&self, here: &Vmm, n: u64, kept: Option<OwnedFd>) -> Vmm {
-        let role = Role::Incoming {
-            migration: migration_id(n),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            key: Some(KEY),
-        };
+        self.start_destination(here, n, Route::default(), kept)
+    }
+
+    /// The same by another route.
+    pub(crate) fn destination_by(&self, here: &Vmm, n: u64, route: Route) -> Vmm {
+        self.start_destination(here, n, route, None)
+    }
+
+    fn start_destination(&self, here: &Vmm, n: u64, route: Route, kept: Option<OwnedFd>) -> Vmm {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let role = Role::Incoming { migration: migration_id(n), listen, key: route.key() };
         let epoch = here.status().epoch.0 + 1;
         let spec = here.config.spec.clone();
         let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);
         Vmm::start_with(self.equip(config, n), kept)
+    }
+
+    /// Waits until a process that does not run the guest any more has ended, and takes its tap away.
+    pub(crate) fn leave(&self, mut vmm: Vmm) {
+        vmm.wait();
+        vmm.config.nics.iter().for_each(|nic| assert!(ip(&format!("link delete {}", nic.tap))));
     }
 
     fn equip(&self, mut config: VmmConfig, n: u64) -> VmmConfig {

@@ -223,8 +223,19 @@ impl Vmm {
         destination: &Self,
         migration: MigrationId,
         budget: Budget,
-    ) -> [TcpStream; 2] {
-        self.migrate_keeping(destination, migration, budget, None)
+    ) -> Vec<TcpStream> {
+        self.migrate(destination, migration, budget, Route::default(), None)
+    }
+
+    /// The same by another route.
+    pub(crate) fn migrate_by(
+        &self,
+        destination: &Self,
+        migration: MigrationId,
+        budget: Budget,
+        route: Route,
+    ) -> Vec<TcpStream> {
+        self.migrate(destination, migration, budget, route, None)
     }
 
     /// The same; memory is kept in a file once the VM has left.
@@ -234,18 +245,23 @@ impl Vmm {
         migration: MigrationId,
         budget: Budget,
         kept: Option<OwnedFd>,
-    ) -> [TcpStream; 2] {
+    ) -> Vec<TcpStream> {
+        self.migrate(destination, migration, budget, Route::default(), kept)
+    }
+
+    fn migrate(
+        &self,
+        destination: &Self,
+        migration: MigrationId,
+        budget: Budget,
+        route: Route,
+        kept: Option<OwnedFd>,
+    ) -> Vec<TcpStream> {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
-        let host = destination.config.host.clone();
-        let connections = connect(address);
-        let request = Request::MigrateOut {
-            migration,
-            destination: host,
-            address,
-            key: Some(KEY),
-            keep: kept.is_some(),
-            budget,
-        };
+        let destination = destination.config.host.clone();
+        let connections = connect(address, route.streams);
+        let (key, keep) = (route.key(), kept.is_some());
+        let request = Request::MigrateOut { migration, destination, address, key, keep, budget };
         let given: Vec<_> = connections.iter().map(AsFd::as_fd).chain(kept.iter().map(AsFd::as_fd)).collect();
         let reply = self.ask_with(&request, &given);
         assert_eq!(reply, Reply::Done, "{}", self.errors());
@@ -253,23 +269,44 @@ impl Vmm {
     }
 
     /// Waits until it wishes for new connections, and answers, for which there is a network or not.
-    pub(crate) fn reconnect(&mut self, network: bool) -> [TcpStream; 2] {
+    pub(crate) fn reconnect(&mut self, network: bool) -> Vec<TcpStream> {
         let (migration, address) = self.notices.until(|notice| match notice {
             Notice::Disconnected { migration, address, .. } => Some((*migration, *address)),
             _ => None,
         });
-        let connections = connect(address);
+        let connections = connect(address, 1);
         let error = (!network).then(|| ApiError::new(ErrorCode::Unreachable, "no route"));
-        let all = connections.each_ref().map(AsFd::as_fd);
+        let all: Vec<_> = connections.iter().map(AsFd::as_fd).collect();
         let given = if network { &all[..] } else { &[] };
         assert_eq!(self.ask_with(&Request::Reconnect { migration, error }, given), Reply::Done);
         connections
     }
 }
 
-/// As an agent does: for control, then for the one page stream.
-fn connect(address: SocketAddr) -> [TcpStream; 2] {
-    [(); 2].map(|()| TcpStream::connect(address).unwrap())
+/// How the two sides are connected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    /// For pages.
+    pub(crate) streams: usize,
+    /// Not encrypted.
+    pub(crate) plain: bool,
+}
+
+impl Route {
+    pub(crate) fn key(self) -> Option<MigrationKey> {
+        (!self.plain).then_some(KEY)
+    }
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self { streams: 1, plain: false }
+    }
+}
+
+/// As an agent does: for control, then for each page stream.
+fn connect(address: SocketAddr, streams: usize) -> Vec<TcpStream> {
+    (0..=streams).map(|_| TcpStream::connect(address).unwrap()).collect()
 }
 
 impl Drop for Vmm {
