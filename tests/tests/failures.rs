@@ -20,6 +20,10 @@ use nix::sys::signal::{Signal, kill};
 const LIMIT: Duration = Duration::from_secs(90);
 /// Longer than either side's patience with a silent peer.
 const HANG: Duration = Duration::from_secs(12);
+/// Shorter than anybody's patience; as long as it; far beyond it.
+const SHORT_CUT: Duration = Duration::from_secs(1);
+const LONG_CUT: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
 /// Between two looks at whether everybody answers.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Slow enough that the move is still in pre-copy when it is disturbed: 192 MiB take 12 s and more.
@@ -40,6 +44,34 @@ fn a_link_cut_in_pre_copy_leaves_the_vm_running_at_the_source() {
         cluster.await_task(task, "notices the cut link", LIMIT, |task| task.state.is_final())?;
         cluster.mend(there)?;
         cluster.await_hosts(LIMIT)
+    });
+}
+
+#[test]
+fn a_link_cut_for_a_while_or_a_hundredth_of_the_bandwidth_in_pre_copy_loses_nothing() {
+    on_fabric(|cluster, place| {
+        let guest = GuestOptions { content: "random".into(), ..GuestOptions::named("lasts") };
+        let mut hosts = hosts(cluster);
+        boot(cluster, place, &guest, &hosts[0])?;
+        await_full_working_set(cluster, &guest)?;
+        for disturbance in [Disturbance::Cut(SHORT_CUT), Disturbance::Cut(LONG_CUT), Disturbance::Trickle] {
+            let [here, there] = &hosts;
+            let task =
+                cluster.migrate_detached(&guest.name, there, &["--max-bandwidth", "16MiB", "--verify"])?;
+            cluster.await_task(&task, "pre-copy under way", LIMIT, in_pre_copy)?;
+            disturbance.happen(cluster, &task, there)?;
+            let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+            let moved = ended.state == TaskState::Succeeded;
+            // As long as the patience with a silent peer, it may end the attempt.
+            let may_fail = matches!(disturbance, Disturbance::Cut(LONG_CUT));
+            ensure(moved || may_fail, format!("{disturbance:?}: {ended:?}"))?;
+            cluster.assert_runs_on(&guest.name, if moved { there } else { here })?;
+            assert_alive(cluster, guest.address)?;
+            if moved {
+                hosts.reverse();
+            }
+        }
+        Ok(())
     });
 }
 
@@ -101,7 +133,7 @@ fn a_link_cut_in_post_copy_makes_the_guest_wait_and_then_all_of_its_memory_follo
         hold.await_reached()?;
         cluster.cut(&there)?;
         drop(hold);
-        std::thread::sleep(HANG);
+        std::thread::sleep(MINUTE);
         cluster.mend(&there)?;
         let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
         let report = succeeded(ended)?;
@@ -114,6 +146,36 @@ fn a_link_cut_in_post_copy_makes_the_guest_wait_and_then_all_of_its_memory_follo
         migrate(cluster, &guest.name, &here, &options)?;
         assert_alive(cluster, guest.address)
     });
+}
+
+/// What befalls a move.
+#[derive(Debug, Clone, Copy)]
+enum Disturbance {
+    /// The destination cannot be reached for so long.
+    Cut(Duration),
+    /// Of its bandwidth a hundredth is left, for a while.
+    Trickle,
+}
+
+impl Disturbance {
+    fn happen(self, cluster: &dyn Cluster, task: &Task, there: &HostName) -> Result<()> {
+        let set_bandwidth = |rate| {
+            cluster.cli().text(&["task", "set-bandwidth", &task.id.to_string(), rate], LIMIT).map(drop)
+        };
+        match self {
+            Self::Cut(time) => {
+                cluster.cut(there)?;
+                std::thread::sleep(time);
+                cluster.mend(there)?;
+                cluster.await_hosts(LIMIT)
+            }
+            Self::Trickle => {
+                set_bandwidth("160KiB")?;
+                std::thread::sleep(LONG_CUT);
+                set_bandwidth("16MiB")
+            }
+        }
+    }
 }
 
 fn signal(fabric: &Fabric, host: &HostName, signal: Signal) -> Result<()> {
