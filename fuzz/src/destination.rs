@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use godwit_migration::Tuning;
+use godwit_migration::{Loaded, Tuning};
 use godwit_migration::destination::{Action, Engine, Input, Ran, Setup};
 use godwit_migration::wire::{Ack, Committed, Control, Done};
 use godwit_types::ownership::{Verdict, Witness};
@@ -30,7 +30,7 @@ pub struct Checked {
 
 impl Checked {
     pub fn new() -> Self {
-        let setup = Setup { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), tuning: Tuning::default() };
+        let setup = Setup { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), unix: Duration::ZERO, tuning: Tuning::default() };
         let expected = [Input::Hello(message::healthy_hello())].into();
         Self { engine: Engine::new(setup), asked: false, granted: None, lacks: false, ended: false, expected }
     }
@@ -90,7 +90,7 @@ impl Checked {
                 self.expected.extend((0..message::STREAMS).map(ack));
                 self.expected.push_back(Input::State { last_round: 1, rest: bytes.arbitrary()? });
             }
-            Action::Load => self.expected.push_back(Input::Loaded(message::outcome(bytes)?)),
+            Action::Load => self.expected.push_back(Input::Loaded(message::outcome(bytes)?.map(|()| Loaded::default()))),
             Action::Send(Control::Prepared(_)) => {
                 self.expected.push_back(Input::Control(Control::Committed(Committed { epoch: 2 })));
             }
@@ -117,7 +117,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
         3 => Input::Received(message::ack(bytes)?),
         4 => Input::State { last_round: bytes.int_in_range(0..=4)?, rest: bytes.arbitrary()? },
         5 | 6 => Input::Control(message::control(bytes)?),
-        7 => Input::Loaded(message::outcome(bytes)?),
+        7 => Input::Loaded(message::outcome(bytes)?.map(|()| Loaded::default())),
         8 => Input::Verdict(verdict(bytes)?),
         9 => Input::TookOver(witness(bytes)?),
         10 => Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None })),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::wire::{DigestKey, RAW_PAGES_MAX};
-use godwit_migration::{Absent, Destination, GuestMemory, Kept, MachineError, Manifest, PageRange, Section};
+use godwit_migration::{Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES};
 
@@ -99,8 +99,8 @@ impl Destination for Model {
         Err(MachineError { step: "awaiting memory".into(), reason: "no guest touches this".into() })
     }
 
-    fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {
-        Ok(())
+    fn load(&self, _: Vec<Section>) -> Result<Loaded, MachineError> {
+        Ok(Loaded::default())
     }
 
     fn take_over(&self, _: MigrationId) -> Witness {

@@ -26,9 +26,9 @@ pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
             verify: input.arbitrary()?,
         }),
         1 => Control::Ready(Ready {}),
-        2 => Control::Heartbeat(Heartbeat { source_us: input.arbitrary()? }),
+        2 => Control::Heartbeat(Heartbeat { source_us: input.arbitrary()?, unix_us: input.arbitrary()? }),
         3 => Control::Ack(ack(input)?),
-        4 => Control::Prepared(Prepared {}),
+        4 => Control::Prepared(Prepared { clock_error_ns: input.arbitrary()? }),
         5 => Control::Committed(Committed { epoch: input.arbitrary()? }),
         6 => Control::Resumed(Resumed {
             took_us: input.arbitrary()?,

@@ -44,6 +44,7 @@ impl Checked {
             destination: host("b"),
             budget: Budget { on_deadline, post_copy, verify, blackout_ms_max, ..Budget::default() },
             ram_pages: 8,
+            unix: Duration::ZERO,
             tuning: Tuning { page_streams: message::STREAMS, ..Tuning::default() },
         };
         let mut engine = Engine::new(setup);
@@ -118,7 +119,7 @@ impl Checked {
             }
             Action::Pause => say(Input::Paused(message::timed(bytes)?)),
             Action::Save => say(Input::Saved(message::outcome(bytes)?)),
-            Action::SendState { .. } => say(Input::Control(Control::Prepared(Prepared {}))),
+            Action::SendState { .. } => say(Input::Control(Control::Prepared(Prepared::default()))),
             Action::AskCommit => say(Input::Verdict(destination::verdict(bytes)?)),
             Action::Reclaim => say(Input::Reclaimed(message::outcome(bytes)?.map(|()| Reclaimed::Ours))),
             Action::Resume => say(Input::Resumed(message::outcome(bytes)?)),

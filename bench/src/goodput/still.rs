@@ -11,7 +11,7 @@ use godwit_migration::driver::{
 };
 use godwit_migration::secure::Secure;
 use godwit_migration::{
-    Absent, Destination, GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    Absent, Destination, GuestMemory, Loaded, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
 };
 use godwit_tls::Session;
 use godwit_types::control::Question;
@@ -180,8 +180,8 @@ impl Destination for Still {
         Err(MachineError { step: "waiting for pages".into(), reason: "they never follow here".into() })
     }
 
-    fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {
-        Ok(())
+    fn load(&self, _: Vec<Section>) -> Result<Loaded, MachineError> {
+        Ok(Loaded::default())
     }
 
     fn take_over(&self, _: MigrationId) -> Witness {

@@ -3,7 +3,7 @@
 use godwit_types::Bytes;
 use godwit_types::forecast::{Estimate, Predicted};
 use godwit_types::migration::{
-    Comparison, MigrationProgress, MigrationReport, Phase, PostCopyReport, Verification,
+    Comparison, GuestClock, MigrationProgress, MigrationReport, Phase, PostCopyReport, Verification,
 };
 
 use crate::forecast;
@@ -57,6 +57,7 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("goodput", rate(report.goodput_bytes_per_s)),
     ];
     rows.extend(report.post_copy.iter().flat_map(|rest| post_copy(rest)));
+    rows.extend(report.guest_clock.iter().map(|clock| ("guest clock", guest_clock(*clock))));
     rows.extend(report.verified.iter().map(|verified| ("verified", verification(verified))));
     fields(&rows)
 }
@@ -73,6 +74,11 @@ fn post_copy(rest: &PostCopyReport) -> [(&'static str, String); 4] {
         ("  waits", waits),
         ("  reconnects", rest.reconnects.to_string()),
     ]
+}
+
+/// What became of the guest's clock.
+fn guest_clock(GuestClock { error_ms, within_ms }: GuestClock) -> String {
+    format!("{error_ms:+.2} ms, give or take {within_ms:.2} ms")
 }
 
 /// Whether memory arrived as it was.

@@ -85,6 +85,7 @@ mod tests {
             goodput_bytes_per_s: 0,
             post_copy: None,
             verified: None,
+            guest_clock: None,
             busy_ms: 512_000.0 / mib_per_s as f64,
             later_bytes_per_s: Some((mib_per_s << 21) as f64),
             capped: false,

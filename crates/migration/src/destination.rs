@@ -33,9 +33,9 @@ pub use event::{Action, Input, Ran};
 
 use self::following::Rest;
 use crate::failure::{self, Link};
-use crate::machine::MachineError;
+use crate::machine::{Loaded, MachineError};
 use crate::tuning::Tuning;
-use crate::wire::{Ack, Control, Hello, Prepared, Ready, Resumed, Role, Welcome};
+use crate::wire::{Ack, Control, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Welcome};
 
 /// What a destination's state machine needs to know beforehand.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct Setup {
     pub migration: MigrationId,
     /// The epoch at which this host will run the VM.
     pub epoch: Epoch,
+    /// This host's real time when the engine's was zero, since 1970.
+    pub unix: Duration,
     pub tuning: Tuning,
 }
 
@@ -264,14 +266,14 @@ impl Engine {
         }
     }
 
-    fn loaded(&mut self, result: Result<(), MachineError>) {
+    fn loaded(&mut self, result: Result<Loaded, MachineError>) {
         if self.state != State::Loading {
             return;
         }
         match result {
-            Ok(()) => {
+            Ok(Loaded { clock_error_ns }) => {
                 self.state = State::Prepared;
-                self.actions.push(Action::Send(Control::Prepared(Prepared {})));
+                self.actions.push(Action::Send(Control::Prepared(Prepared { clock_error_ns })));
             }
             Err(error) => self.fail(failure::machine(&error), true),
         }
@@ -280,7 +282,10 @@ impl Engine {
     fn control(&mut self, message: Control) {
         self.heard = self.now;
         match (message, &self.state) {
-            (Control::Heartbeat(beat), _) => self.actions.push(Action::Send(Control::Heartbeat(beat))),
+            (Control::Heartbeat(beat), _) => {
+                let unix_us = (self.setup.unix + self.now).as_micros() as u64;
+                self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { unix_us, ..beat })));
+            }
             (Control::Done(_), State::Following { epoch }) if self.is_whole() => self.end(Ok(*epoch)),
             (Control::Committed(_), State::Following { .. }) => {}
             // The source never asks for the commit after it has said that it gave up; so nothing can be in doubt.

@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use failure::Link;
 pub use machine::{
-    Absent, Destination, GuestMemory, Kept, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
-    is_zero,
+    Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Reclaimed, Section,
+    Source, is_zero,
 };
 pub use tuning::Tuning;

@@ -156,6 +156,14 @@ pub trait Source: Send + Sync {
     fn hand_over(&self);
 }
 
+/// What loading a VM's state has shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// How far the guest's clock is ahead of where this host's real time, and the source's when the state was saved, say that it
+    /// should be, in nanoseconds; none if that is not known.
+    pub clock_error_ns: Option<i64>,
+}
+
 /// Memory of which a part is not here. Every call may come from any thread, and none waits for a page.
 pub trait Absent: Send + Sync {
     /// Adds the pages that somebody has begun to wait for, waiting for the first at most so long. Pages that nobody has
@@ -205,7 +213,7 @@ pub trait Destination: Send + Sync {
 
     /// Validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
     /// error.
-    fn load(&self, sections: Vec<Section>) -> Result<(), MachineError>;
+    fn load(&self, sections: Vec<Section>) -> Result<Loaded, MachineError>;
 
     /// In doubt, with all state loaded: tries once, without waiting, to take the disk locks that a dead source has left.
     /// Those that it gets it holds, at the source's epoch, until the arbiter's word.

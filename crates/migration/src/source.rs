@@ -24,6 +24,7 @@
 //! destination may have everything, and takes over if this side dies: so the guest runs on here only after the disks'
 //! records say so.
 
+mod clocks;
 mod ending;
 mod event;
 mod handoff;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use godwit_types::migration::{Budget, MigrationProgress, Phase};
 use godwit_types::{ApiError, Bytes, Epoch, HostName, MigrationId, PAGE_SIZE_BYTES};
 
+use clocks::Clocks;
 pub use event::{Action, Harvest, Input, Sent};
 use serving::{Line, Rest};
 use traffic::Traffic;
@@ -63,6 +65,8 @@ pub struct Setup {
     pub budget: Budget,
     /// Pages of all RAM ranges.
     pub ram_pages: u64,
+    /// This host's real time when the engine's was zero, since 1970.
+    pub unix: Duration,
     pub tuning: Tuning,
 }
 
@@ -98,6 +102,7 @@ pub struct Engine {
     actions: Vec<Action>,
     policy: Policy,
     traffic: Traffic,
+    clocks: Clocks,
     timeline: Timeline,
     round: u32,
     round_began: Duration,
@@ -129,6 +134,7 @@ impl Engine {
             state: State::Greeting,
             now: Duration::ZERO,
             actions: Vec::new(),
+            clocks: Clocks::default(),
             timeline: Timeline::default(),
             round: 0,
             round_began: Duration::ZERO,
@@ -254,8 +260,12 @@ impl Engine {
                 self.fail(failure::out_of_turn(&self.peer(), message.name()), true);
             }
             (Control::Heartbeat(echo), _) => {
-                let sent = Duration::from_micros(echo.source_us);
-                self.traffic.echo(self.now.saturating_sub(sent));
+                let sent = Duration::from_micros(echo.source_us).min(self.now);
+                self.traffic.echo(self.now - sent);
+                if echo.unix_us > 0 {
+                    let there = Duration::from_micros(echo.unix_us);
+                    self.clocks.echo(self.setup.unix + sent, self.setup.unix + self.now, there);
+                }
             }
             (Control::Ack(ack), _) => self.acknowledged(ack),
             (Control::Welcome(welcome), State::Greeting)
@@ -271,8 +281,9 @@ impl Engine {
                 self.actions.push(Action::OpenStreams);
             }
             (Control::Ready(_), _) => self.ready = true,
-            (Control::Prepared(_), State::Preparing) if self.traffic.is_settled(self.round) => {
+            (Control::Prepared(prepared), State::Preparing) if self.traffic.is_settled(self.round) => {
                 self.timeline.prepared = self.now;
+                self.clocks.error_ns = prepared.clock_error_ns;
                 self.ask_commit();
             }
             (Control::Resumed(resumed), State::HandedOver) => {
@@ -298,7 +309,7 @@ impl Engine {
         if now >= self.heartbeat_at && self.deaf.is_none() && !matches!(self.state, State::Greeting) {
             self.heartbeat_at = now + tuning.heartbeat;
             let source_us = now.as_micros() as u64;
-            self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { source_us })));
+            self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { source_us, unix_us: 0 })));
         }
         match &self.state {
             State::Committing { since, ask_at, let_go } => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use godwit_migration::destination::{Action, Engine, Input, Ran, Setup};
 use godwit_migration::wire::{Ack, Committed, Control, Heartbeat, Hello, Role};
-use godwit_migration::{Link, MachineError, Manifest, Tuning};
+use godwit_migration::{Link, Loaded, MachineError, Manifest, Tuning};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 use uuid::Uuid;
@@ -15,7 +15,12 @@ const GRANTED: Input = Input::Verdict(Verdict::Granted { epoch: EPOCH });
 
 /// A destination whose source is connected and sends pages.
 fn receiving() -> Engine {
-    let mut engine = Engine::new(Setup { migration: MIGRATION, epoch: EPOCH, tuning: Tuning::default() });
+    let mut engine = Engine::new(Setup {
+        migration: MIGRATION,
+        epoch: EPOCH,
+        unix: Duration::ZERO,
+        tuning: Tuning::default(),
+    });
     let vm = VmId(Uuid::from_u128(2));
     let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
     let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false, verify: false };
@@ -32,7 +37,7 @@ fn a_source_that_lives_and_sends_nothing_is_given_up() {
     let mut now = Duration::ZERO;
     let mut step = |engine: &mut Engine, input| {
         now += beat;
-        let heartbeat = Control::Heartbeat(Heartbeat { source_us: 1 });
+        let heartbeat = Control::Heartbeat(Heartbeat { source_us: 1, unix_us: 0 });
         engine.handle(now, Input::Control(heartbeat));
         engine.handle(now, input)
     };
@@ -54,7 +59,7 @@ fn in_doubt() -> Engine {
     let inputs = [
         Input::Received(Ack { round: 1, ..Ack::default() }),
         Input::State { last_round: 1, rest: false },
-        Input::Loaded(Ok(())),
+        Input::Loaded(Ok(Loaded::default())),
         Input::Lost { link: Link::Control, error },
     ];
     let last = inputs.into_iter().map(|input| engine.handle(Duration::ZERO, input)).last();

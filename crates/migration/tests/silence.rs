@@ -17,6 +17,7 @@ fn engine() -> Engine {
         destination: "b".parse().unwrap(),
         budget: Budget::default(),
         ram_pages: PAGES,
+        unix: Duration::ZERO,
         tuning: Tuning::default(),
     })
 }
@@ -67,7 +68,7 @@ fn a_standing_guest_runs_on_at_the_source_after_a_short_silence() {
 
 #[test]
 fn a_destination_that_beats_instead_of_greeting_is_not_waited_for() {
-    let beat = Heartbeat { source_us: 0 };
+    let beat = Heartbeat::default();
     for instead in [Control::Heartbeat(beat), Control::Ready(Ready {}), Control::Ack(Ack::default())] {
         let mut engine = engine();
         engine.handle(Duration::ZERO, Input::Start);

@@ -148,6 +148,21 @@ pub struct MigrationReport {
     /// Whether memory arrived as it was, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Box<Verification>>,
+    /// How wrong the guest's clock was when it ran at the destination, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_clock: Option<GuestClock>,
+}
+
+/// The error that the move has added to the guest's clock: by how much more than the time that has really passed it went on.
+/// Its clock stands with the guest's state, and is advanced by the real time until it runs at the destination; so the error
+/// is mostly what the two hosts' clocks differ by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GuestClock {
+    /// In milliseconds; positive: the guest's clock is ahead.
+    pub error_ms: f64,
+    /// How far off `error_ms` may be, in milliseconds: half of the quickest round trip between the hosts.
+    pub within_ms: f64,
 }
 
 /// A comparison of the guest's memory: as it was at the source when the guest was stopped, read after it had left, and as it

@@ -1,10 +1,11 @@
 //! The destination's VMM: the real engine, driven as `godwit_migration::driver` drives it, around a model machine.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use godwit_migration::destination::{self, Action, Input, Ran};
 use godwit_migration::wire::{Ack, Control};
-use godwit_migration::{Link, MachineError, Tuning};
+use godwit_migration::{Link, Loaded, MachineError, Tuning};
 use godwit_types::Epoch;
 use godwit_types::ownership::{Verdict, Witness};
 
@@ -37,7 +38,7 @@ pub(crate) struct Destination {
 
 impl Destination {
     pub(crate) fn new(pages: usize, tuning: Tuning) -> Self {
-        let setup = destination::Setup { migration: MIGRATION, epoch: NEXT, tuning };
+        let setup = destination::Setup { migration: MIGRATION, epoch: NEXT, unix: Duration::ZERO, tuning };
         Self {
             engine: destination::Engine::new(setup),
             life: Life::Incoming,
@@ -74,7 +75,7 @@ impl Destination {
         if loaded.is_ok() {
             self.life = Life::Paused;
         }
-        Input::Loaded(loaded)
+        Input::Loaded(loaded.map(|()| Loaded::default()))
     }
 
     fn call(&mut self) -> Result<(), MachineError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use godwit_migration::Loaded;
 use godwit_migration::destination::Input as Told;
 use godwit_migration::source::Input;
 use godwit_migration::wire::{Control, Want, Whole};
@@ -117,7 +118,7 @@ impl World {
                 self.tell_destination(Told::Whole(Whole::default()))?;
             }
             if loaded {
-                self.tell_destination(Told::Loaded(Ok(())))?;
+                self.tell_destination(Told::Loaded(Ok(Loaded::default())))?;
             }
         }
         Ok(())

@@ -196,6 +196,7 @@ impl World {
             destination: Side::Destination.host(),
             budget: Self::budget(self.rules.post_copy),
             ram_pages: self.guest.pages.len() as u64,
+            unix: Duration::ZERO,
             tuning: Tuning::default(),
         };
         source.engine = Some(source::Engine::new(setup));

@@ -106,5 +106,6 @@ fn report() -> MigrationReport {
         predicted: None,
         post_copy: None,
         verified: None,
+        guest_clock: None,
     }
 }

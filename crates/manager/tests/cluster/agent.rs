@@ -479,6 +479,7 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         predicted: None,
         post_copy: None,
         verified: None,
+        guest_clock: None,
     }
 }
 

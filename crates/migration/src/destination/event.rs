@@ -6,7 +6,7 @@ use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{ApiError, Epoch, VmId};
 
 use crate::failure::Link;
-use crate::machine::{MachineError, Manifest};
+use crate::machine::{Loaded, MachineError, Manifest};
 use crate::proof::MemoryDigest;
 use crate::wire::{Ack, Control, Hello, Whole};
 
@@ -27,7 +27,7 @@ pub enum Input {
     /// A message of the source.
     Control(Control),
     /// The answer to [`Action::Load`].
-    Loaded(Result<(), MachineError>),
+    Loaded(Result<Loaded, MachineError>),
     /// The answer to [`Action::AskClaim`].
     Verdict(Verdict),
     /// The answer to [`Action::TakeOver`].

@@ -21,7 +21,7 @@ use super::outflow::Outflow;
 use super::seal::Seal;
 use super::threads::{linger, no_thread, spawn};
 use super::worker::{Work, Worker};
-use super::{Arbiter, EVENTS_MAX, Incoming, TICK, steps};
+use super::{Arbiter, EVENTS_MAX, Incoming, TICK, steps, unix};
 use crate::bitmap::PageBitmap;
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
@@ -87,7 +87,7 @@ pub(super) fn receive(
         Ear { machine: Arc::clone(&machine), seal: acceptor.seal.clone(), peer, events: sender.clone() };
     let control_reader = ear.listen(0, reader)?;
     let run = Run {
-        engine: Engine::new(Setup { migration, epoch, tuning }),
+        engine: Engine::new(Setup { migration, epoch, unix: unix(), tuning }),
         began: Instant::now(),
         migration,
         epoch,

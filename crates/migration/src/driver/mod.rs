@@ -42,7 +42,7 @@ mod worker;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use godwit_types::control::Question;
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
@@ -52,6 +52,11 @@ use godwit_types::{ApiError, Epoch, HostName, MigrationId};
 use crate::machine::{Destination, Source};
 use crate::secure::Secure;
 use crate::tuning::Tuning;
+
+/// Real time since 1970.
+fn unix() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
 
 /// Longest time between two ticks of a state machine.
 const TICK: Duration = Duration::from_millis(20);

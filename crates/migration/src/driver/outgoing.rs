@@ -26,7 +26,7 @@ use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
 use super::rest::Rest;
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, steps};
+use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, steps, unix};
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{MachineError, Manifest, PageRange, Reclaimed, Section, Source};
@@ -170,6 +170,7 @@ impl Run {
             destination: request.destination.clone(),
             budget: request.budget.clone(),
             ram_pages: ranges.iter().map(|range| range.pages).sum(),
+            unix: unix().saturating_sub(began.elapsed()),
             tuning: tuning.clone(),
         };
         let pages_to_send = PageSets::new(ranges);

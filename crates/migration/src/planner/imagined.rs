@@ -167,6 +167,7 @@ impl Run {
             destination: host,
             budget,
             ram_pages: world.pages,
+            unix: Duration::ZERO,
             tuning,
         };
         Self {
@@ -223,7 +224,7 @@ impl Run {
                     self.feed(Input::Sent(self.sent));
                 }
                 self.now += self.world.handoff / 2;
-                self.control(Control::Prepared(Prepared {}));
+                self.control(Control::Prepared(Prepared::default()));
             }
             Action::AskCommit => {
                 self.feed(Input::Verdict(Verdict::Granted { epoch: Epoch(1) }));

@@ -162,6 +162,7 @@ impl Engine {
             predicted: None,
             post_copy: post_copy.map(Box::new),
             verified: None,
+            guest_clock: self.clocks.report(),
         };
         if self.setup.budget.verify {
             self.verify(Box::new(report), memory.map(Into::into));

@@ -88,6 +88,9 @@ pub struct Heartbeat {
     /// Microseconds of the source's clock when it sent the heartbeat that this one is, or answers.
     #[prost(uint64, tag = "1")]
     pub source_us: u64,
+    /// In an answer: microseconds since 1970 by the destination's clock; 0 by releases that do not say.
+    #[prost(uint64, tag = "2")]
+    pub unix_us: u64,
 }
 
 /// Cumulative since the stream's beginning.
@@ -107,7 +110,11 @@ pub struct Ack {
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct Prepared {}
+pub struct Prepared {
+    /// How far the guest's clock, by both hosts' real time, is ahead of where it should be, in nanoseconds; if known.
+    #[prost(sint64, optional, tag = "1")]
+    pub clock_error_ns: Option<i64>,
+}
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Committed {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{
-    Absent, Destination, GuestMemory, Kept, MachineError, Manifest, PageRange, Reclaimed, Section, Source,
+    Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Reclaimed, Section,
+    Source,
 };
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES, VmId};
@@ -400,7 +401,7 @@ impl Destination for ModelVm {
         Ok(absent)
     }
 
-    fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {
+    fn load(&self, sections: Vec<Section>) -> Result<Loaded, MachineError> {
         self.step("load")?;
         if self.has_fault("load-waits") {
             thread::sleep(Duration::from_millis(100));
@@ -408,7 +409,7 @@ impl Destination for ModelVm {
         self.touch(SAVE_PAGE);
         assert_eq!(sections.len(), 1);
         self.stamp.store(u64::from_le_bytes(sections[0].payload[..].try_into().unwrap()), Relaxed);
-        Ok(())
+        Ok(Loaded { clock_error_ns: Some(0) })
     }
 
     fn take_over(&self, _: MigrationId) -> Witness {

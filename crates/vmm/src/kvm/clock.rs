@@ -1,11 +1,12 @@
 //! The guest's clocks: kvmclock, one for the VM, and the TSC offset of each vCPU.
 //!
 //! The recipe is the one in the kernel's documentation of `KVM_VCPU_TSC_OFFSET`: kvmclock goes on by the real time that
-//! has passed, and each guest TSC by the same time at the guest's frequency. It needs `KVM_CLOCK_REALTIME` and
-//! `KVM_CLOCK_HOST_TSC` on both hosts, and hosts whose real-time clocks agree; without them both clocks go on from
-//! where they stopped.
+//! has passed, and each guest TSC by the same time at the guest's frequency. What the hosts' real-time
+//! clocks differ by becomes an error of the guest's. A KVM that does not know `KVM_CLOCK_REALTIME` is told the same by
+//! ourselves; without `KVM_CLOCK_HOST_TSC` on both hosts the TSCs go on from where they stopped.
 
 use std::os::fd::AsRawFd;
+use std::time::SystemTime;
 
 use kvm_bindings::{
     KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clock_data,
@@ -20,6 +21,10 @@ use crate::device::State;
 
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+
+/// A state that is older than this, in nanoseconds, is not believed to be: a switchover takes seconds at most, so that one host's
+/// clock is wrong. The guest's clock then goes on from where it stopped.
+const GAP_NS_MAX: u64 = 60_000_000_000;
 
 /// A reading of kvmclock.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -47,21 +52,29 @@ impl ClockState {
         let given = |flag, value| (data.flags & flag != 0).then_some(value);
         Ok(Self {
             guest_ns: data.clock,
-            realtime_ns: given(KVM_CLOCK_REALTIME, data.realtime),
+            // KVM gives both of the same moment only while the vCPUs' TSCs agree; a microsecond later is as well.
+            realtime_ns: Some(given(KVM_CLOCK_REALTIME, data.realtime).unwrap_or_else(realtime_ns)),
             host_tsc: given(KVM_CLOCK_HOST_TSC, data.host_tsc),
         })
     }
 
-    /// Sets the clock, advanced by the real time since it was saved where that is known.
+    /// Sets the clock, advanced by the real time since it was saved, if that is known and can be.
     pub fn restore(&self, vm: &VmFd) -> Result<(), KvmError> {
-        let mut data = kvm_clock_data { clock: self.guest_ns, ..Default::default() };
-        if let Some(realtime) = self.realtime_ns
-            && Self::save(vm)?.realtime_ns.is_some()
-        {
-            data.realtime = realtime;
-            data.flags = KVM_CLOCK_REALTIME;
-        }
-        vm.set_clock(&data).map_err(call("setting the clock"))
+        let set = |data: kvm_clock_data| vm.set_clock(&data);
+        let stood = kvm_clock_data { clock: self.guest_ns, ..Default::default() };
+        let done = match self.realtime_ns.and_then(|saved| Some((saved, gap_ns(saved, realtime_ns())?))) {
+            Some((realtime, gap)) => set(kvm_clock_data { realtime, flags: KVM_CLOCK_REALTIME, ..stood })
+                .or_else(|_| set(kvm_clock_data { clock: self.guest_ns + gap, ..stood })),
+            None => set(stood),
+        };
+        done.map_err(call("setting the clock"))
+    }
+
+    /// How far this clock is ahead of where it should be by real time, if it read `source` when it was saved, in nanoseconds.
+    pub fn error_ns(&self, source: &Self) -> Option<i64> {
+        let went = i128::from(self.guest_ns) - i128::from(source.guest_ns);
+        let passed = i128::from(self.realtime_ns?) - i128::from(source.realtime_ns?);
+        i64::try_from(went - passed).ok()
     }
 
     /// The TSC offset on this host for a vCPU that had `offset` on the source, whose clock read `source` when saved;
@@ -74,6 +87,17 @@ impl ClockState {
         let hosts_differ = source.host_tsc?.wrapping_sub(self.host_tsc?);
         Some(offset.wrapping_add(elapsed_ticks as u64).wrapping_add(hosts_differ))
     }
+}
+
+/// The host's real time, in nanoseconds since 1970.
+fn realtime_ns() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u64
+}
+
+/// How long it is from `saved` to `now`, if that can be true.
+fn gap_ns(saved: u64, now: u64) -> Option<u64> {
+    now.checked_sub(saved).filter(|gap| *gap <= GAP_NS_MAX)
 }
 
 /// The offset of the vCPU's TSC from the host's, if this KVM tells.
@@ -113,6 +137,37 @@ mod tests {
         let guest_before = 50_000_000u64.wrapping_add(offset);
         let guest_after = 9_000_000_000u64.wrapping_add(moved);
         assert_eq!(guest_after - guest_before, 5 * 2_000_000);
+    }
+
+    /// A VM as a destination has it: nothing has run in it.
+    fn fresh() -> Option<VmFd> {
+        let unless = |error: &dyn std::fmt::Display| eprintln!("SKIPPED: needs /dev/kvm: {error}");
+        let kvm = super::super::open().inspect_err(|error| unless(error)).ok()?;
+        let vm = kvm.create_vm().unwrap();
+        vm.create_irq_chip().unwrap();
+        Some(vm)
+    }
+
+    #[test]
+    fn a_clock_that_was_saved_elsewhere_goes_on_by_the_time_that_has_passed() {
+        let (Some(there), Some(here)) = (fresh(), fresh()) else { return };
+        let _vcpus = [&there, &here].map(|vm| vm.create_vcpu(0).unwrap());
+        let saved = ClockState::save(&there).unwrap();
+        let nap = std::time::Duration::from_millis(50);
+        std::thread::sleep(nap);
+        saved.restore(&here).unwrap();
+        let now = ClockState::save(&here).unwrap();
+        assert!(now.guest_ns - saved.guest_ns >= nap.as_nanos() as u64, "{saved:?} {now:?}");
+        // Much less than the nap, by which it would be behind if it had stood.
+        let error = now.error_ns(&saved).unwrap();
+        assert!(error.unsigned_abs() < nap.as_nanos() as u64 / 2, "{error} ns");
+    }
+
+    #[test]
+    fn a_gap_that_cannot_be_is_none() {
+        assert_eq!(gap_ns(1_000, 1_500), Some(500));
+        assert_eq!(gap_ns(1_500, 1_000), None);
+        assert_eq!(gap_ns(0, GAP_NS_MAX + 1), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{Absent, Destination, GuestMemory, Kept, MachineError, Manifest, Section};
+use godwit_migration::{Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, Section};
 use godwit_types::ownership::Witness;
 use godwit_types::vm::VmSpec;
 use godwit_types::{Epoch, MigrationId};
@@ -87,13 +87,13 @@ impl Destination for Machine {
         Ok(absent)
     }
 
-    fn load(&self, sections: Vec<Section>) -> Result<(), MachineError> {
+    fn load(&self, sections: Vec<Section>) -> Result<Loaded, MachineError> {
         let mut condition = self.condition();
         let next = condition.life.after(Step::Load).map_err(illegal)?;
         let arrived = Arrived::sort(sections, self.section_names())?;
-        self.load_arrived(arrived)?;
+        let loaded = self.load_arrived(arrived)?;
         self.enter(&mut condition, next);
-        Ok(())
+        Ok(loaded)
     }
 
     fn take_over(&self, migration: MigrationId) -> Witness {
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     /// Checks what the core itself loads, then loads everything in the order in which it depends on each other.
-    fn load_arrived(&self, mut arrived: Arrived) -> Result<(), MachineError> {
+    fn load_arrived(&self, mut arrived: Arrived) -> Result<Loaded, MachineError> {
         let clock: ClockState = arrived.take(CLOCK, |_| Ok(()))?;
         let irqchip = arrived.take(IRQCHIP, IrqchipState::check)?;
         let pit = arrived.take(PIT, PitState::check)?;
@@ -163,7 +163,8 @@ impl Machine {
         chips.map_err(|error| step("loading the interrupt controllers", &error))?;
         clock.restore(&self.vm).map_err(|error| step("loading the clock", &error))?;
         let here = ClockState::save(&self.vm).map_err(|error| step("reading the clock", &error))?;
-        self.each_vcpu("starting the timer of", &vcpus, move |state, fd| state.finish(fd, &clock, &here))
+        self.each_vcpu("starting the timer of", &vcpus, move |state, fd| state.finish(fd, &clock, &here))?;
+        Ok(Loaded { clock_error_ns: here.error_ns(&clock) })
     }
 
     fn load_vcpus(&self, states: &[Arc<VcpuState>]) -> Result<(), MachineError> {

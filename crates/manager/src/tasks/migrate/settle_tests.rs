@@ -32,6 +32,7 @@ fn report() -> MigrationReport {
         predicted: None,
         post_copy: None,
         verified: None,
+        guest_clock: None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::driver::inflow::Inflow;
 use crate::driver::link::Reader;
 use crate::driver::seal::Seal;
 use crate::driver::sink::Sink;
-use crate::machine::{Absent, Destination, Manifest, PageRange, Section};
+use crate::machine::{Absent, Destination, Loaded, Manifest, PageRange, Section};
 use crate::wire::{Header, Tag};
 
 const PAGES: u64 = 40;
@@ -73,8 +73,8 @@ impl Destination for Memory {
         Err(MachineError { step: "waiting for pages".into(), reason: "they never follow here".into() })
     }
 
-    fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {
-        Ok(())
+    fn load(&self, _: Vec<Section>) -> Result<Loaded, MachineError> {
+        Ok(Loaded::default())
     }
 
     fn take_over(&self, _: MigrationId) -> Witness {

@@ -3,7 +3,7 @@ use godwit_types::{Epoch, Gfn, MigrationId};
 
 use super::*;
 use crate::bitmap::PageBitmap;
-use crate::machine::{Absent, GuestMemory, Manifest, Section};
+use crate::machine::{Absent, GuestMemory, Loaded, Manifest, Section};
 
 const RAM: [PageRange; 1] = [PageRange { start: Gfn(0), pages: 100 * PIECE_PAGES }];
 
@@ -71,8 +71,8 @@ impl Destination for Host {
         Err(MachineError { step: "awaiting".into(), reason: "nobody does".into() })
     }
 
-    fn load(&self, _: Vec<Section>) -> Result<(), MachineError> {
-        Ok(())
+    fn load(&self, _: Vec<Section>) -> Result<Loaded, MachineError> {
+        Ok(Loaded::default())
     }
 
     fn take_over(&self, _: MigrationId) -> Witness {
