@@ -35,6 +35,7 @@ mod smp;
 mod start_info;
 mod text;
 mod virtio;
+mod vmclock;
 mod workload;
 
 use core::sync::atomic::Ordering;

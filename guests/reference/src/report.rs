@@ -10,6 +10,7 @@ use crate::cpu::{self, CPUS_MAX};
 use crate::fault;
 use crate::http::{Request, Response};
 use crate::records::Records;
+use crate::vmclock;
 
 const BEAT_INTERVAL: Micros = 1_000;
 
@@ -128,6 +129,7 @@ impl View<'_> {
             },
             ticks: &ticks[..vcpus],
             ipis: &ipis[..vcpus],
+            disruptions: vmclock::disruptions(),
         };
         Response::new("200 OK", "application/json", &report)
     }

@@ -1,4 +1,4 @@
-//! The DSDT: PCI root, serial port, clock, and how to power off.
+//! The DSDT: PCI root, serial port, clocks, and how to power off.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -8,13 +8,14 @@ use acpi_tables::aml::{
 
 use super::{bytes, definition_block};
 use crate::devices::legacy::{pm, rtc, serial};
+use crate::devices::vmclock;
 use crate::memory::layout;
 
 /// First and last port of PCI configuration mechanism 1.
 const PCI_CONFIG_PORTS: (u16, u16) = (0xcf8, 0xcff);
 
 pub(super) fn table() -> Vec<u8> {
-    let devices = [pci_root(), reserved(), serial_port(), clock()].concat();
+    let devices = [pci_root(), reserved(), serial_port(), clock(), vmclock()].concat();
     let power_off = Name::new(Path::new("_S5_"), &Package::new(vec![&pm::SLEEP_TYPE_S5, &0u8, &0u8, &0u8]));
     definition_block(&[Scope::raw(Path::new("_SB_"), devices), bytes(&power_off)].concat())
 }
@@ -73,6 +74,21 @@ fn clock() -> Vec<u8> {
         "RTC0",
         vec![&Name::new(Path::new("_HID"), &EISAName::new("PNP0B00"))],
         vec![&IO::new(rtc::BASE, rtc::BASE, 1, rtc::PORTS as u8)],
+    )
+}
+
+/// See [`vmclock`].
+fn vmclock() -> Vec<u8> {
+    let (first, last) = (layout::VMCLOCK as u32, layout::VMCLOCK as u32 + vmclock::PAGE_BYTES as u32 - 1);
+    device(
+        "VCLK",
+        vec![
+            // Linux looks for the second; the first is what others have given the same device.
+            &Name::new(Path::new("_HID"), &"AMZNC10C"),
+            &Name::new(Path::new("_CID"), &"VMCLOCK"),
+            &Name::new(Path::new("_DDN"), &"VMCLOCK"),
+        ],
+        vec![&AddressSpace::new_memory(AddressSpaceCacheable::Cacheable, true, first, last, None)],
     )
 }
 

@@ -8,6 +8,7 @@ pub mod report;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod virtio;
+pub mod vmclock;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

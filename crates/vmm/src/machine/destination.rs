@@ -15,6 +15,7 @@ use super::sections::{Arrived, CLOCK, IRQCHIP, PIT, vcpu_name};
 use super::{Machine, Origin, illegal, step, unless_failing};
 use crate::cpu::CpuModel;
 use crate::devices::disk::{DiskError, LockError};
+use crate::devices::vmclock;
 use crate::kvm::clock::ClockState;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::VcpuState;
@@ -164,6 +165,7 @@ impl Machine {
         clock.restore(&self.vm).map_err(|error| step("loading the clock", &error))?;
         let here = ClockState::save(&self.vm).map_err(|error| step("reading the clock", &error))?;
         self.each_vcpu("starting the timer of", &vcpus, move |state, fd| state.finish(fd, &clock, &here))?;
+        vmclock::disrupt(self.ram.guest()).map_err(|error| step("telling the guest of its clock", &error))?;
         Ok(Loaded { clock_error_ns: here.error_ns(&clock) })
     }
 

@@ -25,6 +25,7 @@ use crate::boot::{BootError, Kernel, set_entry};
 use crate::cpu::CpuModel;
 use crate::device::Device;
 use crate::devices::legacy::pm::Pm;
+use crate::devices::vmclock;
 use crate::devices::{Pci, console};
 use crate::kvm::chain;
 use crate::kvm::dirty_log::DirtyLog;
@@ -289,6 +290,7 @@ impl Machine {
             let entry = self.kernel.load(ram, spec.memory, acpi::TABLES)?;
             entry.write_tables(ram)?;
             vm_memory::Bytes::write_slice(ram, &acpi::tables(spec.vcpus), GuestAddress(acpi::TABLES))?;
+            vmclock::begin(ram)?;
             Ok(entry)
         };
         let entry = load().map_err(|error| step("loading the kernel", &error))?;

@@ -1,7 +1,8 @@
 //! The guest-physical address map of the machine type `godwit-1`.
 //!
 //! ```text
-//!           0 .. 0xc000_0000   RAM, as much as there is; legacy area 0xa_0000..0x10_0000 is RAM too, but reserved
+//!           0 .. 0xc000_0000   RAM, as much as there is; legacy area 0xa_0000..0x10_0000 is RAM too, but reserved:
+//!                              VMClock 0xd_f000, ACPI tables 0xe_0000
 //! 0xc000_0000 .. 0xe000_0000   PCI BARs
 //! 0xe000_0000 .. 0xf000_0000   PCI configuration space (ECAM)
 //! 0xfec0_0000                  I/O APIC
@@ -35,6 +36,8 @@ pub const KVM_TSS: u64 = KVM_IDENTITY_MAP + PAGE_SIZE_BYTES;
 
 /// First address of the legacy area that the memory map reserves.
 pub const LEGACY_START: u64 = 0xa_0000;
+/// The page by which a guest learns that its clock was disturbed; in that area.
+pub const VMCLOCK: u64 = 0xd_f000;
 /// First address of RAM after it, where kernels are loaded.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 

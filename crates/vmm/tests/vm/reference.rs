@@ -40,6 +40,7 @@ fn the_reference_guest_moves_under_load_and_finds_nothing_wrong() {
             assert!(here.wait().success(), "{}", here.errors());
             here = there;
             before = fixture.progress(&before);
+            assert_eq!(before["disruptions"], hop, "the guest is told of each move: {before:#}");
         }
     }
 }
@@ -83,6 +84,7 @@ fn a_guest_that_never_rests_moves_by_post_copy_and_finds_nothing_wrong() {
             assert!(here.wait().success(), "{}", here.errors());
             here = there;
             before = fixture.progress(&before);
+            assert_eq!(before["disruptions"], hop, "the guest is told of each move: {before:#}");
         }
     }
 }

@@ -88,6 +88,7 @@ impl State {
             },
             ticks: &[],
             ipis: &[],
+            disruptions: None,
         };
         report.to_string()
     }
