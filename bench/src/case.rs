@@ -37,6 +37,8 @@ pub(crate) enum Load {
     Idle,
     /// A tenth of it is rewritten, at 100 MiB/s.
     Hot,
+    /// The same, at 200 MiB/s.
+    Hotter,
     /// The same, at 4 MiB/s, which many guests can do at once.
     Light,
     /// All of it is rewritten, as fast as can be.
@@ -51,6 +53,7 @@ impl Load {
         match self {
             Self::Idle => "idle",
             Self::Hot => "hot",
+            Self::Hotter => "hotter",
             Self::Rewrite => "rewrite",
             Self::Light => "light",
             Self::Part { .. } => "part",
@@ -74,7 +77,7 @@ const LARGE: Case = Case { memory_mib: 2048, quick: false, ..SMALL };
 pub(crate) const RETURN: Case = Case { name: "return", load: Load::Part { percent: 5 }, ..SMALL };
 
 /// All cases, in the order of their runs.
-pub(crate) const CASES: [Case; 12] = [
+pub(crate) const CASES: [Case; 16] = [
     Case { name: "idle-512m", ..SMALL },
     Case { name: "hot-512m", load: Load::Hot, ..SMALL },
     Case { name: "rewrite-512m", load: Load::Rewrite, ..SMALL },
@@ -85,6 +88,11 @@ pub(crate) const CASES: [Case; 12] = [
     Case { name: "hot-2g-2cpu", load: Load::Hot, vcpus: 2, ..LARGE },
     Case { name: "rewrite-2g-2cpu", load: Load::Rewrite, vcpus: 2, ..LARGE },
     Case { name: "hot-4g", load: Load::Hot, memory_mib: 4096, ..LARGE },
+    // How cost grows: against `hot-512m`, twice the memory, then of that twice the vCPUs, and twice the pages a second.
+    Case { name: "hot-1g", load: Load::Hot, memory_mib: 1024, ..LARGE },
+    Case { name: "hot-1g-2cpu", load: Load::Hot, memory_mib: 1024, vcpus: 2, ..LARGE },
+    Case { name: "hotter-1g", load: Load::Hotter, memory_mib: 1024, ..LARGE },
+    Case { name: "hot-2g-10gbit", load: Load::Hot, link_bits_per_s: Some(10_000_000_000), ..LARGE },
     Case {
         name: "hot-512m-1gbit",
         load: Load::Hot,
@@ -117,7 +125,7 @@ impl Case {
     pub(crate) fn changing_pages(&self) -> u64 {
         match self.load {
             Load::Part { percent } => self.working_set().pages() * percent / 100,
-            Load::Idle | Load::Hot | Load::Light | Load::Rewrite => 0,
+            Load::Idle | Load::Hot | Load::Hotter | Load::Light | Load::Rewrite => 0,
         }
     }
 
@@ -127,6 +135,7 @@ impl Case {
         let load = match self.load {
             Load::Idle => "godwit.rate=idle".to_owned(),
             Load::Hot => self.hot(HOT_PAGES_PER_S),
+            Load::Hotter => self.hot(2 * HOT_PAGES_PER_S),
             Load::Light => self.hot(LIGHT_PAGES_PER_S),
             Load::Rewrite => "godwit.rate=0".to_owned(),
             Load::Part { .. } => {
@@ -162,7 +171,7 @@ mod tests {
             assert!(parameters.pulse && !parameters.disk);
             assert_eq!(parameters.working_set, case.working_set().0);
             assert_eq!(parameters.rate == Rate::Idle, case.load == Load::Idle);
-            let part = matches!(case.load, Load::Hot | Load::Part { .. });
+            let part = matches!(case.load, Load::Hot | Load::Hotter | Load::Part { .. });
             assert_eq!(parameters.hot.is_some(), part);
         }
     }

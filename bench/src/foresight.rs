@@ -98,7 +98,7 @@ mod tests {
         Run {
             converged: true,
             total_ms: 1000.0,
-            noticed: Disturbed { blackout_ms: 40.0, lost_ms: 1.0, clock_lost_ms: 0.0 },
+            noticed: Disturbed { blackout_ms: 40.0, lost_ms: 1.0, full_speed_ms: None, clock_lost_ms: 0.0 },
             undisturbed_gap_ms: 1.0,
             bytes_sent: 10,
             reported: Some(Reported { total_ms: 1000.0, blackout_ms: 40.0, foretold }),

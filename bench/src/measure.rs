@@ -7,11 +7,15 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use godwit_guest_contract::pulse::Pulse;
 
 use crate::case::Load;
+
+/// Of the undisturbed work: from here on a guest is as fast as before.
+const FULL_SPEED: f64 = 0.9;
 
 /// A pulse and when it arrived, by the clock of the listener.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,9 @@ pub(crate) struct Disturbed {
     pub(crate) blackout_ms: f64,
     /// Work that was not done, as the time that it takes undisturbed. Below zero if more was done than before.
     pub(crate) lost_ms: f64,
+    /// From the first pulse after the blackout until nine tenths of the undisturbed work are done between two pulses, by the guest's
+    /// own clock, as finely as it pulses; none if that is not so in all of the time.
+    pub(crate) full_speed_ms: Option<f64>,
     /// How much less time has passed for the guest than for the listener: where its clock stands still in the blackout,
     /// the gap that it sees is that much too small.
     pub(crate) clock_lost_ms: f64,
@@ -46,7 +53,7 @@ pub(crate) fn undisturbed(heard: &[Heard], load: Load, from: Duration, to: Durat
     let (first, last) = window(heard, from, to)?;
     let us = last.pulse.now_us.checked_sub(first.pulse.now_us).filter(|us| *us > 0)?;
     let work_per_us = (work(&last.pulse, load) - work(&first.pulse, load)) as f64 / us as f64;
-    Some(Undisturbed { work_per_us, gap_ms: largest_gap_ms(heard, first, last)? })
+    Some(Undisturbed { work_per_us, gap_ms: largest_gap(heard, first, last)?.1 })
 }
 
 /// The guest from the request to some time after its end. `None`: too much was not heard.
@@ -62,8 +69,10 @@ pub(crate) fn disturbed(
     let done = (work(&last.pulse, load) - work(&first.pulse, load)) as f64;
     let lost_us = if undisturbed.work_per_us > 0.0 { us - done / undisturbed.work_per_us } else { 0.0 };
     let clock_lost_ms = last.at.saturating_sub(first.at).as_secs_f64() * 1e3 - us / 1e3;
+    let (number, blackout_ms) = largest_gap(heard, first, last)?;
     Some(Disturbed {
-        blackout_ms: largest_gap_ms(heard, first, last)?,
+        blackout_ms,
+        full_speed_ms: full_speed_ms(heard, load, undisturbed, number..last.pulse.number + 1),
         lost_ms: lost_us / 1e3,
         clock_lost_ms,
     })
@@ -81,17 +90,32 @@ fn work(pulse: &Pulse, load: Load) -> i64 {
     (if load == Load::Idle { pulse.beats } else { pulse.written }).cast_signed()
 }
 
-/// Over all pulses after `first` up to `last`; `None` if nobody has heard of one of their gaps.
-fn largest_gap_ms(heard: &[Heard], first: &Heard, last: &Heard) -> Option<f64> {
+/// The pulse before which the largest gap was, and its length in ms, over all after `first` up to `last`; `None` if nobody has
+/// heard of one of their gaps.
+fn largest_gap(heard: &[Heard], first: &Heard, last: &Heard) -> Option<(u64, f64)> {
     let mut gaps_us = BTreeMap::new();
     for Pulse { number, gaps_us: named, .. } in heard.iter().map(|heard| heard.pulse) {
         gaps_us.extend((0..).zip(named).filter_map(|(before, gap)| Some((number.checked_sub(before)?, gap))));
     }
-    let mut largest = 0;
+    let mut largest = (last.pulse.number, 0);
     for number in first.pulse.number + 1..=last.pulse.number {
-        largest = largest.max(*gaps_us.get(&number)?);
+        let gap = *gaps_us.get(&number)?;
+        if gap > largest.1 {
+            largest = (number, gap);
+        }
     }
-    Some(largest as f64 / 1e3)
+    Some((largest.0, largest.1 as f64 / 1e3))
+}
+
+fn full_speed_ms(heard: &[Heard], load: Load, undisturbed: &Undisturbed, numbers: Range<u64>) -> Option<f64> {
+    let after: Vec<&Pulse> =
+        heard.iter().map(|heard| &heard.pulse).filter(|pulse| numbers.contains(&pulse.number)).collect();
+    let fast = |pair: &&[&Pulse]| {
+        let us = pair[1].now_us.saturating_sub(pair[0].now_us) as f64;
+        (work(pair[1], load) - work(pair[0], load)) as f64 >= FULL_SPEED * undisturbed.work_per_us * us
+    };
+    let first = after.windows(2).find(fast)?[0];
+    Some(first.now_us.saturating_sub(after.first()?.now_us) as f64 / 1e3)
 }
 
 #[cfg(test)]
@@ -131,6 +155,17 @@ mod tests {
             assert!((noticed.lost_ms - 200.0).abs() < 0.01, "{noticed:?}");
             assert!(noticed.clock_lost_ms.abs() < 0.01, "{noticed:?}");
         }
+    }
+
+    #[test]
+    fn full_speed_is_reached_when_nine_tenths_of_the_work_are_done_again() {
+        assert_eq!(noticed(&moved(10), Load::Hot).unwrap().full_speed_ms, Some(0.0));
+        let mut heard = moved(10);
+        // After the blackout, three pulses with half of the work.
+        for (index, heard) in heard.iter_mut().enumerate().skip(31) {
+            heard.pulse.written -= 500 * (index as u64 - 31).min(3);
+        }
+        assert_eq!(noticed(&heard, Load::Hot).unwrap().full_speed_ms, Some(300.0));
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub(crate) struct Row {
     /// Guest work that was not done in that time, as the time that it takes when nothing moves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) brownout_lost_ms: Option<f64>,
+    /// From the end of the blackout until the guest is as fast as before, nearly: nine tenths. As finely as it pulses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) full_speed_ms: Option<f64>,
     /// The guest's filled memory over the total time; of the machine's own rows, what went through TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) goodput_bytes_per_s: Option<f64>,
@@ -84,6 +87,7 @@ impl Row {
             blackout_ms: rounded(median(&blackouts)),
             blackout_ms_p99: rounded(p99(&blackouts).filter(|_| several)),
             brownout_lost_ms: rounded(median(&all(|run| Some(run.noticed.lost_ms)))),
+            full_speed_ms: rounded(median(&all(|run| run.noticed.full_speed_ms))),
             goodput_bytes_per_s: rounded(median(&goodputs)),
             bytes_sent: median(&all(|run| Some(run.bytes_sent as f64))),
             reported_blackout_ms: rounded(median(&all(|run| Some(run.reported?.blackout_ms)))),
@@ -126,7 +130,12 @@ mod tests {
         Run {
             converged,
             total_ms,
-            noticed: Disturbed { blackout_ms: total_ms / 100.0, lost_ms: 1.0, clock_lost_ms: 0.0 },
+            noticed: Disturbed {
+                blackout_ms: total_ms / 100.0,
+                lost_ms: 1.0,
+                full_speed_ms: None,
+                clock_lost_ms: 0.0,
+            },
             undisturbed_gap_ms: 1.0,
             bytes_sent: 10,
             reported: None,
