@@ -2,7 +2,7 @@
 //!
 //! | what | how it is seen |
 //! | --- | --- |
-//! | failed requests | one kept-open HTTP connection, one request after another |
+//! | failed requests | one kept-open HTTP connection, one request after another; of a Linux guest also one download that never ends |
 //! | network silence | UDP echoes at a fixed interval; the longest time without a reply |
 //! | lost writes | every record that the guest counts as acknowledged is looked for in the disk image |
 //! | memory errors | the guest checks its own stamped pages and reports |
@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 mod disk;
+mod download;
 mod echo;
 mod http;
 pub mod qcow2;
@@ -45,6 +46,8 @@ pub struct LoadOptions {
     pub echo_interval: Duration,
     /// A request that takes longer has failed.
     pub request_limit: Duration,
+    /// Whether to begin a download that never ends, which only Linux guests have.
+    pub download: bool,
 }
 
 impl LoadOptions {
@@ -54,7 +57,8 @@ impl LoadOptions {
             Setting::Kvm => Duration::from_millis(2),
             Setting::Lab => Duration::from_millis(10),
         };
-        Self { client: client.clone(), guest, image, echo_interval, request_limit: REQUEST_LIMIT }
+        let download = setting == Setting::Lab;
+        Self { client: client.clone(), guest, image, echo_interval, request_limit: REQUEST_LIMIT, download }
     }
 }
 
@@ -72,7 +76,10 @@ pub struct Load {
 #[derive(Debug, Clone, Default)]
 pub struct Requests {
     pub answered: u64,
-    /// Another status than 200, a counter that ran backwards, a closed connection, or a time-out.
+    /// Bytes of the download that never ends.
+    pub downloaded: u64,
+    /// Another status than 200, a counter that ran backwards, a closed connection, a time-out, or a download that ended or was
+    /// not what it should be.
     pub failed: u64,
     pub first_failure: Option<String>,
     pub slowest: Duration,
@@ -96,6 +103,8 @@ pub struct Noticed {
     pub writes: LostWrites,
     pub memory_errors: u64,
     pub disk_errors: u64,
+    /// Times that one of the guest's clocks went back.
+    pub clock_steps_back: u64,
     /// The guest's own longest gap between two heartbeats.
     pub guest_gap: Duration,
     /// The first error that the guest names, if it has any.
@@ -123,6 +132,9 @@ impl Load {
         let mut load = Self { options, stop, requests, silence, threads: vec![http] };
         let echo = echo::spawn(&load.options, load.stop.clone(), load.silence.clone())?;
         load.threads.push(echo);
+        if load.options.download {
+            load.threads.push(download::spawn(&load.options, load.stop.clone(), load.requests.clone())?);
+        }
         Ok(load)
     }
 
@@ -154,6 +166,8 @@ impl Load {
             writes,
             memory_errors: report.memory.errors - since.report.memory.errors.min(report.memory.errors),
             disk_errors: report.disk.errors - since.report.disk.errors.min(report.disk.errors),
+            clock_steps_back: report.clock_steps_back
+                - since.report.clock_steps_back.min(report.clock_steps_back),
             guest_gap: Duration::from_micros(report.max_gap_us),
             first_guest_error: report.memory.first_error.or(report.disk.first_error),
         })

@@ -157,6 +157,7 @@ pub fn assert_unnoticed(load: &Load, since: &Mark, what: &str) -> Result<Noticed
         ("acknowledged writes lost", noticed.writes.lost),
         ("disk errors", noticed.disk_errors),
         ("memory errors", noticed.memory_errors),
+        ("steps back of a clock", noticed.clock_steps_back),
     ];
     let failures: Vec<_> = failures.iter().filter(|(_, count)| *count > 0).collect();
     if failures.is_empty() {

@@ -1,8 +1,9 @@
 //! An unmodified Debian cloud kernel on emulated hosts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_lab::load::fetch;
 use godwit_lab::{LabError, Result};
 use godwit_tests::console::Console;
 use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab, load, migrate};
@@ -11,6 +12,8 @@ use godwit_types::HostName;
 const MOVES: usize = 10;
 /// How long a shell on an emulated host may take to answer.
 const SHELL_LIMIT: Duration = Duration::from_secs(60);
+/// What asking for the guest's time may take, twice.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 #[test]
 fn linux_with_one_vcpu_moves_ten_times_unnoticed_and_its_virtio_console_moves_along() {
@@ -40,17 +43,32 @@ fn boot_and_move(cluster: &dyn Cluster, place: &GuestPlace, vcpus: u8) -> Result
     ensure(report.vcpus == u32::from(vcpus), format!("{} vCPUs came up, not {vcpus}", report.vcpus))?;
     assert_limited(cluster, &guest, &here)?;
     let load = load(cluster, &guest)?;
+    let (began, uptime) = (Instant::now(), uptime(cluster, &guest)?);
+    let mut stood = Duration::ZERO;
     for number in 1..=MOVES {
         let to = if number % 2 == 1 { &there } else { &here };
         let mark = load.mark()?;
         let report = migrate(cluster, "linux", to, cluster.setting().migrate_options())?;
         let noticed = assert_unnoticed(&load, &mark, &format!("move {number} to {to}"))?;
         let (total, blackout) = (report.total_ms, report.blackout.total_ms);
+        stood += Duration::from_secs_f64(blackout / 1e3);
         let silence = noticed.network_silence.as_millis();
         eprintln!("move {number}: total {total:.0} ms, blackout {blackout:.1} ms, silence {silence} ms");
     }
-    load.stop();
+    let (passed, went) = (began.elapsed(), self::uptime(cluster, &guest)?.saturating_sub(uptime));
+    eprintln!("the guest's clock went on by {went:?} in {passed:?}, in which it stood for {stood:?}");
+    // Had its clock stood with it, it would be behind by all of that.
+    ensure(
+        went + CLOCK_SLACK + stood / 2 >= passed,
+        format!("{went:?} in {passed:?}, standing for {stood:?}"),
+    )?;
+    let requests = load.stop();
+    ensure(requests.downloaded > 0, "the download never began")?;
     assert_alive(cluster, guest.address)
+}
+
+fn uptime(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<Duration> {
+    Ok(Duration::from_micros(fetch(cluster.client(), guest.address)?.uptime_us))
 }
 
 /// Fails if the VM's process is not held to the VM's size by a cgroup of its own, and has no user of its own.

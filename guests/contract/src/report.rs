@@ -19,6 +19,8 @@ pub struct Report<'a> {
     pub ticks: &'a [u64],
     /// Inter-processor interrupts received by each vCPU; empty if the guest does not count them.
     pub ipis: &'a [u64],
+    /// How often one of its clocks was seen to have gone back.
+    pub clock_steps_back: u64,
     /// The disruption marker of its VMClock; none if it has none, or does not look.
     pub disruptions: Option<u64>,
 }
@@ -47,8 +49,19 @@ pub struct DiskReport<'a> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { guest, uptime_us, beats, max_gap_us, vcpus, memory, disk, ticks, ipis, disruptions } =
-            *self;
+        let Self {
+            guest,
+            uptime_us,
+            beats,
+            max_gap_us,
+            vcpus,
+            memory,
+            disk,
+            ticks,
+            ipis,
+            clock_steps_back,
+            disruptions,
+        } = *self;
         write!(f, "{{\"guest\":{},\"uptime_us\":{uptime_us},\"beats\":{beats}", Text(Some(guest)))?;
         write!(f, ",\"max_gap_us\":{max_gap_us},\"vcpus\":{vcpus}")?;
         let MemoryReport { working_set_bytes, passes, pages_checked, errors, first_error } = memory;
@@ -59,6 +72,7 @@ impl fmt::Display for Report<'_> {
         write!(f, ",\"disk\":{{\"acked\":{acked},\"read_back\":{read_back},\"errors\":{errors}")?;
         write!(f, ",\"first_error\":{}}}", Text(first_error))?;
         write!(f, ",\"ticks\":{},\"ipis\":{}", Numbers(ticks), Numbers(ipis))?;
+        write!(f, ",\"clock_steps_back\":{clock_steps_back}")?;
         match disruptions {
             Some(count) => write!(f, ",\"disruptions\":{count}}}"),
             None => f.write_str(",\"disruptions\":null}"),
@@ -123,6 +137,7 @@ mod tests {
             disk: DiskReport { acked: 8, read_back: 9, errors: 10, first_error: None },
             ticks: &[11, 12],
             ipis: &[],
+            clock_steps_back: 14,
             disruptions: Some(13),
         };
         let parsed: serde_json::Value = serde_json::from_str(&report.to_string()).unwrap();
@@ -131,7 +146,7 @@ mod tests {
             "memory": {"working_set_bytes": 4, "passes": 5, "pages_checked": 6, "errors": 7,
                        "first_error": "a \"quoted\" \\ text\n"},
             "disk": {"acked": 8, "read_back": 9, "errors": 10, "first_error": null},
-            "ticks": [11, 12], "ipis": [], "disruptions": 13,
+            "ticks": [11, 12], "ipis": [], "clock_steps_back": 14, "disruptions": 13,
         });
         assert_eq!(parsed, expected);
     }

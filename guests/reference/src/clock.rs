@@ -15,6 +15,13 @@ pub type Micros = u64;
 /// Microseconds per TSC tick, in units of 2^-64.
 static SCALE: AtomicU64 = AtomicU64::new(0);
 
+/// How often a vCPU's TSC was seen to have gone back.
+static STEPS_BACK: AtomicU64 = AtomicU64::new(0);
+
+pub fn steps_back() -> u64 {
+    STEPS_BACK.load(Ordering::Relaxed)
+}
+
 /// One vCPU's clock. It never goes back, whatever a migration does to the TSC.
 pub struct Clock {
     last: u64,
@@ -28,6 +35,9 @@ impl Clock {
 
     pub fn now(&mut self) -> Micros {
         let now = timestamp();
+        if now < self.last {
+            STEPS_BACK.fetch_add(1, Ordering::Relaxed);
+        }
         self.ticks += now.saturating_sub(self.last);
         self.last = now;
         ((u128::from(self.ticks) * u128::from(SCALE.load(Ordering::Relaxed))) >> 64) as u64

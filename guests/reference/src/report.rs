@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use godwit_guest_contract::pulse::{GAPS, Pulse};
 use godwit_guest_contract::report::{DiskReport, MemoryReport, Report};
 
-use crate::clock::Micros;
+use crate::clock::{self, Micros};
 use crate::cpu::{self, CPUS_MAX};
 use crate::fault;
 use crate::http::{Request, Response};
@@ -129,6 +129,7 @@ impl View<'_> {
             },
             ticks: &ticks[..vcpus],
             ipis: &ipis[..vcpus],
+            clock_steps_back: clock::steps_back(),
             disruptions: vmclock::disruptions(),
         };
         Response::new("200 OK", "application/json", &report)

@@ -32,6 +32,8 @@ pub struct GuestReport {
     /// Interrupts from each other vCPU; empty where the guest does not count them.
     #[serde(default)]
     pub ipis: Vec<u64>,
+    /// How often one of the guest's clocks was seen to have gone back.
+    pub clock_steps_back: u64,
 }
 
 /// The guest's memory, as it checks it.

@@ -13,6 +13,9 @@ use crate::boot::{Power, power};
 const PORT: u16 = 80;
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_BYTES_MAX: u64 = 8 << 10;
+/// A download goes on at about 160 KiB a second: what counts is that it is never interrupted.
+const DOWNLOAD_NUMBERS: u64 = 1024;
+const DOWNLOAD_PAUSE: Duration = Duration::from_millis(50);
 /// How long an answer has to reach the client before the guest powers off.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -45,6 +48,9 @@ fn converse(mut connection: TcpStream, state: &State) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut reader = BufReader::new(connection.try_clone()?);
     while let Some(request) = read_request(&mut reader)? {
+        if request.target == "GET /download" {
+            return download(connection);
+        }
         let answer = respond(state, &request.target);
         connection.write_all(&answer.encode(request.close))?;
         if let Some(how) = answer.then {
@@ -54,6 +60,19 @@ fn converse(mut connection: TcpStream, state: &State) -> io::Result<()> {
         if request.close {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Sends numbers, from 0 on, each as 8 bytes, little-endian, until the client goes away.
+fn download(mut connection: TcpStream) -> io::Result<()> {
+    connection.write_all(
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\nconnection: close\r\n\r\n",
+    )?;
+    for first in (0u64..).step_by(DOWNLOAD_NUMBERS as usize) {
+        let numbers: Vec<u8> = (first..first + DOWNLOAD_NUMBERS).flat_map(u64::to_le_bytes).collect();
+        connection.write_all(&numbers)?;
+        thread::sleep(DOWNLOAD_PAUSE);
     }
     Ok(())
 }
@@ -161,6 +180,28 @@ mod tests {
         assert!(parts[1].starts_with("204") && !parts[1].contains("content-length"));
         assert!(parts[2].starts_with("404"));
         assert!(parts[3].contains("connection: close") && parts[3].ends_with("\r\n\r\n2"));
+    }
+
+    #[test]
+    fn a_download_counts_from_zero_until_its_client_goes_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.write_all(b"GET /download HTTP/1.1\r\n\r\n").unwrap();
+        let serving = thread::spawn(move || converse(server, &State::default()));
+        let mut reader = BufReader::new(client);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).unwrap();
+        }
+        for expected in 0..2 * DOWNLOAD_NUMBERS {
+            let mut number = [0; 8];
+            io::Read::read_exact(&mut reader, &mut number).unwrap();
+            assert_eq!(u64::from_le_bytes(number), expected);
+        }
+        drop(reader);
+        assert!(serving.join().unwrap().is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{count, heartbeat};
 pub struct State {
     pub beats: AtomicU64,
     pub max_gap_us: AtomicU64,
+    pub clock_steps_back: AtomicU64,
     pub requests: AtomicU64,
     pub memory: Memory,
     pub disk: Disk,
@@ -88,6 +89,7 @@ impl State {
             },
             ticks: &[],
             ipis: &[],
+            clock_steps_back: self.clock_steps_back.load(Relaxed),
             disruptions: None,
         };
         report.to_string()
