@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use godwit_migration::{Loaded, Tuning};
 use godwit_migration::destination::{Action, Engine, Input, Ran, Setup};
 use godwit_migration::wire::{Ack, Committed, Control, Done};
+use godwit_migration::{Loaded, Tuning};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::{Epoch, MigrationId};
 use uuid::Uuid;
@@ -30,7 +30,12 @@ pub struct Checked {
 
 impl Checked {
     pub fn new() -> Self {
-        let setup = Setup { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), unix: Duration::ZERO, tuning: Tuning::default() };
+        let setup = Setup {
+            migration: MigrationId(Uuid::nil()),
+            epoch: Epoch(2),
+            unix: Duration::ZERO,
+            tuning: Tuning::default(),
+        };
         let expected = [Input::Hello(message::healthy_hello())].into();
         Self { engine: Engine::new(setup), asked: false, granted: None, lacks: false, ended: false, expected }
     }
@@ -90,13 +95,17 @@ impl Checked {
                 self.expected.extend((0..message::STREAMS).map(ack));
                 self.expected.push_back(Input::State { last_round: 1, rest: bytes.arbitrary()? });
             }
-            Action::Load => self.expected.push_back(Input::Loaded(message::outcome(bytes)?.map(|()| Loaded::default()))),
+            Action::Load => {
+                self.expected.push_back(Input::Loaded(message::outcome(bytes)?.map(|()| Loaded::default())))
+            }
             Action::Send(Control::Prepared(_)) => {
                 self.expected.push_back(Input::Control(Control::Committed(Committed { epoch: 2 })));
             }
             Action::AskClaim { .. } => self.expected.push_back(Input::Verdict(verdict(bytes)?)),
             Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
-            Action::Run { .. } => self.expected.push_back(Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None }))),
+            Action::Run { .. } => self
+                .expected
+                .push_back(Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None }))),
             Action::Send(Control::Resumed(_)) => {
                 self.expected.push_back(Input::Whole(message::whole(bytes)?))
             }

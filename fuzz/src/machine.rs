@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::wire::{DigestKey, RAW_PAGES_MAX};
-use godwit_migration::{Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Section};
+use godwit_migration::{
+    Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Section,
+};
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES};
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use godwit_migration::wire::{
-    Ack, Committed, Control, Digest128, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role, Want, Welcome,
-    Whole,
-};
 use godwit_migration::proof::MemoryDigest;
+use godwit_migration::wire::{
+    Ack, Committed, Control, Digest128, Done, Failure, Heartbeat, Hello, Prepared, Ready, Resumed, Role,
+    Want, Welcome, Whole,
+};
 use godwit_migration::{Link, MachineError, Manifest};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 use uuid::Uuid;

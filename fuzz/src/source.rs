@@ -131,7 +131,9 @@ impl Checked {
                 say(Input::Reconnected(if bytes.ratio(1, 4)? { Err(message::lost()) } else { Ok(()) }));
                 say(Input::Missing);
             }
-            Action::Digest => say(Input::Digested(message::outcome(bytes)?.map(|()| MemoryDigest::default()))),
+            Action::Digest => {
+                say(Input::Digested(message::outcome(bytes)?.map(|()| MemoryDigest::default())))
+            }
             Action::PushRest => say(Input::Control(Control::Whole(message::whole(bytes)?))),
             _ => {}
         }

@@ -13,8 +13,9 @@
 //! XXH3-128 of its contents, seeded with its number and the migration. It finds errors; it is no defence against somebody
 //! who chooses memory's contents, nor has to be: both sides are Godwit's.
 
+use std::iter::Sum;
+use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use godwit_types::{Gfn, MigrationId, PAGE_SIZE_BYTES};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -33,6 +34,20 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct MemoryDigest(pub u128);
 
+impl Add for MemoryDigest {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+}
+
+impl Sum for MemoryDigest {
+    fn sum<I: Iterator<Item = Self>>(digests: I) -> Self {
+        digests.fold(Self::default(), Add::add)
+    }
+}
+
 /// What the digests of one migration are seeded with.
 #[derive(Debug, Clone, Copy)]
 struct Seed(u64);
@@ -50,36 +65,25 @@ impl Seed {
     }
 }
 
-/// Reads all memory on so many threads. Nobody may write it meanwhile.
+/// Reads one share of memory, of so many that are read at once. Nobody may write it meanwhile. The sum of all shares is the
+/// digest of memory.
 pub fn read(
     memory: &dyn GuestMemory,
     migration: MigrationId,
-    threads: u32,
+    (share, of): (usize, usize),
 ) -> Result<MemoryDigest, MachineError> {
     let seed = Seed::of(migration);
-    let share = |index: u32| {
-        let parts = memory.ranges().iter().flat_map(|range| range.parts(CHUNK_PAGES));
-        let mine = parts.skip(index as usize).step_by(threads as usize);
-        mine.map(|part| sum(seed, part.start, memory.bytes(part)?)).try_fold(0, add)
-    };
-    let sums: Vec<Result<u128, MachineError>> = thread::scope(|scope| {
-        let shares: Vec<_> = (1..threads).map(|index| scope.spawn(move || share(index))).collect();
-        let first = share(0);
-        let panicked =
-            || MachineError { step: "reading memory once more".into(), reason: "a thread panicked".into() };
-        let rest = shares.into_iter().map(|share| share.join().unwrap_or_else(|_| Err(panicked())));
-        std::iter::once(first).chain(rest).collect()
-    });
-    sums.into_iter().try_fold(0, add).map(MemoryDigest)
+    let parts = memory.ranges().iter().flat_map(|range| range.parts(CHUNK_PAGES));
+    let mut digest = MemoryDigest::default();
+    for part in parts.skip(share).step_by(of) {
+        digest = digest + sum(seed, part.start, memory.bytes(part)?);
+    }
+    Ok(digest)
 }
 
-fn sum(seed: Seed, first: Gfn, contents: &[u8]) -> Result<u128, MachineError> {
+fn sum(seed: Seed, first: Gfn, contents: &[u8]) -> MemoryDigest {
     let pages = (first.0..).zip(contents.chunks_exact(PAGE_BYTES));
-    Ok(pages.fold(0, |sum: u128, (gfn, page)| sum.wrapping_add(seed.page(Gfn(gfn), page))))
-}
-
-fn add(sum: u128, more: Result<u128, MachineError>) -> Result<u128, MachineError> {
-    more.map(|more| sum.wrapping_add(more))
+    pages.map(|(gfn, page)| MemoryDigest(seed.page(Gfn(gfn), page))).sum()
 }
 
 /// What a destination knows of its pages: the digest of each as it was put in its place last. Takes 16 bytes a page where
@@ -130,11 +134,7 @@ impl Tally {
 
     /// Of all memory.
     pub fn sum(&self) -> MemoryDigest {
-        let sums = self
-            .parts
-            .iter()
-            .map(|part| part.lock().iter().fold(0, |sum: u128, digest| sum.wrapping_add(*digest)));
-        MemoryDigest(sums.fold(0, u128::wrapping_add))
+        self.parts.iter().map(|part| part.lock().iter().copied().map(MemoryDigest).sum()).sum()
     }
 
     /// Gives `update` the digests of each part of memory that has some of these pages, the part, and which pages.
@@ -201,6 +201,10 @@ mod tests {
         }
     }
 
+    fn whole(memory: &Pages, shares: usize) -> MemoryDigest {
+        (0..shares).map(|share| read(memory, MIGRATION, (share, shares)).unwrap()).sum()
+    }
+
     fn anywhere() -> impl Strategy<Value = Gfn> {
         prop_oneof![
             (0..RAM[0].pages).prop_map(|at| Gfn(RAM[0].start.0 + at)),
@@ -213,7 +217,7 @@ mod tests {
         #[test]
         fn both_sides_agree_whatever_was_put_where_and_how_often(
             writes in prop::collection::vec((anywhere(), 0u8..4), 0..60),
-            threads in 1u32..5,
+            shares in 1usize..5,
         ) {
             let (mut memory, tally) = (Pages::zeros(), Tally::new(MIGRATION, &RAM));
             for (gfn, byte) in writes {
@@ -223,7 +227,7 @@ mod tests {
                     _ => tally.put(gfn, &[byte; PAGE_BYTES]),
                 }
             }
-            prop_assert_eq!(read(&memory, MIGRATION, threads).unwrap(), tally.sum());
+            prop_assert_eq!(whole(&memory, shares), tally.sum());
         }
 
         #[test]
@@ -252,7 +256,7 @@ mod tests {
         tally.put(many.start, &vec![1; (many.pages * PAGE_SIZE_BYTES) as usize]);
         let mut memory = Pages::zeros();
         many.gfns().for_each(|gfn| memory.fill(gfn, 1));
-        assert_eq!(read(&memory, MIGRATION, 2).unwrap(), tally.sum());
+        assert_eq!(whole(&memory, 2), tally.sum());
         tally.zero(many);
         assert_eq!(tally.sum(), MemoryDigest::default());
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use godwit_types::control::Question;
 use godwit_types::migration::{MigrationOutcome, MigrationProgress, Phase};
-use godwit_types::{ApiError, Epoch, ErrorCode, VmId};
+use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 
 use super::answer::{self, AnswerSlot};
 use super::flow::Flow;
@@ -29,8 +29,8 @@ use super::threads::{linger, no_thread, spawn};
 use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, steps, unix};
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
-use crate::machine::{MachineError, Manifest, PageRange, Reclaimed, Section, Source};
-use crate::proof;
+use crate::machine::{GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source};
+use crate::proof::{self, MemoryDigest};
 use crate::secure::End;
 use crate::source::{Action, Engine, Harvest, Input, Setup};
 use crate::tuning::Tuning;
@@ -435,7 +435,7 @@ impl Run {
             (Arc::clone(&self.machine), self.request.migration, self.sender.clone());
         let (session, threads) = (self.session, self.tuning.page_streams);
         let spawned = spawn("mig-proof", move || {
-            let digest = proof::read(machine.memory(), migration, threads);
+            let digest = read_all(machine.memory(), migration, threads);
             // The engine waits for nothing else.
             let _ = sender.send(Event::Input(session, Input::Digested(digest)));
         });
@@ -477,6 +477,26 @@ impl Run {
             let _ = thread.join();
         }
     }
+}
+
+/// Makes the digest of all memory on so many threads.
+fn read_all(
+    memory: &dyn GuestMemory,
+    migration: MigrationId,
+    threads: u32,
+) -> Result<MemoryDigest, MachineError> {
+    let panicked = || {
+        let reason = "a thread panicked".into();
+        Err(MachineError { step: "reading memory once more".into(), reason })
+    };
+    let of = threads as usize;
+    thread::scope(|scope| {
+        let read = |share| move || proof::read(memory, migration, (share, of));
+        let shares: Vec<_> = (1..of).map(|share| scope.spawn(read(share))).collect();
+        let first = read(0)();
+        let rest = shares.into_iter().map(|share| share.join().unwrap_or_else(|_| panicked()));
+        std::iter::once(first).chain(rest).sum()
+    })
 }
 
 fn greeting<'a>(request: &'a Outgoing, tuning: &Tuning, stop: &'a Arc<AtomicBool>) -> Greeting<'a> {
