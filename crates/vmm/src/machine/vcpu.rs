@@ -22,13 +22,15 @@ use std::time::Duration;
 use std::{io, mem};
 
 use godwit_migration::MachineError;
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_run};
+use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_INTERNAL_ERROR_EMULATION, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::doorbell::Doorbell;
 use crate::bus::Bus;
 use crate::devices::legacy::Platform;
+use crate::kvm::chain;
+use crate::kvm::dirty_log::DirtyLog;
 use crate::sandbox::{self, Kind};
 
 /// Commands that may wait; the machine gives one at a time and waits for it.
@@ -84,10 +86,16 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 
 impl Vcpu {
     /// Starts a parked vCPU.
-    pub(super) fn spawn(index: u8, fd: VcpuFd, buses: Buses, doorbell: Arc<Doorbell>) -> io::Result<Self> {
+    pub(super) fn spawn(
+        index: u8,
+        fd: VcpuFd,
+        buses: Buses,
+        doorbell: Arc<Doorbell>,
+        log: Arc<DirtyLog>,
+    ) -> io::Result<Self> {
         let (commands, orders) = sync_channel(COMMANDS_MAX);
         let kicked = Arc::new(AtomicBool::new(false));
-        let core = Core { index, fd, buses, doorbell, orders, kicked: Arc::clone(&kicked) };
+        let core = Core { index, fd, buses, doorbell, log, orders, kicked: Arc::clone(&kicked) };
         let thread = thread::Builder::new().name(format!("vcpu-{index}")).spawn(move || core.main())?;
         Ok(Self { index, commands: Some(commands), kicked, thread: Some(thread) })
     }
@@ -162,6 +170,7 @@ struct Core {
     fd: VcpuFd,
     buses: Buses,
     doorbell: Arc<Doorbell>,
+    log: Arc<DirtyLog>,
     orders: Receiver<Command>,
     kicked: Arc<AtomicBool>,
 }
@@ -260,6 +269,10 @@ impl Core {
                 self.doorbell.reset();
                 return Next::Park;
             }
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => match self.log.make_room(self.index) {
+                Ok(()) => return Next::Enter,
+                Err(error) => chain(&error),
+            },
             Ok(VcpuExit::SystemEvent(kind, _)) => format!("system event {kind}"),
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(exit) => format!("{exit:?}"),
