@@ -3,6 +3,7 @@
 mod build;
 mod destination;
 pub mod doorbell;
+mod hold;
 mod life;
 mod sections;
 mod source;
