@@ -175,6 +175,7 @@ fn config() -> VmmConfig {
         user: None,
         cgroup: None,
         descriptors: None,
+        write_log: None,
     }
 }
 

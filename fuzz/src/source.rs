@@ -7,7 +7,7 @@ use arbitrary::{Result, Unstructured};
 use godwit_migration::proof::MemoryDigest;
 use godwit_migration::source::{Action, Engine, Harvest, Input, Sent, Setup};
 use godwit_migration::wire::{Ack, Control, Prepared, Ready, Resumed, Welcome};
-use godwit_migration::{MachineError, Reclaimed, Tuning};
+use godwit_migration::{MachineError, Reclaimed, Tuning, VcpuActivity};
 use godwit_types::MigrationId;
 use godwit_types::migration::{Budget, OnDeadline};
 use godwit_types::ownership::Verdict;
@@ -28,6 +28,8 @@ pub struct Checked {
     reclaiming: bool,
     handed_over: bool,
     ended: bool,
+    /// The most that a vCPU may lose, in permille.
+    slowdown_max: u16,
     /// What would come next if all went well: most inputs, or a run never gets as far as a commit.
     expected: VecDeque<Input>,
 }
@@ -37,12 +39,20 @@ impl Checked {
         let host = |name: &str| name.parse().expect("it is a host's name");
         let on_deadline = if bytes.arbitrary()? { OnDeadline::Switch } else { OnDeadline::Cancel };
         let (post_copy, verify) = (bytes.arbitrary()?, bytes.arbitrary()?);
+        let slowdown_percent_max = bytes.int_in_range(0..=99)?;
         let blackout_ms_max = if post_copy { 0 } else { Budget::default().blackout_ms_max };
         let setup = Setup {
             migration: MigrationId(Uuid::nil()),
             source: host("a"),
             destination: host("b"),
-            budget: Budget { on_deadline, post_copy, verify, blackout_ms_max, ..Budget::default() },
+            budget: Budget {
+                on_deadline,
+                post_copy,
+                verify,
+                blackout_ms_max,
+                slowdown_percent_max,
+                ..Budget::default()
+            },
             ram_pages: 8,
             unix: Duration::ZERO,
             tuning: Tuning { page_streams: message::STREAMS, ..Tuning::default() },
@@ -53,7 +63,8 @@ impl Checked {
         let (asked, granted, given) = (false, false, false);
         let expected = [Input::Control(Control::Welcome(welcome))].into();
         let (reclaiming, handed_over, ended) = (false, false, false);
-        Ok(Self { engine, asked, granted, given, reclaiming, handed_over, ended, expected })
+        let slowdown_max = u16::from(slowdown_percent_max) * 10;
+        Ok(Self { engine, asked, granted, given, reclaiming, handed_over, ended, slowdown_max, expected })
     }
 
     /// Tells it one thing and looks at what it does.
@@ -92,6 +103,9 @@ impl Checked {
                 }
                 Action::Resume => assert!(!self.given && !self.handed_over, "it may run in two places"),
                 Action::End(_) => self.ended = true,
+                Action::Slow { shares } => {
+                    assert!(shares.iter().all(|share| *share <= self.slowdown_max), "{shares:?}");
+                }
                 _ => {}
             }
         }
@@ -144,7 +158,10 @@ impl Checked {
 /// A reading of the dirty log.
 fn harvest(bytes: &mut Unstructured<'_>) -> Result<std::result::Result<Harvest, MachineError>> {
     let (pages, took_ms) = (bytes.int_in_range(0..=8)?, bytes.int_in_range(0..=20)?);
-    Ok(message::outcome(bytes)?.map(|()| Harvest { pages, took: Duration::from_millis(took_ms) }))
+    let (written_pages, held_ms) = (bytes.arbitrary()?, bytes.arbitrary::<u16>()?);
+    let vcpu = VcpuActivity { written_pages, held: Duration::from_millis(held_ms.into()) };
+    let vcpus = vec![vcpu; bytes.int_in_range(0..=3)?];
+    Ok(message::outcome(bytes)?.map(|()| Harvest { pages, took: Duration::from_millis(took_ms), vcpus }))
 }
 
 fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {

@@ -204,7 +204,8 @@ Examples:
   godwit vm migrate web1 --to host-b --verify
   godwit vm migrate web1 --to host-b --plan
   godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json | jq .forecast.outlook
-  godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel")]
+  godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel
+  godwit vm migrate web1 --to host-b --max-slowdown 40%")]
     Migrate(VmMigrate),
     /// Say whether a running VM could move, and everything that is against it. Moves and reserves nothing.
     ///
@@ -279,6 +280,11 @@ pub(crate) struct VmMigrate {
     /// meanwhile is waited for, up to an hour.
     #[arg(long)]
     pub post_copy: bool,
+    /// If the guest writes faster than its memory moves: how much of its speed each vCPU that writes may lose, up to 99%, so
+    /// that it is caught up with. No more is taken than that needs, from the heaviest writers first; who only reads loses
+    /// nothing. With --post-copy or at the deadline, this is tried before.
+    #[arg(long, default_value = "0%", value_name = "PERCENT", value_parser = crate::parse::slowdown)]
+    pub max_slowdown: u8,
     /// Most bytes per second on the wire while its guest runs, such as 100MiB [default: no cap but that of the hosts].
     #[arg(long, value_name = "SIZE", value_parser = crate::parse::rate)]
     pub max_bandwidth: Option<Bytes>,

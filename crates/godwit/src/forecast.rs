@@ -23,6 +23,7 @@ pub(crate) fn describe(told: &Forecast, budget: &Budget) -> String {
         [
             row("total", &told.total_ms, time, format!("{} until it stops", time(budget.deadline_ms as f64))),
             row("blackout", &told.blackout_ms, time, time(budget.blackout_ms_max.into())),
+            row("slow-down", &told.slowdown_percent, percent, percent(budget.slowdown_percent_max.into())),
             row("guest loses", &told.lost_ms, time, String::new()),
             row("rounds", &told.rounds, |rounds| format!("{rounds:.0}"), String::new()),
             row("sent", &told.sent_bytes, size, String::new()),
@@ -89,6 +90,10 @@ fn time(ms: f64) -> String {
     if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
 }
 
+fn percent(percent: f64) -> String {
+    format!("{percent:.0} %")
+}
+
 fn size(bytes: f64) -> String {
     Bytes(bytes as u64).to_string()
 }
@@ -114,6 +119,7 @@ mod tests {
             rounds: range(4.0),
             sent_bytes: range(512.0 * MEBIBYTE),
             lost_ms: range(30.0),
+            slowdown_percent: range(40.0),
             reason: (outlook != Outlook::Met).then(|| "the guest writes too much".to_owned()),
             remedies: vec!["--max-blackout 200ms: blackout 150 ms after 3.0 s".to_owned()],
             basis: Basis {
@@ -136,6 +142,7 @@ mod tests {
             "40 ms",
             "20 ms to 80 ms",
             "50 ms",
+            "20 % to 80 %",
             "NOT met",
             "writes too much",
             "--max-blackout 200ms",

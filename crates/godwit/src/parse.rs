@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use godwit_types::migration::OnDeadline;
+use godwit_types::migration::{OnDeadline, SLOWDOWN_PERCENT_MAX};
 use godwit_types::vm::{CpuProfile, DatastorePath, DiskFormat, DiskSpec, NicSpec};
 use godwit_types::{Bytes, Name};
 
@@ -24,6 +24,14 @@ pub(crate) fn rate(text: &str) -> Result<Bytes, String> {
         Ok(rate) => Ok(rate),
         Err(error) => Err(display(error)),
     }
+}
+
+/// A part of a guest's speed in percent, with or without the sign.
+pub(crate) fn slowdown(text: &str) -> Result<u8, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    percent.filter(|percent| *percent <= SLOWDOWN_PERCENT_MAX).ok_or_else(|| {
+        format!("'{text}' is no part of a guest's speed: write 0% to {SLOWDOWN_PERCENT_MAX}%, such as 40%")
+    })
 }
 
 /// A rate as above, or `none`.
@@ -232,6 +240,14 @@ mod tests {
         }
         for bad in ["", "50", "ms", "-1s", "1.5s", "1 day", "99999999999999999999h"] {
             assert!(bad.parse::<Duration>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_slow_down_is_a_part_of_the_whole_in_percent() {
+        assert_eq!(["0", "40%", "99%"].map(slowdown), [Ok(0), Ok(40), Ok(99)]);
+        for wrong in ["", "%", "100%", "-1%", "40 %", "0.5", "256"] {
+            assert!(slowdown(wrong).unwrap_err().contains("write 0% to 99%"), "{wrong}");
         }
     }
 

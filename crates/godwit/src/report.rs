@@ -3,7 +3,8 @@
 use godwit_types::Bytes;
 use godwit_types::forecast::{Estimate, Predicted};
 use godwit_types::migration::{
-    Comparison, GuestClock, MigrationProgress, MigrationReport, Phase, PostCopyReport, Verification,
+    Comparison, GuestClock, MigrationProgress, MigrationReport, Phase, PostCopyReport, SlowedVcpu,
+    Verification,
 };
 
 use crate::forecast;
@@ -56,10 +57,19 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("  overhead", Bytes(bytes.overhead).to_string()),
         ("goodput", rate(report.goodput_bytes_per_s)),
     ];
+    rows.extend(report.slowed.iter().map(slowed));
     rows.extend(report.post_copy.iter().flat_map(|rest| post_copy(rest)));
     rows.extend(report.guest_clock.iter().map(|clock| ("guest clock", guest_clock(*clock))));
     rows.extend(report.verified.iter().map(|verified| ("verified", verification(verified))));
     fields(&rows)
+}
+
+/// What a vCPU lost of its speed.
+fn slowed(vcpu: &SlowedVcpu) -> (&'static str, String) {
+    let SlowedVcpu { vcpu, mean_percent, highest_percent, time_ms } = vcpu;
+    let told =
+        format!("vCPU {vcpu} by {mean_percent:.0} % for {time_ms:.0} ms, {highest_percent:.0} % at most");
+    ("slowed", told)
 }
 
 /// How the rest of memory followed.
@@ -124,6 +134,9 @@ pub(crate) fn progress(progress: &MigrationProgress) -> String {
     if progress.dirty_bytes_per_s > 0 {
         parts.push(format!("guest writes {}", rate(progress.dirty_bytes_per_s)));
     }
+    if progress.slowdown_percent > 0.0 {
+        parts.push(format!("slowed {:.0} %", progress.slowdown_percent));
+    }
     if let Some(ms) = progress.predicted_finish_ms {
         parts.push(format!("done in {}", seconds(ms)));
     }
@@ -168,9 +181,12 @@ mod tests {
             dirty_bytes_per_s: 10 << 20,
             predicted_blackout_ms: Some(130.4),
             predicted_finish_ms: Some(1500),
+            slowdown_percent: 40.0,
             elapsed_ms: 900,
         });
-        for part in ["round 2", "64MiB left", "500.0 MiB/s", "done in 1.5 s", "blackout 130 ms"] {
+        for part in
+            ["round 2", "64MiB left", "500.0 MiB/s", "slowed 40 %", "done in 1.5 s", "blackout 130 ms"]
+        {
             assert!(line.contains(part), "{part} is missing from: {line}");
         }
     }

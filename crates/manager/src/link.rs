@@ -86,6 +86,7 @@ mod tests {
             post_copy: None,
             verified: None,
             guest_clock: None,
+            slowed: Vec::new(),
             busy_ms: 512_000.0 / mib_per_s as f64,
             later_bytes_per_s: Some((mib_per_s << 21) as f64),
             capped: false,

@@ -31,6 +31,15 @@ impl PageBitmap {
         self.words[(gfn.0 / 64) as usize] |= 1 << (gfn.0 % 64);
     }
 
+    /// Adds a frame, as above; whether it was not in the set.
+    pub fn insert_new(&mut self, gfn: Gfn) -> bool {
+        let word = &mut self.words[(gfn.0 / 64) as usize];
+        let bit = 1 << (gfn.0 % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
     /// Adds the frames `first + i` for each bit `i` set in `word`; `first` is a multiple of 64.
     pub fn insert_word(&mut self, first: Gfn, word: u64) {
         debug_assert!(first.0.is_multiple_of(64));

@@ -4,7 +4,7 @@
 //! ```text
 //!                 driver/  threads, sockets, clock
 //!        source.rs  <---- wire/ ---->  destination.rs     state machines without I/O
-//!   policy, meter, report
+//!   policy, throttle, meter, report
 //!        machine.rs::Source            machine.rs::Destination      implemented by godwit-vmm
 //! ```
 
@@ -21,12 +21,13 @@ pub mod proof;
 pub mod report;
 pub mod secure;
 pub mod source;
+pub mod throttle;
 mod tuning;
 pub mod wire;
 
 pub use failure::Link;
 pub use machine::{
     Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Reclaimed, Section,
-    Source, is_zero,
+    Source, VcpuActivity, is_zero,
 };
 pub use tuning::Tuning;

@@ -112,6 +112,15 @@ pub trait Kept: Send + Sync {
     fn forget(&self, pages: PageRange);
 }
 
+/// What a vCPU has done, counted from some moment before its dirty log was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VcpuActivity {
+    /// Pages that it has written, as often as the log has found them. Where the log does not tell vCPUs apart, an even part.
+    pub written_pages: u64,
+    /// How long it was held because of [`Source::slow`].
+    pub held: Duration,
+}
+
 /// A VM that runs here and is to leave. Every call may come from any thread; none may block for long.
 pub trait Source: Send + Sync {
     fn manifest(&self) -> Manifest;
@@ -128,8 +137,17 @@ pub trait Source: Send + Sync {
     /// the log for them.
     fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError>;
 
-    /// Stops logging. Never fails: at worst the log stays on.
+    /// Stops logging, and holds no vCPU any more. Never fails: at worst the log stays on.
     fn stop_dirty_log(&self);
+
+    /// What each vCPU has done up to the last harvest. Empty: none can be slowed.
+    fn vcpus(&self) -> Vec<VcpuActivity> {
+        Vec::new()
+    }
+
+    /// From now on holds each vCPU for its part of the time, in permille, a few milliseconds at a time; those beyond the list
+    /// for none. Until it is told otherwise, or [`Source::pause`].
+    fn slow(&self, _shares: &[u16]) {}
 
     /// Stops all vCPUs, then drains device I/O, and says how long the draining took. Afterwards nothing writes guest memory,
     /// but for [`Source::save`]. On error the VM runs on.

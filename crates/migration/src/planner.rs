@@ -96,6 +96,7 @@ pub fn forecast(circumstances: &Circumstances<'_>) -> Result<Forecast, Unforesee
         rounds: range(|run| f64::from(run.rounds)),
         sent_bytes: range(|run| run.sent_bytes as f64),
         lost_ms: Estimate::around(lost),
+        slowdown_percent: range(|run| run.slowdown_percent),
         reason: advice::reason(circumstances, &runs, outlook),
         remedies: if outlook.is_expected() { Vec::new() } else { advice::remedies(circumstances, &runs[1]) },
         basis: Basis {
@@ -124,6 +125,7 @@ impl Circumstances<'_> {
             sync: from_ms(took),
             handoff: from_ms(time(self.link.handoff_ms)),
             pages: self.survey.memory.pages(),
+            writers: writers(self.survey),
         };
         if world.first_round() > TOTAL_MAX {
             return Err(Unforeseeable::TooLong);
@@ -138,8 +140,18 @@ impl Circumstances<'_> {
         // The sending thread takes what the vCPUs leave over first.
         let crowded = (1 - self.spare_cores).clamp(0, 1) as f64;
         let sending = run.sent_bytes as f64 * SEND_S_PER_BYTE * 1e3;
-        faults + sending * crowded * case.of(SEND_LOST)
+        faults + sending * crowded * case.of(SEND_LOST) + ms(run.held)
     }
+}
+
+/// The part of all writes that is each vCPU's.
+fn writers(survey: &Survey) -> Vec<f64> {
+    let all: u64 = survey.vcpu_pages.iter().sum();
+    // A release that does not tell them apart has a guest of one vCPU.
+    if all == 0 {
+        return vec![1.0];
+    }
+    survey.vcpu_pages.iter().map(|pages| *pages as f64 / all as f64).collect()
 }
 
 /// The part of RAM that is not zeros; the sample leaves twice its standard error open.

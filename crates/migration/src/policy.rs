@@ -3,7 +3,8 @@
 //! predicted blackout = remaining bytes / goodput + reading the dirty log + handing over. It switches over when that is
 //! within the budget, and a few more rounds would not make it much shorter. Where it never is, rounds are spaced out, and the deadline decides; if the user allows it,
 //! post-copy decides sooner: what is dirty then follows the guest, and the blackout holds no more than the list of it.
-//! It need not wait to see that rounds do not get better where the guest writes as fast as its memory moves.
+//! It need not wait to see that rounds do not get better where the guest writes as fast as its memory moves. As long as
+//! slowing those who write may help (`throttle`), that comes first.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct Measured {
     pub sync: Duration,
     /// Stopping, saving, loading, committing and resuming.
     pub handoff: Duration,
+    /// Slowing those who write may still make rounds smaller.
+    pub slowing: bool,
 }
 
 impl Measured {
@@ -140,7 +143,8 @@ impl Policy {
         }
         self.polished = None;
         let best = self.recent.iter().min().copied();
-        let no_better = self.rounds_without_better >= POST_COPY_ROUNDS || measured.is_hopeless();
+        let stuck = self.rounds_without_better >= POST_COPY_ROUNDS || measured.is_hopeless();
+        let no_better = stuck && !measured.slowing;
         if self.budget.post_copy
             && (no_better || self.is_past_deadline(elapsed))
             && let Some(predicted) = measured.blackout_post_copy()
@@ -164,6 +168,8 @@ impl Policy {
         let shift = self.rounds_without_better.saturating_sub(1).min(16);
         let spacing = match self.rounds_without_better {
             0 => Duration::ZERO,
+            // A guest that is slowed is not left waiting.
+            _ if measured.slowing => Duration::ZERO,
             _ if self.rounds_past_deadline > 0 => SPACING_MIN,
             _ => {
                 let longest = SPACING_MAX.max(predicted.unwrap_or_default().saturating_mul(ROUND_SHARE));
@@ -171,6 +177,11 @@ impl Policy {
             }
         };
         Decision::Round { spacing }
+    }
+
+    /// Whether the guest could be stopped now.
+    pub fn fits(&self, measured: &Measured) -> bool {
+        measured.blackout().is_some_and(|predicted| predicted <= self.blackout_max())
     }
 
     /// Whether the deadline has passed and the VM is to stay, even in the middle of a round. Post-copy needs the round's end.
@@ -248,7 +259,15 @@ mod tests {
 
     fn measured(remaining: u64) -> Measured {
         let (sync, handoff) = (Duration::from_millis(2), Duration::from_millis(8));
-        Measured { remaining, on_its_way: 0, rate: Some(1000.0 * MIB as f64), dirty: 0.0, sync, handoff }
+        Measured {
+            remaining,
+            on_its_way: 0,
+            rate: Some(1000.0 * MIB as f64),
+            dirty: 0.0,
+            sync,
+            handoff,
+            slowing: false,
+        }
     }
 
     fn secs(count: u64) -> Duration {
@@ -369,6 +388,18 @@ mod tests {
         assert!(matches!(decided(0.8), Decision::Round { .. }));
         let without = policy(OnDeadline::Switch).decide(secs(1), &writing(2.0));
         assert!(matches!(without, Decision::Round { .. }));
+    }
+
+    #[test]
+    fn post_copy_waits_while_slowing_may_help_but_not_past_the_deadline() {
+        let stuck = Measured { dirty: 2000.0 * MIB as f64, slowing: true, ..measured(990 * MIB) };
+        let mut policy = with_post_copy();
+        for _ in 0..20 {
+            assert_eq!(policy.decide(secs(1), &stuck), Decision::Round { spacing: Duration::ZERO });
+        }
+        let given_up = Measured { slowing: false, ..stuck };
+        assert!(matches!(policy.clone().decide(secs(1), &given_up), Decision::SwitchPostCopy { .. }));
+        assert!(matches!(policy.decide(secs(10), &stuck), Decision::SwitchPostCopy { .. }));
     }
 
     #[test]

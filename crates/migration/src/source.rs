@@ -48,6 +48,7 @@ use verifying::Verifying;
 use crate::failure;
 use crate::policy::Policy;
 use crate::report::{Timeline, ms};
+use crate::throttle::Throttle;
 use crate::tuning::Tuning;
 use crate::wire::{Control, Heartbeat};
 
@@ -101,6 +102,7 @@ pub struct Engine {
     now: Duration,
     actions: Vec<Action>,
     policy: Policy,
+    throttle: Throttle,
     traffic: Traffic,
     clocks: Clocks,
     timeline: Timeline,
@@ -129,6 +131,7 @@ impl Engine {
     pub fn new(setup: Setup) -> Self {
         Self {
             policy: Policy::new(setup.budget.clone()),
+            throttle: Throttle::new(setup.budget.slowdown_percent_max),
             traffic: Traffic::new(setup.tuning.page_streams),
             setup,
             state: State::Greeting,
@@ -363,6 +366,7 @@ impl Engine {
             dirty_bytes_per_s: self.traffic.dirty_bytes_per_s(),
             predicted_blackout_ms: blackout.map(ms),
             predicted_finish_ms: self.traffic.predicted_finish(&measured).map(|time| time.as_millis() as u64),
+            slowdown_percent: self.throttle.percent(),
             elapsed_ms: self.now.as_millis() as u64,
         }));
     }

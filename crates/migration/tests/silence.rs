@@ -59,7 +59,7 @@ fn a_standing_guest_runs_on_at_the_source_after_a_short_silence() {
     now += Duration::from_millis(10);
     let ack = Ack { stream: 0, wire_bytes: 100_000, pages: PAGES, round: 1 };
     engine.handle(now, Input::Control(Control::Ack(ack)));
-    let nothing = Harvest { pages: 0, took: Duration::from_millis(1) };
+    let nothing = Harvest { pages: 0, took: Duration::from_millis(1), ..Harvest::default() };
     let stops = engine.handle(now, Input::Harvested(Ok(nothing)));
     assert!(stops.contains(&Action::Pause), "{stops:?}");
     engine.handle(now, Input::Paused(Ok(Duration::ZERO)));
@@ -99,7 +99,7 @@ fn a_destination_that_takes_memory_and_never_gets_ready_is_given_up() {
         let ack = Ack { stream: 0, wire_bytes: pages * 4096, pages, round };
         engine.handle(now, Input::Control(Control::Ack(ack)));
         actions.extend(engine.handle(now, Input::Tick));
-        let dirty = Harvest { pages: PAGES, took: Duration::from_millis(1) };
+        let dirty = Harvest { pages: PAGES, took: Duration::from_millis(1), ..Harvest::default() };
         actions.extend(engine.handle(now, Input::Harvested(Ok(dirty))));
         if actions.iter().any(|action| matches!(action, Action::End(_))) {
             break;

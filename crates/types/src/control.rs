@@ -83,6 +83,19 @@ pub struct VmmConfig {
     /// The descriptors that it inherits, by their numbers. Paths are for messages, and for the agent's own use.
     #[serde(default)]
     pub descriptors: Option<Descriptors<i32>>,
+    /// How the guest's writes are logged; none: the best way that this host's KVM knows. For tests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_log: Option<WriteLog>,
+}
+
+/// A way in which KVM logs what a guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "form", rename_all = "snake_case")]
+pub enum WriteLog {
+    /// One bit for each page.
+    Bitmap,
+    /// A ring for each vCPU with so many entries, a power of two; a bitmap where KVM has no rings.
+    Rings { entries: u32 },
 }
 
 /// Everything that the process is given open, since it opens nothing itself: `D` is a descriptor or its number.

@@ -66,6 +66,9 @@ pub struct Survey {
     pub zero_pages: u64,
     /// In their order. Fewer than wanted if a migration began meanwhile.
     pub readings: Vec<Reading>,
+    /// Pages that each vCPU has written; an even part each where the log does not tell them apart, empty where nothing is known.
+    #[serde(default)]
+    pub vcpu_pages: Vec<u64>,
 }
 
 /// One reading of the dirty log.
@@ -83,7 +86,7 @@ pub struct Reading {
 }
 
 /// A number that is not known exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Estimate {
     pub low: f64,
@@ -142,6 +145,9 @@ pub struct Forecast {
     pub sent_bytes: Estimate,
     /// The brownout: vCPU time that the guest loses while it runs on, in milliseconds.
     pub lost_ms: Estimate,
+    /// What the most slowed vCPU loses of its speed at the worst moment, in percent; 0 if none has to be slowed.
+    #[serde(default)]
+    pub slowdown_percent: Estimate,
     /// Why the budget is not met for sure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

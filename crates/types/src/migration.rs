@@ -43,6 +43,18 @@ pub struct Budget {
     /// processor time on both sides, none of it while the guest stands.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
+    /// If rounds do not bring the blackout under the budget, vCPUs that write may be slowed, each by at most so many percent of
+    /// its speed, up to [`SLOWDOWN_PERCENT_MAX`]; 0: none ever is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slowdown_percent_max: u8,
+}
+
+/// The largest slow-down that can be allowed, in percent: a guest that loses all of its speed is stopped.
+pub const SLOWDOWN_PERCENT_MAX: u8 = 99;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_zero(percent: &u8) -> bool {
+    *percent == 0
 }
 
 impl Default for Budget {
@@ -55,6 +67,7 @@ impl Default for Budget {
             plain: false,
             post_copy: false,
             verify: false,
+            slowdown_percent_max: 0,
         }
     }
 }
@@ -111,6 +124,9 @@ pub struct MigrationProgress {
     pub predicted_blackout_ms: Option<f64>,
     /// Milliseconds until the predicted finish.
     pub predicted_finish_ms: Option<u64>,
+    /// What the most slowed vCPU loses of its speed now, in percent.
+    #[serde(default)]
+    pub slowdown_percent: f64,
     pub elapsed_ms: u64,
 }
 
@@ -151,6 +167,9 @@ pub struct MigrationReport {
     /// How wrong the guest's clock was when it ran at the destination, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_clock: Option<GuestClock>,
+    /// The vCPUs that were slowed, so that rounds became smaller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slowed: Vec<SlowedVcpu>,
 }
 
 /// The error that the move has added to the guest's clock: by how much more than the time that has really passed it went on.
@@ -191,6 +210,20 @@ pub enum Comparison {
     Different,
     /// There was nothing to compare: the guest began anew before all of its memory had followed, or one side could not read it.
     Unknown,
+}
+
+/// What a vCPU lost of its speed while its memory moved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SlowedVcpu {
+    /// Counted from 0.
+    pub vcpu: u32,
+    /// The part of that time for which it was held, as measured, in percent.
+    pub mean_percent: f64,
+    /// The largest part that it was to be held for, in percent.
+    pub highest_percent: f64,
+    /// How long it was slowed, in milliseconds.
+    pub time_ms: f64,
 }
 
 /// What the guest went through while it ran at the destination and the rest of its memory followed.

@@ -6,6 +6,7 @@
 //! | `godwit.ws` | working set in bytes, with `KiB`, `MiB` or `GiB` | `64MiB` |
 //! | `godwit.hot` | how much of the working set is rewritten, after its first pass | all of it |
 //! | `godwit.rate` | pages rewritten a second; `0`: as fast as possible; `idle`: never | `1000` |
+//! | `godwit.writers` | how many vCPUs rewrite their share after its first pass, while the others only check theirs (reference guest) | all of them |
 //! | `godwit.content` | `zero`, `compressible` or `random` | `random` |
 //! | `godwit.disk` | `on` or `off` | `on` |
 //! | `godwit.pulse` | `on` or `off`: the [pulse](crate::pulse) on the serial console (reference guest) | `off` |
@@ -26,6 +27,8 @@ pub struct Parameters {
     /// How much of the working set is rewritten once all of it has its content, in bytes.
     pub hot: Option<u64>,
     pub rate: Rate,
+    /// How many vCPUs go on writing once all pages have their content.
+    pub writers: Option<u64>,
     pub content: Content,
     /// Whether records are written to the first disk.
     pub disk: bool,
@@ -49,6 +52,7 @@ impl Default for Parameters {
             working_set: 64 << 20,
             hot: None,
             rate: Rate::PagesPerSecond(1000),
+            writers: None,
             content: Content::Random,
             disk: true,
             pulse: false,
@@ -75,6 +79,7 @@ impl Parameters {
             "ws" => self.working_set = size(value)?,
             "hot" => self.hot = Some(size(value)?),
             "rate" => self.rate = rate(value)?,
+            "writers" => self.writers = Some(value.parse().ok()?),
             "content" => self.content = content(value)?,
             "disk" => self.disk = switch(value)?,
             "pulse" => self.pulse = switch(value)?,
@@ -151,12 +156,13 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read_among_foreign_words() {
-        let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.content=zero \
+        let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.writers=1 godwit.content=zero \
                     godwit.disk=off godwit.pulse=on godwit.seed=7 quiet";
         let expected = Parameters {
             ip: Some((Ipv4Addr::new(10, 77, 0, 10), 24)),
             working_set: 256 << 20,
             hot: Some(32 << 20),
+            writers: Some(1),
             rate: Rate::Unlimited,
             content: Content::Zero,
             disk: false,

@@ -90,7 +90,9 @@ impl Share {
         // SAFETY: zeroes are valid numbers.
         let generations = unsafe { memory.zeroed(length) }?;
         let hot = parameters.hot.map_or(length, |hot| (part(hot / 4096) as usize).clamp(1, length.max(1)));
-        let per_second = match parameters.rate {
+        let writes = parameters.writers.is_none_or(|writers| index < writers);
+        let rate = if writes { parameters.rate } else { Rate::Idle };
+        let per_second = match rate {
             Rate::PagesPerSecond(rate) => part(rate),
             Rate::Idle | Rate::Unlimited => 0,
         };
@@ -99,7 +101,7 @@ impl Share {
             generations,
             content: parameters.content,
             seed: parameters.seed,
-            rate: parameters.rate,
+            rate,
             writes: Pacer::new(per_second, 0),
             checks: Pacer::new(CHECKS_PER_SECOND, 0),
             pass: 0,

@@ -125,7 +125,11 @@ impl World {
             }
             Action::Harvest => {
                 let pages = source.memory.harvest();
-                let harvest = source.call().map(|()| Harvest { pages, took: Duration::from_millis(1) });
+                let harvest = source.call().map(|()| Harvest {
+                    pages,
+                    took: Duration::from_millis(1),
+                    ..Harvest::default()
+                });
                 return Ok(Some(Input::Harvested(harvest)));
             }
             Action::SendRound { round } => {
@@ -194,7 +198,7 @@ impl World {
                 self.disk.release(Side::Source);
                 return Ok(Some(Input::HandedOver));
             }
-            Action::StopLog | Action::Progress(_) | Action::Digest => {}
+            Action::StopLog | Action::Slow { .. } | Action::Progress(_) | Action::Digest => {}
             Action::End(outcome) => self.source_ended(&outcome)?,
         }
         Ok(None)

@@ -107,5 +107,6 @@ fn report() -> MigrationReport {
         post_copy: None,
         verified: None,
         guest_clock: None,
+        slowed: Vec::new(),
     }
 }

@@ -30,6 +30,7 @@ pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), Api
             plain: options.plain,
             post_copy: options.post_copy,
             verify: options.verify,
+            slowdown_percent_max: options.max_slowdown,
         },
     };
     if options.plan {

@@ -215,6 +215,7 @@ fn vmm_config(
         user,
         cgroup: None,
         descriptors: None,
+        write_log: None,
     }
 }
 

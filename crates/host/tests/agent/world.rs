@@ -283,7 +283,13 @@ pub(crate) fn offer() -> VmmOffer {
 /// What the fake VMM's guest does to its memory.
 pub(crate) fn survey() -> Survey {
     let reading = Reading { at_ms: 10.0, written_pages: 5, distinct_pages: 5, took_ms: 0.5 };
-    Survey { memory: Bytes::mib(64), sampled_pages: 2048, zero_pages: 1000, readings: vec![reading] }
+    Survey {
+        memory: Bytes::mib(64),
+        sampled_pages: 2048,
+        zero_pages: 1000,
+        readings: vec![reading],
+        vcpu_pages: vec![5],
+    }
 }
 
 /// What the fake VMM's guest needs.

@@ -325,7 +325,13 @@ async fn survey(
         Reading { at_ms, written_pages: pages, distinct_pages: pages, took_ms: 1.0 }
     };
     let readings = vec![reading(f64::from(asked.sample_ms))];
-    Ok(Json(Survey { memory: Bytes::mib(128), sampled_pages: 2048, zero_pages: 1024, readings }))
+    Ok(Json(Survey {
+        memory: Bytes::mib(128),
+        sampled_pages: 2048,
+        zero_pages: 1024,
+        readings,
+        vcpu_pages: vec![],
+    }))
 }
 
 async fn admission(State(agent): State<Agent>, Json(asked): Json<AskAdmission>) -> Json<Vec<Finding>> {
@@ -432,6 +438,7 @@ async fn outgoing(
         dirty_bytes_per_s: 10,
         predicted_blackout_ms: None,
         predicted_finish_ms: None,
+        slowdown_percent: 0.0,
         elapsed_ms: 5,
     };
     let begun = Outgoing { migration, progress: Some(progress), outcome: None };
@@ -480,6 +487,7 @@ fn report(migration: MigrationId, from: &HostName, to: &HostName) -> MigrationRe
         post_copy: None,
         verified: None,
         guest_clock: None,
+        slowed: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use godwit_types::control::Question;
-use godwit_types::migration::{MigrationOutcome, MigrationProgress, Phase};
+use godwit_types::migration::{MigrationOutcome, MigrationProgress, Phase, SLOWDOWN_PERCENT_MAX};
 use godwit_types::{ApiError, Epoch, ErrorCode, MigrationId, VmId};
 
 use super::answer::{self, AnswerSlot};
@@ -288,6 +288,7 @@ impl Run {
             Action::StartLog => return Some(Input::LogStarted(self.start_log())),
             Action::Harvest => return Some(Input::Harvested(self.harvest())),
             Action::SendRound { round } => self.send_round(round),
+            Action::Slow { shares } => machine.slow(&shares),
             Action::Pause => {
                 let paused = machine.pause();
                 self.paused = paused.is_ok();
@@ -418,7 +419,8 @@ impl Run {
     fn harvest(&mut self) -> Result<Harvest, MachineError> {
         let began = Instant::now();
         self.machine.harvest_dirty(self.pages_to_send.waiting())?;
-        Ok(Harvest { pages: self.pages_to_send.count(), took: began.elapsed() })
+        let vcpus = self.machine.vcpus();
+        Ok(Harvest { pages: self.pages_to_send.count(), took: began.elapsed(), vcpus })
     }
 
     fn send_round(&mut self, round: u32) {
@@ -559,6 +561,10 @@ fn check(request: &Outgoing, machine: &dyn Source) -> Result<(), ApiError> {
     if !(1..=PAGE_STREAMS_MAX).contains(&(request.pages.len() as u32)) {
         let message =
             format!("a migration has 1 to {PAGE_STREAMS_MAX} page streams, not {}", request.pages.len());
+        return Err(ApiError::new(ErrorCode::Invalid, message));
+    }
+    if request.budget.slowdown_percent_max > SLOWDOWN_PERCENT_MAX {
+        let message = format!("a guest can be slowed by at most {SLOWDOWN_PERCENT_MAX} %");
         return Err(ApiError::new(ErrorCode::Invalid, message));
     }
     check_cap(request.budget.bandwidth_bytes_per_s_max)

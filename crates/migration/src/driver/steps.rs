@@ -21,7 +21,7 @@ pub(super) fn source(action: &Action) -> Option<Step> {
         Action::HandOver => Step::SourceHandOver,
         Action::Send(Control::Committed(_)) => Step::SourceSendCommitted,
         Action::End(_) => Step::SourceEnd,
-        Action::Send(_) | Action::StopLog | Action::Progress(_) => return None,
+        Action::Send(_) | Action::StopLog | Action::Slow { .. } | Action::Progress(_) => return None,
         Action::PushRest => Step::SourcePushRest,
         Action::LetGo | Action::Reclaim | Action::Resume | Action::Digest => return None,
         Action::Serve { .. } | Action::Disconnect | Action::Reconnect { .. } => return None,

@@ -16,6 +16,8 @@ const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 const MARGIN: f64 = 1.25;
 /// Blackouts that are tried, each twice the one before.
 const BLACKOUTS_TRIED: u32 = 4;
+/// Slow-downs that are tried, in percent.
+const SLOWDOWNS_TRIED: [u8; 5] = [20, 40, 60, 80, 90];
 
 /// Why the budget is not met for sure, with the numbers of the case in which it is not.
 pub(super) fn reason(
@@ -39,9 +41,13 @@ pub(super) fn reason(
     let fresh =
         Curve::new(circumstances.survey, Case::Expected).map_or(0.0, |curve| curve.fresh_pages_per_s());
     let seen = circumstances.survey.readings.last()?;
+    let slowed = match budget.slowdown_percent_max {
+        0 => String::new(),
+        percent => format!(", although its writers may lose {percent} % of their speed"),
+    };
     Some(format!(
         "the guest wrote {} in {:.0} ms, towards the end {}/s that it had not written before, the link carries {}/s: {how} \
-         it is stopped after {:.1} s, for {:.0} ms, against {:.1} s and {} ms that are allowed",
+         it is stopped after {:.1} s, for {:.0} ms{slowed}, against {:.1} s and {} ms that are allowed",
         Bytes(seen.distinct_pages * PAGE_SIZE_BYTES),
         seen.at_ms,
         Bytes((fresh * PAGE_SIZE_BYTES as f64) as u64),
@@ -75,6 +81,11 @@ pub(super) fn remedies(circumstances: &Circumstances<'_>, run: &Imagined) -> Vec
             );
         }
     }
+    let mut slower = SLOWDOWNS_TRIED.into_iter().filter(|percent| *percent > budget.slowdown_percent_max);
+    remedies.extend(slower.find_map(|slowdown_percent_max| {
+        let told = format!("--max-slowdown {slowdown_percent_max}%");
+        circumstances.propose(told, Budget { slowdown_percent_max, ..budget.clone() })
+    }));
     if budget.bandwidth_bytes_per_s_max.is_some() {
         let uncapped = Budget { bandwidth_bytes_per_s_max: None, ..budget.clone() };
         remedies.extend(circumstances.propose("no --max-bandwidth".to_owned(), uncapped));

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   engine --SendRound--> the clock goes on by what the link takes, with acknowledgements on the way
-//!          --Harvest----> as many pages as the curve says for the time since the last
+//!          --Slow-------> the guest's time goes by more slowly for the vCPUs that are held
+//!          --Harvest----> as many pages as the curve says for the guest's time since the last
 //!          --Pause .. Committed--> the clock goes on by what handing over takes
 //!          --End--------> its report is the answer
 //! ```
@@ -16,7 +17,7 @@ use godwit_types::{Epoch, HostName, MigrationId, PAGE_SIZE_BYTES};
 
 use super::Unforeseeable;
 use super::curve::Curve;
-use crate::machine::Reclaimed;
+use crate::machine::{Reclaimed, VcpuActivity};
 use crate::proof::MemoryDigest;
 use crate::source::{Action, Engine, Harvest, Input, Sent, Setup};
 use crate::tuning::Tuning;
@@ -53,6 +54,8 @@ pub(super) struct World {
     pub(super) sync: Duration,
     /// The blackout without its last pages.
     pub(super) handoff: Duration,
+    /// The part of all writes that is each vCPU's.
+    pub(super) writers: Vec<f64>,
 }
 
 /// How it went.
@@ -67,6 +70,9 @@ pub(super) struct Imagined {
     pub(super) sent_bytes: u64,
     /// Pages that the guest wrote, each counted once a round.
     pub(super) written_pages: u64,
+    /// What the most slowed vCPU lost at the worst moment, and what all of them together were held for.
+    pub(super) slowdown_percent: f64,
+    pub(super) held: Duration,
 }
 
 impl Imagined {
@@ -147,6 +153,9 @@ struct Run {
     sent: Sent,
     ack: Ack,
     written_pages: u64,
+    /// How much of the time each vCPU is held, in permille, and what each has done.
+    shares: Vec<u16>,
+    vcpus: Vec<VcpuActivity>,
     outcome: Option<MigrationOutcome>,
 }
 
@@ -172,6 +181,8 @@ impl Run {
         };
         Self {
             waiting: world.pages,
+            shares: Vec::new(),
+            vcpus: vec![VcpuActivity::default(); world.writers.len()],
             world,
             engine: Engine::new(setup),
             now: Duration::ZERO,
@@ -213,6 +224,7 @@ impl Run {
             }
             Action::SendRound { round } => self.send_round(round),
             Action::Harvest => self.harvest(),
+            Action::Slow { shares } => self.shares = shares,
             Action::Pause => {
                 self.stopped = Some(self.now);
                 self.feed(Input::Paused(Ok(Duration::ZERO)));
@@ -293,12 +305,25 @@ impl Run {
 
     fn harvest(&mut self) {
         let ran = self.stopped.unwrap_or(self.now).saturating_sub(self.harvested);
-        let written = self.world.curve.pages(ran);
+        let runs = |vcpu: usize| 1.0 - f64::from(self.shares.get(vcpu).copied().unwrap_or(0)) / 1000.0;
+        // By how much each adds to the guest's writing.
+        let parts: Vec<f64> =
+            self.world.writers.iter().enumerate().map(|(vcpu, part)| part * runs(vcpu)).collect();
+        let all: f64 = parts.iter().sum();
+        let written = self.world.curve.pages(ran.mul_f64(all));
+        for (vcpu, part) in parts.iter().enumerate() {
+            self.vcpus[vcpu].written_pages += (written as f64 * part / all.max(f64::MIN_POSITIVE)) as u64;
+            self.vcpus[vcpu].held += ran.mul_f64(1.0 - runs(vcpu));
+        }
         self.harvested = self.now;
         self.now += self.world.sync;
         self.written_pages += written;
         self.waiting = (self.waiting + written).min(self.world.pages);
-        self.feed(Input::Harvested(Ok(Harvest { pages: self.waiting, took: self.world.sync })));
+        self.feed(Input::Harvested(Ok(Harvest {
+            pages: self.waiting,
+            took: self.world.sync,
+            vcpus: self.vcpus.clone(),
+        })));
     }
 
     fn imagined(&self, report: &MigrationReport) -> Imagined {
@@ -310,6 +335,8 @@ impl Run {
             rounds: report.rounds,
             sent_bytes: report.bytes.sent,
             written_pages: self.written_pages,
+            slowdown_percent: report.slowed.iter().map(|vcpu| vcpu.highest_percent).fold(0.0, f64::max),
+            held: self.vcpus.iter().map(|vcpu| vcpu.held).sum(),
         }
     }
 

@@ -22,6 +22,8 @@ struct Example {
     /// How much quicker the rounds after the first are.
     later_speedup: f64,
     budget: Budget,
+    /// What each vCPU has of the writes.
+    vcpu_pages: Vec<u64>,
 }
 
 impl Default for Example {
@@ -34,6 +36,7 @@ impl Default for Example {
             link_mib_per_s: 1000.0,
             later_speedup: 1.0,
             budget: Budget::default(),
+            vcpu_pages: vec![1],
         }
     }
 }
@@ -58,6 +61,7 @@ impl Example {
             sampled_pages: 2000,
             zero_pages: (2000.0 * self.zero_part) as u64,
             readings: starts.zip(READINGS_MS).map(reading).collect(),
+            vcpu_pages: self.vcpu_pages.clone(),
         }
     }
 
@@ -105,6 +109,31 @@ fn a_guest_that_outruns_its_link_is_told_so_with_a_budget_that_is_then_met() {
     let blackout: u32 = remedy["--max-blackout ".len()..].split("ms").next().unwrap().parse().unwrap();
     let budget = Budget { blackout_ms_max: blackout, ..wild.budget.clone() };
     assert!(Example { budget, ..wild }.forecast().outlook.is_expected(), "{remedy}");
+}
+
+#[test]
+fn a_guest_that_can_be_slowed_is_moved_in_time_and_loses_no_more_than_it_may() {
+    // It goes through its memory at 31 MiB/s, one of two vCPUs doing all of it.
+    let writes =
+        Example { hot_pages: 400_000.0, writes_per_s: 8000.0, link_mib_per_s: 25.0, ..Example::default() };
+    let budget = Budget { deadline_ms: 300_000, ..Budget::default() };
+    let wild = Example { vcpu_pages: vec![1, 1000], budget, ..writes };
+    let told = wild.forecast();
+    assert_eq!((told.outlook, told.slowdown_percent), (Outlook::Missed, Estimate::default()), "{told:#?}");
+    let remedy = told.remedies.iter().find(|remedy| remedy.starts_with("--max-slowdown ")).unwrap();
+    let percent = remedy["--max-slowdown ".len()..].split('%').next().unwrap().parse().unwrap();
+    let slowed = Budget { slowdown_percent_max: percent, ..wild.budget.clone() };
+    let slowed = Example { budget: slowed, ..wild.clone() }.forecast();
+    assert!(slowed.outlook.is_expected(), "{slowed:#?}");
+    let range = slowed.slowdown_percent;
+    assert!(range.expected > 10.0 && range.high <= f64::from(percent), "{slowed:#?}");
+    assert!(slowed.lost_ms.expected > told.lost_ms.expected, "{slowed:#?}");
+    // A hot part that is written anew in each round cannot be outrun by so little.
+    let hot = Example { hot_pages: 20_000.0, writes_per_s: 400_000.0, ..wild };
+    let little = Budget { slowdown_percent_max: 10, ..hot.budget.clone() };
+    let told = Example { budget: little, ..hot }.forecast();
+    assert_eq!(told.outlook, Outlook::Missed, "{told:#?}");
+    assert!(told.reason.unwrap().contains("although its writers may lose 10 % of their speed"));
 }
 
 #[test]
@@ -233,7 +262,15 @@ fn example() -> impl Strategy<Value = Example> {
             let memory = Bytes::mib(mib);
             let hot_pages = (memory.pages() as f64 * hot).max(1.0);
             let budget = Budget { blackout_ms_max, deadline_ms: 120_000, ..Budget::default() };
-            Example { memory, zero_part, hot_pages, writes_per_s, link_mib_per_s, later_speedup: 1.0, budget }
+            Example {
+                memory,
+                zero_part,
+                hot_pages,
+                writes_per_s,
+                link_mib_per_s,
+                budget,
+                ..Example::default()
+            }
         },
     )
 }

@@ -107,6 +107,7 @@ impl Engine {
     }
 
     pub(super) fn conclude(&mut self, phase: Phase, error: ApiError, tell: bool) {
+        self.lift();
         if self.log_on {
             self.actions.push(Action::StopLog);
         }

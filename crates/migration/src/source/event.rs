@@ -7,7 +7,7 @@ use godwit_types::ownership::Verdict;
 use godwit_types::{ApiError, PAGE_SIZE_BYTES};
 
 use crate::failure::Link;
-use crate::machine::{MachineError, Reclaimed};
+use crate::machine::{MachineError, Reclaimed, VcpuActivity};
 use crate::proof::MemoryDigest;
 use crate::wire::Control;
 
@@ -55,12 +55,14 @@ pub enum Input {
 }
 
 /// A reading of the dirty log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Harvest {
     /// Pages now waiting to be sent.
     pub pages: u64,
     /// How long the reading took.
     pub took: Duration,
+    /// What each vCPU has done so far; empty if none can be slowed.
+    pub vcpus: Vec<VcpuActivity>,
 }
 
 /// What has gone onto the wire so far.
@@ -122,6 +124,10 @@ pub enum Action {
     /// Give all waiting pages to the page streams, as this round.
     SendRound {
         round: u32,
+    },
+    /// Hold each vCPU for its part of the time, in permille; with an empty list, none any more.
+    Slow {
+        shares: Vec<u16>,
     },
     Pause,
     Save,

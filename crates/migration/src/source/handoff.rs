@@ -163,6 +163,7 @@ impl Engine {
             post_copy: post_copy.map(Box::new),
             verified: None,
             guest_clock: self.clocks.report(),
+            slowed: self.throttle.report(),
         };
         if self.setup.budget.verify {
             self.verify(Box::new(report), memory.map(Into::into));

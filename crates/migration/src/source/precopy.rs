@@ -9,6 +9,7 @@ use super::{Action, Engine, Harvest, IDLE_SPACING, State};
 use crate::failure::{self, Link};
 use crate::machine::MachineError;
 use crate::policy::{Decision, Measured};
+use crate::throttle::Round;
 
 impl Engine {
     pub(super) fn streams_opened(&mut self, result: Result<(), ApiError>) {
@@ -75,17 +76,31 @@ impl Engine {
         };
         match self.state {
             State::Harvesting => {
-                self.traffic.harvest(self.now, harvest);
-                self.decide(harvest.pages);
+                let time = self.traffic.since_harvest(self.now);
+                self.throttle.observe(self.now, &harvest.vcpus);
+                self.traffic.harvest(self.now, &harvest);
+                self.decide(harvest.pages, time);
             }
-            State::LastHarvest | State::FinalHarvest => self.last_harvest(harvest.pages),
+            State::LastHarvest => {
+                // The vCPUs stand, and were held up to here.
+                self.throttle.observe(self.now, &harvest.vcpus);
+                self.throttle.lift();
+                self.last_harvest(harvest.pages);
+            }
+            State::FinalHarvest => self.last_harvest(harvest.pages),
             _ => {}
         }
     }
 
-    pub(super) fn decide(&mut self, dirty_pages: u64) {
-        let measured = self.traffic.measured(dirty_pages);
-        match self.policy.decide(self.now, &measured) {
+    /// What to do with so many pages, `time` after the reading before.
+    fn decide(&mut self, dirty_pages: u64, time: Duration) {
+        let slowing = self.throttle.may_help();
+        let measured = Measured { slowing, ..self.traffic.measured(dirty_pages) };
+        let decision = self.policy.decide(self.now, &measured);
+        if matches!(decision, Decision::Round { .. }) {
+            self.slow(&measured, time);
+        }
+        match decision {
             Decision::Switch { predicted } if self.ready => self.stop(predicted),
             Decision::SwitchPostCopy { predicted } if self.ready => {
                 self.rest = Some(Rest::default());
@@ -112,11 +127,35 @@ impl Engine {
         self.actions.push(Action::Pause);
     }
 
+    /// Slows those who write, as far as it takes. Told at each reading: a vCPU that was reset meanwhile has forgotten it.
+    fn slow(&mut self, measured: &Measured, time: Duration) {
+        let slowed = !self.throttle.shares().is_empty();
+        if !self.policy.fits(measured) {
+            let Measured { remaining: left, rate, .. } = *measured;
+            self.throttle.adjust(Round { now: self.now, left, rate }, time);
+        }
+        let shares = self.throttle.shares().to_vec();
+        if slowed || !shares.is_empty() {
+            self.actions.push(Action::Slow { shares });
+        }
+    }
+
+    /// Nobody is slowed any more.
+    pub(super) fn lift(&mut self) {
+        if self.throttle.lift() {
+            self.actions.push(Action::Slow { shares: Vec::new() });
+        }
+    }
+
     pub(super) fn give_up(&mut self, measured: &Measured) {
-        let why = self.policy.explain(measured, self.traffic.dirty_bytes_per_s());
+        let mut why = self.policy.explain(measured, self.traffic.dirty_bytes_per_s());
+        let slowed = self.throttle.report().iter().map(|vcpu| vcpu.highest_percent).fold(0.0, f64::max);
+        if slowed > 0.0 {
+            why = format!("{why}, although its writers were slowed by up to {slowed:.0} %");
+        }
         let error = ApiError::new(ErrorCode::Failed, why).remedy(
-            "raise the blackout budget or the deadline, allow the switchover at the deadline, or migrate when the \
-             guest is quieter",
+            "raise the blackout budget or the deadline, allow the guest's writers to be slowed (more), allow the \
+             switchover at the deadline, or migrate when the guest is quieter",
         );
         self.fail(error, true);
     }

@@ -148,7 +148,12 @@ impl Traffic {
         self.goodput.observe(now, self.settled_pages() * PAGE_SIZE_BYTES, busy);
     }
 
-    pub(super) fn harvest(&mut self, now: Duration, harvest: Harvest) {
+    /// Since the log was read last.
+    pub(super) fn since_harvest(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.harvested)
+    }
+
+    pub(super) fn harvest(&mut self, now: Duration, harvest: &Harvest) {
         let time = now.saturating_sub(self.harvested).as_secs_f64();
         if time > 0.0 {
             self.dirty_bytes_per_s = (harvest.pages * PAGE_SIZE_BYTES) as f64 / time;
@@ -170,6 +175,7 @@ impl Traffic {
             dirty: self.dirty_bytes_per_s,
             sync: self.sync,
             handoff: HANDOFF_ESTIMATE + self.round_trip * HANDOFF_FLIGHTS / 2,
+            slowing: false,
         }
     }
 

@@ -50,6 +50,7 @@ pub(crate) fn config(directory: &Path, host: &str, disks: usize) -> VmmConfig {
         user: None,
         cgroup: None,
         descriptors: None,
+        write_log: None,
     }
 }
 

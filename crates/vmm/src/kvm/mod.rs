@@ -84,10 +84,11 @@ pub fn take(device: OwnedFd) -> Result<Kvm, KvmError> {
     }
 }
 
-/// Creates a VM with its interrupt controllers and timer, the PIC masked, and the dirty log prepared.
+/// Creates a VM with its interrupt controllers and timer, the PIC masked, and the dirty log prepared: with at most so many
+/// entries in a ring for each vCPU, or no rings for 0. How many they have, if KVM knows rings at all.
 ///
 /// KVM's own interrupt routing stays: GSI n is pin n of the I/O APIC and, below 16, line n of the PIC.
-pub fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
+pub fn create_vm(kvm: &Kvm, rings: u32) -> Result<(VmFd, u32), KvmError> {
     let vm = kvm.create_vm().map_err(call("creating a VM"))?;
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(call("placing the identity map"))?;
     vm.set_tss_address(layout::KVM_TSS as usize).map_err(call("placing the task state segment"))?;
@@ -95,7 +96,8 @@ pub fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
     vm.create_pit2(pit).map_err(call("creating the timer"))?;
     irqchip::mask_pic(&vm)?;
-    if manual_protect(&vm) {
+    let rings = if rings > 0 { dirty_log::enable_rings(&vm, rings)? } else { 0 };
+    if rings == 0 && manual_protect(&vm) {
         // Not INITIALLY_SET: the first round sends every page anyway, so protecting all of them at once when the log
         // starts is a single pass, and nothing is gained by clearing the log once more before that round.
         let enable = kvm_enable_cap {
@@ -105,7 +107,7 @@ pub fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
         };
         vm.enable_cap(&enable).map_err(call("preparing the dirty log"))?;
     }
-    Ok(vm)
+    Ok((vm, rings))
 }
 
 /// Whether the dirty log can be read without re-arming it.

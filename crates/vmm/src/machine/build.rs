@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use godwit_migration::GuestMemory as _;
 use godwit_types::Epoch;
-use godwit_types::control::{DiskDescriptors, Role, VmmConfig, VmmState};
+use godwit_types::control::{DiskDescriptors, Role, VmmConfig, VmmState, WriteLog};
 use godwit_types::vm::InvalidVmSpec;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -29,7 +29,7 @@ use crate::devices::legacy::pm::{self, Pm};
 use crate::devices::legacy::rtc::{self, Rtc};
 use crate::devices::legacy::serial::{self, Serial};
 use crate::devices::virtio::console::ConsolePort;
-use crate::kvm::dirty_log::DirtyLog;
+use crate::kvm::dirty_log::{self, DirtyLog};
 use crate::kvm::events::KvmEvents;
 use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::{VcpuFacts, VcpuState};
@@ -85,7 +85,13 @@ impl Machine {
         }
         let offer = CpuModel::offered(&kvm)?;
         let cpu = offer.clone().reduced_to(spec.cpu)?;
-        let vm = Arc::new(kvm::create_vm(&kvm)?);
+        let rings = match config.write_log {
+            None => dirty_log::entries(spec.vcpus),
+            Some(WriteLog::Rings { entries }) => entries,
+            Some(WriteLog::Bitmap) => 0,
+        };
+        let (vm, rings) = kvm::create_vm(&kvm, rings)?;
+        let vm = Arc::new(vm);
         let ram = Ram::new(spec.memory)?;
         for slot in ram.slots() {
             kvm::set_slot(&vm, &slot, 0)?;
@@ -109,11 +115,11 @@ impl Machine {
         let facts = VcpuFacts::of(&kvm, &vm)?;
         let fds = create_vcpus(&vm, &cpu, spec.vcpus)?;
         let (offer, cpu) = (offer.with_tsc(&kvm, &fds[0]), cpu.with_tsc(&kvm, &fds[0]));
-        let (vcpus, pristine) = start_vcpus(&vm, fds, &facts, &buses, &doorbell)?;
+        let dirty_log = Arc::new(DirtyLog::new(Arc::clone(&vm), ram.slots(), &fds, rings)?);
+        let (vcpus, pristine) = start_vcpus(&vm, fds, &facts, &buses, &doorbell, &dirty_log)?;
         let cpu = cpu.with_msrs(&pristine.vcpus[0]);
         let life = if matches!(config.role, Role::Boot) { Life::Built } else { Life::Incoming };
         let condition = Mutex::new(Condition { life, epoch: config.epoch });
-        let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.slots());
         let devices = legacy.devices.into_iter().chain(pci.devices().iter().cloned()).collect();
         Ok(Arc::new(Self {
             vcpus,
@@ -235,6 +241,7 @@ fn start_vcpus(
     facts: &VcpuFacts,
     buses: &Buses,
     doorbell: &Arc<Doorbell>,
+    log: &Arc<DirtyLog>,
 ) -> Result<(Vec<Vcpu>, Pristine), BuildError> {
     install_kick().map_err(|error| BuildError::Host("install a signal handler".into(), error))?;
     let (mut vcpus, mut states) = (Vec::new(), Vec::new());
@@ -242,7 +249,7 @@ fn start_vcpus(
         let mut state = VcpuState::save(&fd, facts)?;
         state.start_here(index == 0);
         states.push(Arc::new(state));
-        let thread = Vcpu::spawn(index, fd, buses.clone(), Arc::clone(doorbell));
+        let thread = Vcpu::spawn(index, fd, buses.clone(), Arc::clone(doorbell), Arc::clone(log));
         vcpus.push(
             thread.map_err(|error| BuildError::Host(format!("start the thread of vCPU {index}"), error))?,
         );

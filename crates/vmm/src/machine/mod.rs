@@ -3,6 +3,7 @@
 mod build;
 mod destination;
 pub mod doorbell;
+mod hold;
 mod life;
 mod sections;
 mod source;
@@ -47,7 +48,7 @@ pub struct Machine {
     devices: Vec<Arc<dyn Device>>,
     pm: Arc<Pm>,
     console: Mutex<Option<console::Running>>,
-    dirty_log: DirtyLog,
+    dirty_log: Arc<DirtyLog>,
     log_user: LogUser,
     ram: Ram,
     facts: VcpuFacts,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{GuestMemory, MachineError, Manifest, Reclaimed, Section, Source};
+use godwit_migration::{GuestMemory, MachineError, Manifest, Reclaimed, Section, Source, VcpuActivity};
 use godwit_types::MigrationId;
 
 use super::life::Life;
 use super::sections::{CLOCK, IRQCHIP, PIT, vcpu_name};
+use super::vcpu::Vcpu;
 use super::{Machine, step, unless_failing};
 use crate::device::{Device, State};
 use crate::devices::disk::{DiskError, LockError};
@@ -54,8 +55,21 @@ impl Source for Machine {
     }
 
     fn stop_dirty_log(&self) {
+        self.slow(&[]);
         self.dirty_log.stop();
         self.log_user.migration_ends();
+    }
+
+    fn vcpus(&self) -> Vec<VcpuActivity> {
+        let activity =
+            |(vcpu, written_pages): (&Vcpu, u64)| VcpuActivity { written_pages, held: vcpu.held() };
+        self.vcpus.iter().zip(self.dirty_log.written()).map(activity).collect()
+    }
+
+    fn slow(&self, shares: &[u16]) {
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            vcpu.hold(shares.get(index).copied().unwrap_or(0));
+        }
     }
 
     fn pause(&self) -> Result<Duration, MachineError> {

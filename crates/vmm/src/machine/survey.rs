@@ -42,9 +42,10 @@ impl Machine {
         self.start_log()?;
         let readings = self.read_log(time, &user);
         self.dirty_log.stop();
+        let vcpu_pages = self.dirty_log.written();
         drop(user);
         let memory = self.config.spec.memory;
-        Ok(Survey { memory, sampled_pages, zero_pages, readings: readings? })
+        Ok(Survey { memory, sampled_pages, zero_pages, readings: readings?, vcpu_pages })
     }
 
     pub(super) fn start_log(&self) -> Result<(), MachineError> {

@@ -10,25 +10,29 @@
 //!
 //! Commands travel in a channel; `kicked` tells a running vCPU to look into it, and a signal takes it out of the guest.
 //! No wake-up is lost: the vCPU clears `immediate_exit`, then looks at `kicked`, then enters the guest; a signal that
-//! arrives after the look sets `immediate_exit`, and one that arrives before it comes after `kicked` was set.
+//! arrives after the look sets `immediate_exit`, and one that arrives before it comes after `kicked` was set. The timer of a
+//! vCPU that is held for a part of the time (`hold`) sends the same signal.
 
 use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use godwit_migration::MachineError;
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_run};
+use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_INTERNAL_ERROR_EMULATION, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::doorbell::Doorbell;
+use super::hold::Hold;
 use crate::bus::Bus;
 use crate::devices::legacy::Platform;
+use crate::kvm::chain;
+use crate::kvm::dirty_log::DirtyLog;
 use crate::sandbox::{self, Kind};
 
 /// Commands that may wait; the machine gives one at a time and waits for it.
@@ -48,6 +52,8 @@ pub(super) struct Vcpu {
     index: u8,
     commands: Option<SyncSender<Command>>,
     kicked: Arc<AtomicBool>,
+    /// How long it was held, in nanoseconds.
+    held: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,6 +66,8 @@ pub(super) struct Answer<T> {
 enum Command {
     Run,
     Stop(SyncSender<()>),
+    /// To be held for this part of the time, in permille, until the next stop.
+    Hold(u16),
     Call(Box<dyn FnOnce(&VcpuFd) + Send>),
 }
 
@@ -84,12 +92,19 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 
 impl Vcpu {
     /// Starts a parked vCPU.
-    pub(super) fn spawn(index: u8, fd: VcpuFd, buses: Buses, doorbell: Arc<Doorbell>) -> io::Result<Self> {
+    pub(super) fn spawn(
+        index: u8,
+        fd: VcpuFd,
+        buses: Buses,
+        doorbell: Arc<Doorbell>,
+        log: Arc<DirtyLog>,
+    ) -> io::Result<Self> {
         let (commands, orders) = sync_channel(COMMANDS_MAX);
-        let kicked = Arc::new(AtomicBool::new(false));
-        let core = Core { index, fd, buses, doorbell, orders, kicked: Arc::clone(&kicked) };
+        let (kicked, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let hold = Hold::new(Arc::clone(&held));
+        let core = Core { index, fd, buses, doorbell, log, hold, orders, kicked: Arc::clone(&kicked) };
         let thread = thread::Builder::new().name(format!("vcpu-{index}")).spawn(move || core.main())?;
-        Ok(Self { index, commands: Some(commands), kicked, thread: Some(thread) })
+        Ok(Self { index, commands: Some(commands), kicked, held, thread: Some(thread) })
     }
 
     /// Enters the guest.
@@ -102,6 +117,19 @@ impl Vcpu {
         let (done, answer) = sync_channel(1);
         self.send(Command::Stop(done));
         Answer { index: self.index, answer }
+    }
+
+    /// From now on it is held for this part of the time, in permille, until it is told otherwise or stopped.
+    pub(super) fn hold(&self, share: u16) {
+        // One that has not looked at its last orders yet is told again with the next reading of the log.
+        if self.commands.as_ref().is_some_and(|commands| commands.try_send(Command::Hold(share)).is_ok()) {
+            self.kick();
+        }
+    }
+
+    /// How long it was held, in all its life.
+    pub(super) fn held(&self) -> Duration {
+        Duration::from_nanos(self.held.load(Ordering::Relaxed))
     }
 
     /// Does something with the vCPU on its own thread. The vCPU is stopped.
@@ -162,6 +190,8 @@ struct Core {
     fd: VcpuFd,
     buses: Buses,
     doorbell: Arc<Doorbell>,
+    log: Arc<DirtyLog>,
+    hold: Hold,
     orders: Receiver<Command>,
     kicked: Arc<AtomicBool>,
 }
@@ -182,14 +212,20 @@ impl Core {
         let mut running = false;
         while let Some(command) = if running { self.enter() } else { self.orders.recv().ok().map(Some) } {
             match command {
-                None => running = false,
+                None => {
+                    running = false;
+                    self.hold.set(0);
+                }
                 Some(Command::Run) => running = true,
                 Some(Command::Stop(done)) => {
+                    self.hold.set(0);
                     if mem::take(&mut running) {
                         self.finish_access();
                     }
                     let _ = done.send(());
                 }
+                Some(Command::Hold(share)) if running => self.hold.set(share),
+                Some(Command::Hold(_)) => {}
                 Some(Command::Call(work)) => work(&self.fd),
             }
         }
@@ -213,10 +249,29 @@ impl Core {
                     Err(Disconnected) => return None,
                 }
             }
+            if let Some(due) = self.hold.due() {
+                match self.held(due) {
+                    Ok(command) => return Some(Some(command)),
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+            }
             if self.step() == Next::Park {
                 return Some(None);
             }
         }
+    }
+
+    /// Stays out of the guest for so long, or until there is a command.
+    fn held(&mut self, due: Duration) -> Result<Command, RecvTimeoutError> {
+        let began = Instant::now();
+        let command = self.orders.recv_timeout(due);
+        self.hold.was_held(due, began);
+        if command.is_ok() {
+            // There may be another one behind it.
+            self.kicked.store(true, Ordering::SeqCst);
+        }
+        command
     }
 
     /// Completes an access that the guest has begun: its result is in the run structure until the next entry.
@@ -260,6 +315,10 @@ impl Core {
                 self.doorbell.reset();
                 return Next::Park;
             }
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => match self.log.make_room(self.index) {
+                Ok(()) => return Next::Enter,
+                Err(error) => chain(&error),
+            },
             Ok(VcpuExit::SystemEvent(kind, _)) => format!("system event {kind}"),
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(exit) => format!("{exit:?}"),

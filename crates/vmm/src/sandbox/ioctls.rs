@@ -34,6 +34,7 @@ const fn both<T>(nr: u64) -> u64 {
 /// Running a vCPU, and moving its state in and out.
 pub(super) const VCPU: &[u64] = &[
     plain(0x80), // KVM_RUN
+    plain(0xc7), // KVM_RESET_DIRTY_RINGS, of its own ring when that is full
     get::<kvm_regs>(0x81),
     set::<kvm_regs>(0x82),
     get::<kvm_sregs>(0x83),
@@ -85,6 +86,7 @@ pub(super) const VM: &[u64] = &[
     get::<kvm_pit_state2>(0x9f),
     set::<kvm_pit_state2>(0xa0),
     both::<kvm_clear_dirty_log>(0xc0),
+    plain(0xc7), // KVM_RESET_DIRTY_RINGS
     plain(0x03), // KVM_CHECK_EXTENSION
 ];
 

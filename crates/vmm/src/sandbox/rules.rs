@@ -27,7 +27,7 @@ impl Kind {
     /// Its system calls, whatever their arguments.
     pub(super) fn calls(self) -> impl Iterator<Item = c_long> {
         let groups: &[&[c_long]] = match self {
-            Self::Vcpu => &[COMMON],
+            Self::Vcpu => &[COMMON, TIMERS],
             Self::Device => &[COMMON, FILES],
             Self::Console => &[COMMON, CONNECTIONS],
             Self::Control => &[COMMON, CONNECTIONS],
@@ -88,6 +88,9 @@ const COMMON: &[c_long] = &[
     SYS_exit,
     SYS_exit_group,
 ];
+
+/// A vCPU that is held for a part of the time takes itself out of the guest.
+const TIMERS: &[c_long] = &[SYS_timer_create, SYS_timer_settime, SYS_timer_delete];
 
 /// Images, the guest's memory file, taps, and the doorbells that a device's thread waits for.
 const FILES: &[c_long] = &[

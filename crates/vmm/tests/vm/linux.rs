@@ -23,6 +23,7 @@ const PATIENT: Budget = Budget {
     plain: false,
     post_copy: false,
     verify: true,
+    slowdown_percent_max: 0,
 };
 
 #[test]

@@ -6,6 +6,7 @@ mod linux;
 mod migration;
 mod reference;
 mod return_trip;
+mod slow;
 mod support;
 mod survey;
 mod ways;

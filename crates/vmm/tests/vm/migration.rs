@@ -123,6 +123,7 @@ pub(crate) const ENDLESS: Budget = Budget {
     plain: false,
     post_copy: false,
     verify: false,
+    slowdown_percent_max: 0,
 };
 
 pub(crate) fn under_way(vmm: &mut Vmm) {

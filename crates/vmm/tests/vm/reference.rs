@@ -179,7 +179,7 @@ impl Fixture {
         self.equip(config, 0)
     }
 
-    fn destination(&self, here: &Vmm, n: u64) -> Vmm {
+    pub(crate) fn destination(&self, here: &Vmm, n: u64) -> Vmm {
         self.destination_with(here, n, None)
     }
 
@@ -290,7 +290,7 @@ fn get(path: &str) -> std::io::Result<Value> {
 }
 
 /// The reference guest's image, if it was built; says loudly when it was not.
-fn reference_guest() -> Option<PathBuf> {
+pub(crate) fn reference_guest() -> Option<PathBuf> {
     let built =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests/release/godwit-reference-guest");
     let image = std::env::var_os("GODWIT_REFERENCE_GUEST").map_or(built, PathBuf::from);

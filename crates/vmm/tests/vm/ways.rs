@@ -84,6 +84,7 @@ impl Way {
             plain: self.plain,
             post_copy: self.post_copy,
             verify: true,
+            slowdown_percent_max: 0,
         }
     }
 

@@ -33,6 +33,7 @@ fn report() -> MigrationReport {
         post_copy: None,
         verified: None,
         guest_clock: None,
+        slowed: Vec::new(),
     }
 }
 
@@ -169,6 +170,7 @@ fn a_source_that_reads_memory_once_more_is_waited_for_however_long_that_takes() 
         dirty_bytes_per_s: 0,
         predicted_blackout_ms: None,
         predicted_finish_ms: None,
+        slowdown_percent: 0.0,
         elapsed_ms: 0,
     };
     let reads = SourceView::Working(Some(progress));

@@ -88,6 +88,7 @@ impl Vmm {
             user: (unsafe { libc::geteuid() } == 0).then_some(FIRST_USER + n as u32),
             cgroup: None,
             descriptors: None,
+            write_log: None,
         }
     }
 

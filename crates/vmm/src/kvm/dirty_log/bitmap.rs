@@ -1,16 +1,18 @@
-//! The log of pages that vCPUs (and the kernel on their behalf) have written.
+//! The log as KVM's bitmap of each memory slot: one for all vCPUs.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_types::PAGE_SIZE_BYTES;
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1};
+use kvm_bindings::{KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
-use super::{KvmError, call, last_error, manual_protect, set_slot};
+use crate::kvm::{KvmError, call, last_error, manual_protect};
 use crate::memory::{Slot, insert_words};
 
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
@@ -18,51 +20,41 @@ ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 /// Pages re-armed by one call, which holds KVM's memory lock: 256 MiB of guest memory. A multiple of 64.
 const CLEAR_PAGES_MAX: u64 = 1 << 16;
 
-/// The dirty log of all memory slots.
-pub struct DirtyLog {
+/// See the module.
+pub(super) struct BitmapLog {
     vm: Arc<VmFd>,
-    slots: Vec<Slot>,
     /// Whether reading leaves the log armed as it was, so that re-arming is a separate, cheaper step.
     manual: bool,
+    /// Pages that were found since the log was started, as often as they were found.
+    found: AtomicU64,
 }
 
-impl DirtyLog {
-    /// The log of `slots`, switched off.
-    pub fn new(vm: Arc<VmFd>, slots: Vec<Slot>) -> Self {
+impl BitmapLog {
+    pub(super) fn new(vm: Arc<VmFd>) -> Self {
         let manual = manual_protect(&vm);
-        Self { vm, slots, manual }
+        Self { vm, manual, found: AtomicU64::new(0) }
     }
 
-    /// Switches the log on. On error it is off.
-    pub fn start(&self) -> Result<(), KvmError> {
-        let started =
-            self.slots.iter().try_for_each(|slot| set_slot(&self.vm, slot, KVM_MEM_LOG_DIRTY_PAGES));
-        if started.is_err() {
-            self.stop();
-        }
-        started
+    pub(super) fn forget(&self) {
+        self.found.store(0, Relaxed);
+    }
+
+    pub(super) fn found(&self) -> u64 {
+        self.found.load(Relaxed)
     }
 
     /// Adds the pages written since the last call, and re-arms the log for them.
-    pub fn harvest(&self, dirty: &mut PageBitmap) -> Result<(), KvmError> {
-        for slot in &self.slots {
+    pub(super) fn harvest(&self, slots: &[Slot], dirty: &mut PageBitmap) -> Result<(), KvmError> {
+        for slot in slots {
             let bytes = (slot.range.pages * PAGE_SIZE_BYTES) as usize;
             let words = self.vm.get_dirty_log(slot.id, bytes).map_err(call("reading the dirty log"))?;
             insert_words(dirty, slot.range.start, &words);
+            self.found.fetch_add(words.iter().map(|word| u64::from(word.count_ones())).sum(), Relaxed);
             if self.manual {
                 self.rearm(slot, &words)?;
             }
         }
         Ok(())
-    }
-
-    /// Switches the log off. Failure only leaves it on.
-    pub fn stop(&self) {
-        for slot in &self.slots {
-            if let Err(error) = set_slot(&self.vm, slot, 0) {
-                tracing::warn!("the dirty log stays on: {}", super::chain(&error));
-            }
-        }
     }
 
     fn rearm(&self, slot: &Slot, words: &[u64]) -> Result<(), KvmError> {

@@ -1,0 +1,264 @@
+//! Who writes is known and can be slowed: the log is exact in each of its forms, and holds meet the writer alone.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::{Source, VcpuActivity};
+use godwit_types::control::{Role, VmmConfig, VmmState, WriteLog};
+use godwit_types::migration::{Budget, Comparison, MigrationOutcome, OnDeadline};
+use godwit_types::{Bytes, Epoch, Gfn, PAGE_SIZE_BYTES};
+use godwit_vmm::kvm::dirty_log::ENTRIES_MIN;
+use godwit_vmm::machine::{Machine, Observer, Parts};
+
+use crate::reference::{Fixture, reference_guest};
+use crate::support::{PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
+
+const RINGS: WriteLog = WriteLog::Rings { entries: 1 << 16 };
+/// Overflows many times in each round.
+const SMALL_RINGS: WriteLog = WriteLog::Rings { entries: ENTRIES_MIN };
+const LOGS: [WriteLog; 3] = [WriteLog::Bitmap, RINGS, SMALL_RINGS];
+/// 6144 pages, half of which are written over and over again, as fast as can be.
+const LOAD: &str = "godwit.ws=24MiB godwit.hot=12MiB godwit.rate=0 godwit.content=random godwit.disk=off";
+const HOT_PAGES: u64 = 12 * 256;
+/// The guest's stacks, page tables and counters.
+const OWN_PAGES_MAX: u64 = 256;
+/// A page that is only read may be named, too, whenever KVM maps it anew: of the rest of the working set, a part.
+const READ_PAGES_MAX: u64 = 1024;
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn state(&self, _: VmmState, _: Epoch) {}
+    fn device_error(&self, _: &str, _: &str) {}
+}
+
+/// The reference guest in this process; ended when it is dropped.
+struct Guest(Arc<Machine>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl Guest {
+    /// Once it has written all of its working set; its log is on.
+    fn boot(folder: &Path, vcpus: u8, load: &str, write_log: WriteLog) -> Option<Self> {
+        let kernel = reference_guest()?;
+        let config = Vmm::config(folder, 0, &kernel, spec(vcpus, Bytes::mib(64), load), 1, Role::Boot);
+        let config = VmmConfig { write_log: Some(write_log), ..config };
+        let given = godwit_provision::open(&config).unwrap();
+        let parts = Parts {
+            kvm: given.kvm,
+            kernel: given.kernel,
+            initrd: None,
+            disks: vec![],
+            taps: vec![],
+            console: UnixListener::from(given.console),
+            console_log: given.console_log,
+            userfault: Err("none is needed".into()),
+            kept: None,
+        };
+        let machine = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
+        machine.start().unwrap();
+        let guest = Self(machine);
+        guest.wait("the guest fills its memory", || guest.non_zero_pages() >= 24 * 256);
+        guest.0.start_dirty_log().unwrap();
+        // A page that is read for the first time since then may count as written, too, as KVM maps it.
+        let mut calm = 0;
+        guest.wait("the guest writes its hot pages alone", || {
+            thread::sleep(Duration::from_millis(200));
+            let fits = (1..=HOT_PAGES + OWN_PAGES_MAX).contains(&guest.harvest().len());
+            calm = if fits { calm + 1 } else { 0 };
+            calm == 5
+        });
+        Some(guest)
+    }
+
+    fn wait(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}: never");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn memory(&self) -> Vec<u8> {
+        let ranges = self.0.memory().ranges();
+        ranges.iter().flat_map(|range| self.0.memory().bytes(*range).unwrap().to_vec()).collect()
+    }
+
+    fn non_zero_pages(&self) -> usize {
+        let memory = self.memory();
+        memory.chunks(PAGE_SIZE_BYTES as usize).filter(|page| page.iter().any(|byte| *byte != 0)).count()
+    }
+
+    fn harvest(&self) -> PageBitmap {
+        let mut dirty = PageBitmap::covering(self.0.memory().ranges());
+        self.0.harvest_dirty(&mut dirty).unwrap();
+        dirty
+    }
+
+    /// What each vCPU has done between two moments.
+    fn did(before: &[VcpuActivity], after: &[VcpuActivity]) -> Vec<VcpuActivity> {
+        let since = |(before, after): (&VcpuActivity, &VcpuActivity)| VcpuActivity {
+            written_pages: after.written_pages - before.written_pages,
+            held: after.held - before.held,
+        };
+        before.iter().zip(after).map(since).collect()
+    }
+}
+
+#[test]
+fn the_log_names_exactly_what_the_guest_has_written_in_each_of_its_forms() {
+    if !kvm_is_there() {
+        return;
+    }
+    for log in LOGS {
+        for vcpus in [1, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(guest) = Guest::boot(folder.path(), vcpus, LOAD, log) else { return };
+            let machine = &guest.0;
+            // From here on to the stop: whatever differs at the end was written, and is named.
+            let before = guest.memory();
+            let ranges = machine.memory().ranges();
+            let mut dirty = PageBitmap::covering(ranges);
+            let add = |dirty: &mut PageBitmap| {
+                let fresh = guest.harvest();
+                let runs = ranges.iter().flat_map(|range| fresh.runs(*range));
+                runs.for_each(|run| dirty.insert_range(run));
+            };
+            guest.wait("the hot pages are written", || {
+                add(&mut dirty);
+                dirty.len() >= HOT_PAGES
+            });
+            Source::pause(&**machine).unwrap();
+            add(&mut dirty);
+            let after = guest.memory();
+            let page = PAGE_SIZE_BYTES as usize;
+            let frames: Vec<Gfn> = ranges.iter().flat_map(|range| range.gfns()).collect();
+            let pages = before.chunks(page).zip(after.chunks(page)).zip(frames);
+            let changed: Vec<Gfn> =
+                pages.filter(|((before, after), _)| before != after).map(|(_, gfn)| gfn).collect();
+            let missed: Vec<&Gfn> = changed.iter().filter(|gfn| !dirty.contains(**gfn)).collect();
+            assert!(missed.is_empty(), "{log:?}, {vcpus} vCPUs: {missed:?} of {} pages", changed.len());
+            assert!(
+                dirty.len() <= HOT_PAGES + OWN_PAGES_MAX + READ_PAGES_MAX,
+                "{log:?}, {vcpus} vCPUs: {}",
+                dirty.len()
+            );
+            // And nothing is named twice.
+            assert!(guest.harvest().is_empty(), "{log:?}: pages that nobody has written");
+            machine.stop_dirty_log();
+            Source::resume(&**machine).unwrap();
+        }
+    }
+}
+
+#[test]
+fn writes_are_told_by_vcpu_from_rings_and_evenly_from_a_bitmap() {
+    if !kvm_is_there() {
+        return;
+    }
+    for log in LOGS {
+        let folder = tempfile::tempdir().unwrap();
+        let load = format!("{LOAD} godwit.writers=1");
+        let Some(guest) = Guest::boot(folder.path(), 2, &load, log) else { return };
+        let machine = &guest.0;
+        let before = machine.vcpus();
+        let mut did = Vec::new();
+        guest.wait("the guest writes", || {
+            guest.harvest();
+            did = Guest::did(&before, &machine.vcpus());
+            did.iter().map(|vcpu| vcpu.written_pages).sum::<u64>() >= 4 * HOT_PAGES
+        });
+        let [writer, reader] = did[..] else { panic!("two vCPUs") };
+        match log {
+            WriteLog::Bitmap => assert_eq!(writer.written_pages, reader.written_pages),
+            WriteLog::Rings { .. } => {
+                assert!(reader.written_pages * 20 < writer.written_pages, "{reader:?} {writer:?}");
+            }
+        }
+        machine.stop_dirty_log();
+    }
+}
+
+#[test]
+fn a_vcpu_is_held_for_no_more_than_its_share_and_the_other_one_not_at_all() {
+    if !kvm_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let Some(guest) = Guest::boot(folder.path(), 2, LOAD, RINGS) else { return };
+    let machine = &guest.0;
+    machine.start_dirty_log().unwrap();
+    let (began, before) = (Instant::now(), machine.vcpus());
+    machine.slow(&[700]);
+    guest.wait("a vCPU is held", || machine.vcpus()[0].held - before[0].held > Duration::from_millis(300));
+    let held = Guest::did(&before, &machine.vcpus());
+    let time = began.elapsed();
+    assert!(held[0].held <= time * 7 / 10, "{held:?} within {time:?}");
+    assert_eq!(held[1].held, Duration::ZERO);
+    // It lets go at once, and stays so.
+    machine.slow(&[]);
+    Source::pause(&**machine).unwrap();
+    let before = machine.vcpus();
+    Source::resume(&**machine).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(Guest::did(&before, &machine.vcpus())[0].held, Duration::ZERO);
+    // So it does with a stop, and with the end of the log.
+    machine.slow(&[900, 900]);
+    Source::pause(&**machine).unwrap();
+    Source::resume(&**machine).unwrap();
+    let before = machine.vcpus();
+    thread::sleep(Duration::from_millis(100));
+    assert!(Guest::did(&before, &machine.vcpus()).iter().all(|did| did.held.is_zero()));
+    machine.stop_dirty_log();
+}
+
+#[test]
+fn a_guest_that_outruns_its_link_moves_by_slowing_its_writer_alone() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    for log in [RINGS, WriteLog::Bitmap] {
+        // 20 MiB/s of its share, a half of 40 MiB.
+        let load = "godwit.ws=40MiB godwit.rate=10240 godwit.writers=1 godwit.content=random";
+        let mut config = fixture.config(2, load);
+        config.write_log = Some(log);
+        let mut here = Vmm::start(config);
+        let before = fixture.report();
+        let mut there = fixture.destination(&here, 1);
+        let budget = Budget {
+            blackout_ms_max: 200,
+            bandwidth_bytes_per_s_max: Some(14 << 20),
+            deadline_ms: 120_000,
+            on_deadline: OnDeadline::Cancel,
+            slowdown_percent_max: 80,
+            verify: true,
+            ..Budget::default()
+        };
+        here.migrate_to(&there, migration_id(1), budget);
+        let outcome = grant_everything(&mut here, &mut there);
+        let MigrationOutcome::Completed { report } = outcome else {
+            panic!("{outcome:?}; {}", here.errors())
+        };
+        eprintln!("{log:?}: {report:?}");
+        assert_eq!(report.verified.as_ref().map(|found| found.memory), Some(Comparison::Same));
+        let slowed: Vec<u32> = report.slowed.iter().map(|vcpu| vcpu.vcpu).collect();
+        match log {
+            WriteLog::Rings { .. } => assert_eq!(slowed, [0], "the other one only reads"),
+            WriteLog::Bitmap => assert_eq!(slowed, [0, 1], "nobody knows who writes"),
+        }
+        for vcpu in &report.slowed {
+            assert!(vcpu.highest_percent <= 80.0 && vcpu.mean_percent <= vcpu.highest_percent, "{vcpu:?}");
+            assert!(vcpu.mean_percent > 0.0, "{vcpu:?}");
+        }
+        assert!(here.wait().success(), "{}", here.errors());
+        fixture.progress(&before);
+        let Some(next) = Fixture::new() else { return };
+        fixture = next;
+    }
+}
