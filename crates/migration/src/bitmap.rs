@@ -26,6 +26,11 @@ impl PageBitmap {
         Self::new(ranges.iter().map(|range| range.start.0 + range.pages).max().unwrap_or(0))
     }
 
+    /// All frames that it has room for, rounded up.
+    pub fn all(&self) -> PageRange {
+        PageRange { start: Gfn(0), pages: self.words.len() as u64 * 64 }
+    }
+
     /// Adds a frame. Frames at or above the limit are a defect of the caller.
     pub fn insert(&mut self, gfn: Gfn) {
         self.words[(gfn.0 / 64) as usize] |= 1 << (gfn.0 % 64);

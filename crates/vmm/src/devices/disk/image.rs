@@ -81,14 +81,14 @@ impl Image {
     }
 
     /// Fills `buffers` from `offset` on.
-    pub fn read(&mut self, buffers: &[Buffer<'_>], offset: u64) -> io::Result<()> {
+    pub fn read(&self, buffers: &[Buffer<'_>], offset: u64) -> io::Result<()> {
         // The guard keeps the memory mapped, and marks the pages when it is dropped, whatever the outcome.
         let (vector, _guard) = IoVectorMut::from_volatile_slice(buffers);
         self.access.readv(vector, offset)
     }
 
     /// Writes `buffers` at `offset`.
-    pub fn write(&mut self, buffers: &[Buffer<'_>], offset: u64) -> io::Result<()> {
+    pub fn write(&self, buffers: &[Buffer<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVector::from_volatile_slice(buffers);
         self.access.writev(vector, offset)
     }
@@ -111,7 +111,7 @@ impl Image {
     }
 
     /// Makes everything written durable: first the format's own tables, then the file.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&self) -> io::Result<()> {
         self.access.flush()?;
         self.file.sync_data()
     }

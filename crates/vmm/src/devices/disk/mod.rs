@@ -15,11 +15,12 @@
 
 mod image;
 mod lock;
+mod written;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::lock::LockRecord;
@@ -27,6 +28,7 @@ use godwit_types::{Epoch, HostName, MigrationId, VmId};
 
 pub use image::Image;
 pub use lock::{DiskLock, LockError};
+pub use written::{BLOCK_BYTES, WriteLog};
 
 /// Bytes of a sector, the unit of a disk's capacity.
 pub const SECTOR_BYTES: u64 = 512;
@@ -38,7 +40,9 @@ pub struct Disk {
     vm: VmId,
     host: HostName,
     sectors: u64,
-    state: Mutex<State>,
+    written: WriteLog,
+    /// Read by those who read the image, written by those who change it.
+    state: RwLock<State>,
 }
 
 #[derive(Default)]
@@ -80,7 +84,8 @@ impl Disk {
         host: HostName,
     ) -> Result<Self, DiskError> {
         let sectors = image::capacity_bytes(&backing, &files.images)? / SECTOR_BYTES;
-        Ok(Self { backing, files, vm, host, sectors, state: Mutex::default() })
+        let (written, state) = (WriteLog::default(), RwLock::default());
+        Ok(Self { backing, files, vm, host, sectors, written, state })
     }
 
     /// The capacity that the guest sees, in [`SECTOR_BYTES`].
@@ -101,7 +106,7 @@ impl Disk {
     /// Takes the lock that a dead source of `migration` has left; `false` if it is held. `None`: a read-only disk has no
     /// lock to tell by.
     pub fn take_over(&self, source: Epoch, migration: MigrationId) -> Result<Option<bool>, DiskError> {
-        let mut state = self.state();
+        let mut state = self.changing();
         let Some(file) = &self.files.lock else { return Ok(None) };
         if matches!(*state, State::Closed) {
             let lock = DiskLock::take_over(file, &self.backing.lock, self.vm, source, migration)?;
@@ -134,7 +139,7 @@ impl Disk {
         record: &LockRecord,
         take: impl FnOnce(&OwnedFd, &Path, &LockRecord) -> Result<DiskLock, LockError>,
     ) -> Result<(), DiskError> {
-        let mut state = self.state();
+        let mut state = self.changing();
         let lock = match (&*state, &self.files.lock) {
             (State::Open { lock, .. }, _) => {
                 return match lock {
@@ -167,7 +172,7 @@ impl Disk {
     /// Closes the image, then lets go of the lock; its record stays. A flush that fails is logged, since nobody who
     /// lets go can wait for it; [`Disk::flush`] before is where it counts.
     pub fn release(&self) {
-        if let State::Open { mut image, .. } = std::mem::take(&mut *self.state())
+        if let State::Open { image, .. } = std::mem::take(&mut *self.changing())
             && let Err(cause) = image.flush()
         {
             let error = DiskError::Flush { path: self.backing.path.clone(), cause };
@@ -178,7 +183,7 @@ impl Disk {
     /// Makes everything written durable. Nothing to do while the disk is closed.
     pub fn flush(&self) -> Result<(), DiskError> {
         let path = || self.backing.path.clone();
-        match &mut *self.state() {
+        match &*self.state() {
             State::Open { image, .. } => {
                 image.flush().map_err(|cause| DiskError::Flush { path: path(), cause })
             }
@@ -186,15 +191,43 @@ impl Disk {
         }
     }
 
-    /// Does I/O on the open image; an error while it is closed.
-    pub fn with_image<T>(&self, access: impl FnOnce(&mut Image) -> io::Result<T>) -> io::Result<T> {
-        match &mut *self.state() {
+    /// Reads the open image, or flushes it, beside others who do; an error while it is closed.
+    pub fn with_image<T>(&self, access: impl FnOnce(&Image) -> io::Result<T>) -> io::Result<T> {
+        match &*self.state() {
             State::Open { image, .. } => access(image),
-            _ => Err(io::Error::other("the disk is not open, since this host does not hold its lock")),
+            _ => Err(closed()),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no user of the disk panics")
+    /// Changes `bytes` at `offset` of the open image, which lie on the disk, while nobody reads it.
+    pub fn change(
+        &self,
+        (offset, bytes): (u64, u64),
+        access: impl FnOnce(&mut Image) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let State::Open { image, .. } = &mut *self.changing() else { return Err(closed()) };
+        let changed = access(image);
+        // Also of a change that has failed, perhaps halfway.
+        self.written.note(offset, bytes);
+        changed
     }
+
+    /// Which parts of the disk [`Disk::change`] has changed.
+    pub fn written(&self) -> &WriteLog {
+        &self.written
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect(NO_PANIC)
+    }
+
+    fn changing(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().expect(NO_PANIC)
+    }
+}
+
+const NO_PANIC: &str = "no user of the disk panics";
+
+fn closed() -> io::Error {
+    io::Error::other("the disk is not open, since this host does not hold its lock")
 }

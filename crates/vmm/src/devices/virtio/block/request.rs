@@ -66,8 +66,10 @@ fn execute(block: &Block, kind: u32, sector: u64, chain: &mut Chain<'_>) -> Resu
             written = bytes as u32;
         }
         VIRTIO_BLK_T_OUT => {
-            let offset = range_start(block, sector, chain.readable_bytes())?;
-            block.disk.with_image(|image| image.write(chain.readable.make_contiguous(), offset))?;
+            let bytes = chain.readable_bytes();
+            let offset = range_start(block, sector, bytes)?;
+            let buffers = chain.readable.make_contiguous();
+            block.disk.change((offset, bytes as u64), |image| image.write(buffers, offset))?;
         }
         VIRTIO_BLK_T_FLUSH => block.disk.with_image(Image::flush)?,
         VIRTIO_BLK_T_GET_ID => written = chain.put(&block.id) as u32,
@@ -96,7 +98,7 @@ fn clear(block: &Block, kind: u32, chain: &mut Chain<'_>) -> Result<(), Refusal>
         return Err(Refusal::Invalid);
     }
     let (offset, bytes) = bounds(block, sector, sectors.into())?;
-    block.disk.with_image(|image| {
+    block.disk.change((offset, bytes), |image| {
         if zeroes { image.write_zeroes(offset, bytes, unmap) } else { image.discard(offset, bytes) }
     })?;
     Ok(())

@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::*;
 use crate::device::Device;
-use crate::devices::disk::Image;
+use crate::devices::disk::{BLOCK_BYTES, Image};
 use crate::devices::virtio::test_driver::*;
 use crate::memory::GuestRam;
 
@@ -96,7 +96,7 @@ fn check_qcow2(path: &Path) {
 fn contents(backing: &DiskBacking) -> Vec<u8> {
     let backing = DiskBacking { read_only: true, ..backing.clone() };
     let files = godwit_provision::open_disk(&backing).unwrap();
-    let mut image = Image::open(&backing, &files.images).unwrap();
+    let image = Image::open(&backing, &files.images).unwrap();
     let mut bytes = vec![0; image.bytes() as usize];
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), bytes.len())]).unwrap();
     let whole = GuestMemoryBackend::get_slice(&ram, GuestAddress(0), bytes.len()).unwrap();
@@ -269,6 +269,53 @@ fn a_request_without_header_or_status_is_a_fault_of_the_driver() {
         driver.start(FLUSH);
     }
     assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
+}
+
+/// Reads blocks as a copy of the disk does.
+fn copy_blocks(disk: &Disk, copy: &mut [u8], blocks: impl Iterator<Item = u64>) {
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), BLOCK_BYTES as usize)]).unwrap();
+    let slice = GuestMemoryBackend::get_slice(&ram, GuestAddress(0), BLOCK_BYTES as usize).unwrap();
+    for block in blocks {
+        disk.with_image(|image| image.read(&[slice.clone()], block * BLOCK_BYTES)).unwrap();
+        let at = (block * BLOCK_BYTES) as usize;
+        ram.read_slice(&mut copy[at..at + BLOCK_BYTES as usize], GuestAddress(0)).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_and_what_was_written_meanwhile_are_the_disk() {
+    for format in [DiskFormat::Raw, DiskFormat::Qcow2] {
+        let (images, machine) = (Images::new(), Machine::empty());
+        let backing = if format == DiskFormat::Raw { images.raw() } else { images.qcow2() };
+        let (plugged, mut driver) = started(&machine, &backing, FLUSH);
+        let disk = plugged.function.device().disk();
+        assert_eq!(write(&mut driver, 0, &pattern(1, 8192)), OK);
+        disk.written().start(IMAGE_BYTES);
+        let mut copy = vec![0; IMAGE_BYTES as usize];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let mut blocks: Vec<u64> = (0..IMAGE_BYTES / BLOCK_BYTES).collect();
+                    disk.written().harvest(|run| blocks.extend(run.gfns().map(|block| block.0)));
+                    copy_blocks(disk, &mut copy, blocks.into_iter());
+                }
+            });
+            for turn in 0..400u64 {
+                let sector = turn * 37 % (IMAGE_BYTES / 512 - 2);
+                assert_eq!(write(&mut driver, sector, &pattern(turn as u8, 1024)), OK);
+            }
+            let mut range = [0; 16];
+            range[..8].copy_from_slice(&9u64.to_le_bytes());
+            range[8..12].copy_from_slice(&100u32.to_le_bytes());
+            driver.put(DATA, &range);
+            assert_eq!(request(&mut driver, WRITE_ZEROES, 0, &[(DATA, 16, 0)]).0, OK);
+        });
+        let mut late = Vec::new();
+        disk.written().harvest(|run| late.extend(run.gfns().map(|block| block.0)));
+        copy_blocks(disk, &mut copy, late.into_iter());
+        disk.release();
+        assert!(copy == contents(&backing), "{format:?}");
+    }
 }
 
 /// Writes, moves to another host, and checks there; for each format.
