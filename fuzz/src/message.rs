@@ -76,7 +76,8 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
     } else {
         let (spec_json, cpu) = (input.arbitrary()?, input.arbitrary()?);
         let epoch = Epoch(if input.arbitrary()? { 1 } else { input.arbitrary()? });
-        let manifest = Manifest { vm: VmId(Uuid::nil()), epoch, spec_json, ranges: RANGES.into(), cpu };
+        let manifest =
+            Manifest { vm: VmId(Uuid::nil()), epoch, spec_json, ranges: RANGES.into(), disks: vec![], cpu };
         Role::Control {
             manifest,
             page_streams: input.int_in_range(0..=3)?,
@@ -98,7 +99,8 @@ pub fn hello(input: &mut Unstructured<'_>) -> Result<Hello> {
 /// The first frame of the source that both state machines are set up for.
 pub fn healthy_hello() -> Hello {
     let (vm, epoch) = (VmId(Uuid::nil()), Epoch(1));
-    let manifest = Manifest { vm, epoch, spec_json: vec![], ranges: RANGES.into(), cpu: vec![] };
+    let manifest =
+        Manifest { vm, epoch, spec_json: vec![], ranges: RANGES.into(), disks: vec![], cpu: vec![] };
     let role = Role::Control { manifest, page_streams: STREAMS, post_copy: true, reuse: true, verify: true };
     Hello { migration: MigrationId(Uuid::nil()), epoch: Epoch(2), source: "a".into(), session: 0, role }
 }

@@ -54,6 +54,7 @@ impl Checked {
                 ..Budget::default()
             },
             ram_pages: 8,
+            disk_pages: 0,
             unix: Duration::ZERO,
             tuning: Tuning { page_streams: message::STREAMS, ..Tuning::default() },
         };

@@ -102,6 +102,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             address: ([127, 0, 0, 1], input.arbitrary()?).into(),
             key: input.arbitrary::<bool>()?.then_some(MigrationKey::from_bytes([7; 32])),
             keep: input.arbitrary()?,
+            disks: Default::default(),
             budget: Default::default(),
         },
     })

@@ -120,6 +120,7 @@ impl Source for Still {
             epoch: EPOCH,
             spec_json: b"{}".to_vec(),
             ranges,
+            disks: Vec::new(),
             cpu: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use godwit_api::BaseUrl;
 use godwit_types::migration::OnDeadline;
 use godwit_types::vm::{CpuProfile, DatastorePath};
-use godwit_types::{Bytes, HostName, TaskId, VmName};
+use godwit_types::{Bytes, HostName, Name, TaskId, VmName};
 
 use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, RateOption, UserRange};
 
@@ -203,6 +203,8 @@ Examples:
   godwit vm migrate web1 web2 web3 --to host-b
   godwit vm migrate web1 --to host-b --verify
   godwit vm migrate web1 --to host-b --plan
+  godwit vm migrate web1 --to host-b --move-disks
+  godwit vm migrate web1 --to host-b --move-disks=fast --deadline 1h
   godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json | jq .forecast.outlook
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel
   godwit vm migrate web1 --to host-b --max-slowdown 40%")]
@@ -223,6 +225,9 @@ Examples:
         /// Look also whether its memory can follow it: see `godwit vm migrate --post-copy`.
         #[arg(long)]
         post_copy: bool,
+        /// Look whether disks can move along: see `godwit vm migrate --move-disks`.
+        #[arg(long, value_name = "DATASTORE", num_args = 0..=1, require_equals = true)]
+        move_disks: Option<Option<Name>>,
         /// Show what was found to be well, too.
         #[arg(long)]
         all: bool,
@@ -285,6 +290,10 @@ pub(crate) struct VmMigrate {
     /// nothing. With --post-copy or at the deadline, this is tried before.
     #[arg(long, default_value = "0%", value_name = "PERCENT", value_parser = crate::parse::slowdown)]
     pub max_slowdown: u8,
+    /// Let disks move with the VM that the destination does not share, into its datastore of the same name or into the one
+    /// named. Once the VM was seen running there, they are removed here. Until then nothing is lost if the migration fails.
+    #[arg(long, value_name = "DATASTORE", num_args = 0..=1, require_equals = true, conflicts_with = "post_copy")]
+    pub move_disks: Option<Option<Name>>,
     /// Most bytes per second on the wire while its guest runs, such as 100MiB [default: no cap but that of the hosts].
     #[arg(long, value_name = "SIZE", value_parser = crate::parse::rate)]
     pub max_bandwidth: Option<Bytes>,
@@ -350,6 +359,10 @@ mod tests {
             "godwit vm check-migration web1 --to host-b",
             "godwit vm migrate web1 --to host-b --plan",
             "godwit vm migrate web1 --to host-b --verify",
+            "godwit vm migrate web1 --to host-b --move-disks",
+            "godwit vm migrate --move-disks web1 --to host-b",
+            "godwit vm migrate web1 --to host-b --move-disks=fast --deadline 1h",
+            "godwit vm check-migration web1 --move-disks",
             "godwit vm migrate web1 web2 web3 --to host-b",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e 100MiB",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e none",

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::config::HostConfig;
 use crate::facts;
 use crate::manager::Manager;
-use crate::vm::{Cgroups, Keep, Registry, blocking};
+use crate::vm::{Arrivals, Cgroups, Keep, Registry, blocking};
 
 /// One host's agent.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Agent {
     pub(crate) cgroups: Cgroups,
     /// Memory of VMs that have left.
     pub(crate) keep: Keep,
+    /// Images of VMs that arrive with their disks.
+    pub(crate) arrivals: Arrivals,
     /// Held while a VM is admitted.
     pub(crate) admission: tokio::sync::Mutex<()>,
     /// Something changed that the manager should hear at once.
@@ -41,6 +43,7 @@ impl Agent {
     pub(crate) fn new(config: HostConfig, vmm: PathBuf, manager: Manager) -> Self {
         let cgroups = Cgroups::find(&config.cgroup, &config.name);
         let keep = Keep::new(config.keep);
+        let arrivals = Arrivals::load(&config.state_dir);
         Self {
             config,
             vmm,
@@ -48,6 +51,7 @@ impl Agent {
             vms: Registry::default(),
             cgroups,
             keep,
+            arrivals,
             admission: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             traffic: Notify::new(),
@@ -84,6 +88,7 @@ impl Agent {
             agent: self.config.advertise,
             facts,
             vms: self.vms.report(),
+            leftovers: self.arrivals.leftovers(|vm| self.vms.is_here(vm)),
         }
     }
 

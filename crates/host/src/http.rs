@@ -11,8 +11,8 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Token};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, StartOutgoing, StartVm,
-    StopVm,
+    AskAdmission, AskSurvey, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, RemoveLeft, StartOutgoing,
+    StartVm, StopVm,
 };
 use godwit_types::api::{Empty, Health};
 use godwit_types::capability::GuestFacts;
@@ -45,6 +45,7 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/kept", delete(forget_kept))
+        .route("/v1/vms/{id}/left", post(remove_left))
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard_incoming))
         .route("/v1/vms/{id}/outgoing", post(start_outgoing))
@@ -97,6 +98,14 @@ async fn admission(
 async fn forget_kept(State(agent): Shared, Path(vm): Path<VmId>) -> Answer<Empty> {
     orders::forget_kept(agent, vm).await;
     Ok(empty(()))
+}
+
+async fn remove_left(
+    State(agent): Shared,
+    Path(vm): Path<VmId>,
+    Json(asked): Json<RemoveLeft>,
+) -> Answer<Empty> {
+    to_the_end(orders::remove_left(agent, vm, asked)).await.map(empty)
 }
 
 async fn prepare_incoming(

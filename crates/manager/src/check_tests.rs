@@ -1,7 +1,9 @@
 //! Each check by itself, and all at once.
 
+use godwit_types::capability::DiskFacts;
 use godwit_types::check::Verdict::{self, Blocked, Ok as Fits, Warning};
-use godwit_types::host::KvmFlavour;
+use godwit_types::host::{DatastoreOffer, KvmFlavour};
+use godwit_types::migration::{Budget, MoveDisks};
 use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::{Bytes, Epoch, ErrorCode, TaskId};
 use uuid::Uuid;
@@ -9,6 +11,7 @@ use uuid::Uuid;
 use super::clock::{SKEW_REFUSED_MS, SKEW_WARNED_MS};
 use super::*;
 use crate::fixtures::{guest, host, vm};
+use crate::moving::moving;
 
 /// A case that fits in every respect, to be spoilt.
 struct Setting {
@@ -17,7 +20,7 @@ struct Setting {
     busy: Option<Task>,
     source: HostRow,
     destination: HostRow,
-    post_copy: bool,
+    wish: Wish,
     answers: Answers,
 }
 
@@ -27,7 +30,7 @@ impl Setting {
         let owned = Ownership { vm: vm.id, owner: source.name.clone(), epoch: Epoch(1), claimed: true };
         let answers =
             Answers { guest: Some(Ok(guest())), admission: Some(Ok(vec![])), skew: Skew::default() };
-        Self { vm, owned, busy: None, source, destination, post_copy: false, answers }
+        Self { vm, owned, busy: None, source, destination, wish: Wish::default(), answers }
     }
 
     fn judge(&self) -> HostCheck {
@@ -37,7 +40,13 @@ impl Setting {
             busy: self.busy.as_ref(),
             source: Some(&self.source),
             destination: &self.destination,
-            post_copy: self.post_copy,
+            wish: &self.wish,
+            moving: &moving(
+                &self.vm.spec,
+                Some(&self.source),
+                &self.destination,
+                self.wish.move_disks.as_ref(),
+            ),
             answers: &self.answers,
         })
     }
@@ -77,11 +86,36 @@ fn silent() -> ApiError {
 #[test]
 fn between_equal_hosts_every_check_is_told_and_all_is_well() {
     for post_copy in [false, true] {
-        let judged = Setting { post_copy, ..Setting::new() }.judge();
+        let wish = Wish { budget: Budget { post_copy, ..Budget::default() }, move_disks: None };
+        let judged = Setting { wish, ..Setting::new() }.judge();
         let checks: Vec<Check> = judged.findings.iter().map(|finding| finding.check).collect();
         let asked = Check::ALL.into_iter().filter(|check| *check != Check::PostCopy || post_copy);
         assert_eq!((judged.verdict, checks), (Fits, asked.collect()), "{judged:#?}");
     }
+}
+
+/// Gives the two hosts storages of their own under one name.
+fn apart(s: &mut Setting) {
+    s.source.facts.datastores[0].id = Some(Uuid::from_u128(1));
+    s.destination.facts.datastores[0].id = Some(Uuid::from_u128(2));
+}
+
+/// The same, and lets the disk move along.
+fn along(s: &mut Setting) {
+    apart(s);
+    s.wish.move_disks = Some(MoveDisks::default());
+    s.guest().disks =
+        vec![DiskFacts { size: Bytes::mib(100_000), allocated: Bytes::mib(40_000), layered: false }];
+}
+
+#[test]
+fn a_disk_that_may_and_can_move_along_is_told_of() {
+    let mut setting = Setting::new();
+    along(&mut setting);
+    let judged = setting.judge();
+    assert_eq!(judged.verdict, Fits, "{judged:#?}");
+    let disks = judged.findings.iter().find(|finding| finding.check == Check::Disks).unwrap();
+    assert!(disks.reason.contains("shared/web1.raw can move along"), "{disks:?}");
 }
 
 type Spoil = fn(&mut Setting);
@@ -137,8 +171,43 @@ const SPOILT: &[(Check, Verdict, &str, Spoil)] = &[
     }),
     (Check::Clock, Warning, "101 ms behind", |s| s.answers.skew.ms = -101),
     (Check::PostCopy, Blocked, "to b: no userfaultfd", |s| {
-        s.post_copy = true;
+        s.wish.budget.post_copy = true;
         s.offer().no_post_copy = Some("no userfaultfd".into());
+    }),
+    (Check::Disks, Blocked, "'shared' that a does not share with b", apart),
+    (Check::Disks, Blocked, "cannot send its disks along", |s| {
+        along(s);
+        s.guest().moves_disks = false;
+    }),
+    (Check::Disks, Blocked, "backing files", |s| {
+        along(s);
+        s.guest().disks[0].layered = true;
+    }),
+    (Check::Disks, Blocked, "not known how large", |s| {
+        along(s);
+        s.guest().disks.clear();
+    }),
+    (Check::Disks, Blocked, "at most 512GiB move", |s| {
+        along(s);
+        s.guest().disks[0].size = Bytes::mib(513 << 10);
+    }),
+    (Check::Datastores, Blocked, "hold 58.6GiB", |s| {
+        along(s);
+        s.guest().disks[0].allocated = Bytes::mib(60_000);
+    }),
+    (Check::Datastores, Blocked, "says nothing of what its datastore 'fast' is", |s| {
+        along(s);
+        let fast = DatastoreOffer {
+            name: "fast".parse().unwrap(),
+            id: None,
+            ..s.destination.facts.datastores[0].clone()
+        };
+        s.destination.facts.datastores.push(fast);
+        s.wish.move_disks = Some(MoveDisks { datastore: Some("fast".parse().unwrap()) });
+    }),
+    (Check::PostCopy, Blocked, "there before the guest", |s| {
+        along(s);
+        s.wish.budget.post_copy = true;
     }),
     (Check::Clock, Blocked, "5001 ms ahead", |s| s.answers.skew.ms = 5_001),
 ];

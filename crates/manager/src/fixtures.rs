@@ -60,7 +60,7 @@ fn offer() -> VmmOffer {
 /// A guest that runs on [`host`], and can run on any like it.
 pub(crate) fn guest() -> GuestFacts {
     let VmmOffer { release, protocol, sections, cpu, .. } = offer();
-    GuestFacts { release, protocol, sections, cpu, blockers: vec![] }
+    GuestFacts { release, protocol, sections, cpu, blockers: vec![], moves_disks: true, disks: vec![] }
 }
 
 /// A host that is up and can run [`spec`].
@@ -81,6 +81,7 @@ pub(crate) fn host(name: &str) -> HostRow {
             path: "/srv/shared".into(),
             size: Bytes::mib(100_000),
             free: Bytes::mib(50_000),
+            id: None,
         }],
         migration: Default::default(),
         clock_unix_ms: 0,

@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use godwit_types::agent::{Fence, LocalState, LocalVm};
+use godwit_types::agent::{Fence, Leftover, LocalState, LocalVm};
 use godwit_types::host::HostReport;
 use godwit_types::ownership::Ownership;
 use godwit_types::task::TaskState;
 use godwit_types::{ApiError, MigrationId, VmId};
 
+use crate::arbiter::MigrationState;
 use crate::clock::now_unix_ms;
 use crate::news::{News, REPORTS_BELIEVED, news};
-use crate::store::{HostRow, NewEvent, Power, StoreError, Tx, VmRow};
+use crate::store::{HostRow, Left, NewEvent, Power, StoreError, Tx, VmRow};
 
 /// What the host that has just reported must be told.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,11 +26,24 @@ pub(crate) struct Orders {
     pub(crate) fence: Vec<(VmId, Fence)>,
     /// VMs of which it keeps memory, and that are no more.
     pub(crate) forget: Vec<VmId>,
+    /// Images of VMs that run elsewhere, to where these have moved with their disks.
+    pub(crate) remove: Vec<Left>,
 }
 
 /// Records `report`: the host's facts, and what it says about VMs.
 pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError> {
     let mut orders = Orders::default();
+    for Leftover { vm, migration } in &report.leftovers {
+        // The files of one that was committed are the VM's own, and of one that is not known nobody can tell.
+        if tx.migration(*migration)?.is_some_and(|m| m.state == MigrationState::Aborted) {
+            orders.discard.push((*vm, *migration));
+        }
+    }
+    for left in tx.left_at(&report.name)? {
+        if is_seen_running(tx, left.vm)? && is_left_alone(tx, left.vm)? {
+            orders.remove.push(left);
+        }
+    }
     let known = tx.host(&report.name)?;
     announce(tx, known.as_ref(), &report)?;
     let before = known.map(|host| host.strays).unwrap_or_default();
@@ -65,6 +79,12 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
         orders.discard.extend(aborted.into_iter().map(|migration| (local.id, migration)));
     }
     Ok(orders)
+}
+
+/// Whether its owner is known to run the VM.
+fn is_seen_running(tx: &Tx<'_>, vm: VmId) -> Result<bool, StoreError> {
+    let runs = tx.vm(&vm.to_string())?.is_some_and(|row| row.power == Power::Running);
+    Ok(runs && tx.ownership(vm)?.is_some_and(|(owned, _)| owned.claimed))
 }
 
 /// Whether no task does anything with the VM now.

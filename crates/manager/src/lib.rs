@@ -9,7 +9,7 @@
 //!   agents <--HTTP-- tasks: one driver for each open task ------------+
 //! ```
 //!
-//! `arbiter`, `admission`, `fit`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
+//! `arbiter`, `admission`, `fit`, `moving`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
 //! what they said. The manager holds no state that is not in its store: a new one takes up where the last one stopped.
 
 pub mod admission;
@@ -24,6 +24,7 @@ mod heartbeat;
 mod http;
 mod link;
 mod manager;
+mod moving;
 pub mod news;
 mod plan;
 mod preflight;

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use godwit_migration::planner::{self, Circumstances};
 use godwit_types::agent::{AskSurvey, LocalState};
+use godwit_types::capability::GuestFacts;
 use godwit_types::forecast::{Forecast, Link, MigrationPlan, PlanMigration, Survey};
 use godwit_types::migration::Budget;
-use godwit_types::{ApiError, ErrorCode, HostName, VmId};
+use godwit_types::{ApiError, Bytes, ErrorCode, HostName, VmId};
 
 use crate::link;
 use crate::manager::{Manager, unknown_host};
+use crate::moving::{Moving, Wish};
 use crate::preflight::{self, Situation};
 use crate::store::{Power, StoreError, Tx};
 
@@ -26,7 +28,8 @@ pub(crate) async fn report(
     vm: String,
     asked: PlanMigration,
 ) -> Result<MigrationPlan, ApiError> {
-    let PlanMigration { to, budget, sample_ms } = asked;
+    let PlanMigration { to, budget, move_disks, sample_ms } = asked;
+    let wish = Wish { budget: budget.clone(), move_disks };
     let name = vm.clone();
     let before = manager.store.read(move |tx| Situation::of(tx, &name)).await?;
     let foreseen = async {
@@ -35,15 +38,20 @@ pub(crate) async fn report(
             let message = format!("{} does not run, so there is nothing to watch", before.vm.name);
             ApiError::new(ErrorCode::Conflict, message).remedy("start it: godwit vm start")
         })?;
-        foresee(manager, before.vm.id, (&from.name, &to), &budget, sample_ms).await
+        let destination = to.clone();
+        let there = manager.store.read(move |tx| Ok(tx.host(&destination)?)).await?;
+        let moving = there.map(|there| before.moving(&there, &wish)).filter(|_| wish.move_disks.is_some());
+        let disks = held(manager, &from.name, before.vm.id, moving.as_ref()).await?;
+        foresee(manager, before.vm.id, (&from.name, &to), (&budget, disks), sample_ms).await
     };
-    let (probe, foreseen) = tokio::join!(preflight::ask(manager, &vm, Some(&to)), foreseen);
+    let (probe, foreseen) =
+        tokio::join!(preflight::ask(manager, &vm, Some(&to), wish.move_disks.as_ref()), foreseen);
     let probe = probe?;
-    let (destination, post_copy) = (to.clone(), budget.post_copy);
+    let (destination, wish) = (to.clone(), wish.clone());
     let judged = manager.store.read(move |tx| {
         let situation = Situation::of(tx, &vm)?;
         let host = tx.host(&destination)?.ok_or_else(|| unknown_host(destination.as_str()))?;
-        Ok((situation.judge(&host, &probe, post_copy), situation))
+        Ok((situation.judge(&host, &probe, &wish), situation))
     });
     let (check, situation) = judged.await?;
     let (forecast, error) = match foreseen {
@@ -54,12 +62,26 @@ pub(crate) async fn report(
     Ok(MigrationPlan { vm: situation.vm.name, from, check, budget, forecast, error })
 }
 
-/// Watches a running VM for up to `sample_ms` milliseconds, and says what its move would cost.
+/// What the disks hold that move along.
+async fn held(
+    manager: &Manager,
+    host: &HostName,
+    vm: VmId,
+    moving: Option<&Moving>,
+) -> Result<Bytes, ApiError> {
+    let Some(moving) = moving.filter(|moving| !moving.disks.is_empty()) else { return Ok(Bytes(0)) };
+    let agent = manager.agent(host).await?.with_timeout(ASK_TIMEOUT);
+    let guest: GuestFacts = agent.get(&format!("/v1/vms/{vm}/guest")).await?;
+    let disk = |index: &u32| guest.disks.get(*index as usize).map_or(0, |disk| disk.allocated.0);
+    Ok(Bytes(moving.disks.iter().map(disk).sum()))
+}
+
+/// Watches a running VM for up to `sample_ms` milliseconds, and says what its move would cost, with disks that hold so much.
 pub(crate) async fn foresee(
     manager: &Manager,
     vm: VmId,
     (from, to): (&HostName, &HostName),
-    budget: &Budget,
+    (budget, disks): (&Budget, Bytes),
     sample_ms: u32,
 ) -> Result<Forecast, ApiError> {
     let timeout = ASK_TIMEOUT + Duration::from_millis(sample_ms.into());
@@ -72,7 +94,13 @@ pub(crate) async fn foresee(
         .read(move |tx| Ok((link::expect(&from, &to, plain, &tx.past_moves()?), spare_cores(tx, &from)?)));
     let (link, spare_cores): (Link, i64) = known.await?;
     let work = move || {
-        planner::forecast(&Circumstances { survey: &survey, link: &link, spare_cores, budget: &budget })
+        planner::forecast(&Circumstances {
+            survey: &survey,
+            disks,
+            link: &link,
+            spare_cores,
+            budget: &budget,
+        })
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(forecast) => forecast.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string())),

@@ -10,6 +10,7 @@ use godwit_types::agent::AskAdmission;
 use godwit_types::capability::GuestFacts;
 use godwit_types::check::{Finding, HostCheck, MigrationCheck};
 use godwit_types::host::HostReport;
+use godwit_types::migration::MoveDisks;
 use godwit_types::ownership::Ownership;
 use godwit_types::task::Task;
 use godwit_types::{ApiError, Epoch, HostName, VmId};
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::check::{self, Answers, Case, Skew};
 use crate::clock::now_unix_ms;
 use crate::manager::{Manager, unknown_host, unknown_vm};
+use crate::moving::{Moving, Wish, moving};
 use crate::store::{HostRow, Power, Tx, VmRow};
 
 /// How long an agent may take to answer.
@@ -30,13 +32,13 @@ pub(crate) async fn report(
     manager: &Arc<Manager>,
     vm: String,
     to: Option<HostName>,
-    post_copy: bool,
+    wish: Wish,
 ) -> Result<MigrationCheck, ApiError> {
-    let probe = ask(manager, &vm, to.as_ref()).await?;
+    let probe = ask(manager, &vm, to.as_ref(), wish.move_disks.as_ref()).await?;
     let report = manager.store.read(move |tx| {
         let situation = Situation::of(tx, &vm)?;
         let hosts = destinations(tx, to.as_ref())?;
-        let hosts = hosts.iter().map(|host| situation.judge(host, &probe, post_copy)).collect();
+        let hosts = hosts.iter().map(|host| situation.judge(host, &probe, &wish)).collect();
         let from = situation.owned.map(|owned| owned.owner);
         Ok(MigrationCheck { vm: situation.vm.name, from, hosts })
     });
@@ -61,15 +63,21 @@ impl Situation {
         Ok(Self { busy: tx.open_task(vm.id)?, vm, owned, source })
     }
 
-    /// Whether the VM can move to `destination`, with all reasons; with `post_copy`, also so that its memory follows it.
-    pub(crate) fn judge(&self, destination: &HostRow, probe: &Probe, post_copy: bool) -> HostCheck {
+    /// What of the VM's disks moves along, or would have to.
+    pub(crate) fn moving(&self, destination: &HostRow, wish: &Wish) -> Moving {
+        moving(&self.vm.spec, self.source.as_ref(), destination, wish.move_disks.as_ref())
+    }
+
+    /// Whether the VM can move to `destination` as wished, with all reasons.
+    pub(crate) fn judge(&self, destination: &HostRow, probe: &Probe, wish: &Wish) -> HostCheck {
         check::judge(&Case {
             vm: &self.vm,
             owned: self.owned.as_ref(),
             busy: self.busy.as_ref(),
             source: self.source.as_ref(),
             destination,
-            post_copy,
+            wish,
+            moving: &self.moving(destination, wish),
             answers: &probe.answers(self.source.as_ref(), destination),
         })
     }
@@ -109,7 +117,12 @@ enum Answer {
 }
 
 /// Asks whoever can say something about a move, all at once. Who is down is not asked.
-pub(crate) async fn ask(manager: &Arc<Manager>, vm: &str, to: Option<&HostName>) -> Result<Probe, ApiError> {
+pub(crate) async fn ask(
+    manager: &Arc<Manager>,
+    vm: &str,
+    to: Option<&HostName>,
+    move_disks: Option<&MoveDisks>,
+) -> Result<Probe, ApiError> {
     let (vm, to) = (vm.to_owned(), to.cloned());
     let rows = manager.store.read(move |tx| Ok((Situation::of(tx, &vm)?, destinations(tx, to.as_ref())?)));
     let (Situation { vm, owned, source, .. }, destinations) = rows.await?;
@@ -119,10 +132,11 @@ pub(crate) async fn ask(manager: &Arc<Manager>, vm: &str, to: Option<&HostName>)
         asked.spawn(clock(Arc::clone(manager), source.name.clone()));
         asked.spawn(guest(Arc::clone(manager), source.name.clone(), vm.id));
     }
-    let runs_on = runs_on.map(|source| source.name);
+    let here = runs_on.as_ref().map(|source| source.name.clone());
     let epoch = owned.map_or(Epoch(0), |owned| owned.epoch).next();
-    for host in destinations.into_iter().filter(|host| host.up && Some(&host.name) != runs_on.as_ref()) {
-        let question = AskAdmission { spec: vm.spec.clone(), epoch };
+    for host in destinations.into_iter().filter(|host| host.up && Some(&host.name) != here.as_ref()) {
+        let Moving { disks, spec, .. } = moving(&vm.spec, runs_on.as_ref(), &host, move_disks);
+        let question = AskAdmission { spec, epoch, disks };
         asked.spawn(clock(Arc::clone(manager), host.name.clone()));
         asked.spawn(admission(Arc::clone(manager), host.name, vm.id, question));
     }

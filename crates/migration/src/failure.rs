@@ -6,6 +6,10 @@ use godwit_types::{ApiError, ErrorCode};
 
 use crate::machine::MachineError;
 
+/// Why the memory of a VM that moves with its disks cannot follow it.
+pub(crate) const DISKS_DO_NOT_FOLLOW: &str =
+    "disks that move with the VM must be there before the guest, so that nothing can follow it by post-copy";
+
 /// The user, or a program, cancelled it.
 pub(crate) fn cancelled() -> ApiError {
     ApiError::new(ErrorCode::Cancelled, "the migration was cancelled; the VM runs on at its source")

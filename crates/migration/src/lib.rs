@@ -11,6 +11,7 @@
 pub mod bitmap;
 pub mod codec;
 pub mod destination;
+mod disks;
 pub mod driver;
 mod failure;
 pub mod machine;
@@ -25,6 +26,7 @@ pub mod throttle;
 mod tuning;
 pub mod wire;
 
+pub use disks::{ArrivingDisks, DiskRange, LeavingDisks, lay_out};
 pub use failure::Link;
 pub use machine::{
     Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Reclaimed, Section,

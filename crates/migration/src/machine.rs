@@ -7,9 +7,10 @@ use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, VmId};
 
 use crate::bitmap::PageBitmap;
+use crate::disks::{ArrivingDisks, DiskRange, LeavingDisks};
 use crate::wire::DigestKey;
 
-/// A run of pages of guest RAM.
+/// A run of pages of guest RAM, or of a disk that moves with the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRange {
     pub start: Gfn,
@@ -66,6 +67,8 @@ pub struct Manifest {
     pub spec_json: Vec<u8>,
     /// RAM, ascending, without overlap.
     pub ranges: Vec<PageRange>,
+    /// The disks that move with it, ascending, above RAM.
+    pub disks: Vec<DiskRange>,
     /// The CPU that the guest sees (CPUID, feature MSRs), in the VMM's own encoding.
     pub cpu: Vec<u8>,
 }
@@ -130,11 +133,16 @@ pub trait Source: Send + Sync {
 
     fn memory(&self) -> &dyn GuestMemory;
 
+    /// The disks that move with it, if any do.
+    fn disks(&self) -> Option<Arc<dyn LeavingDisks>> {
+        None
+    }
+
     /// Starts logging writes. Pages written from now on are reported by [`Source::harvest_dirty`].
     fn start_dirty_log(&self) -> Result<(), MachineError>;
 
-    /// Adds to `dirty` every page written since the last harvest, by vCPUs and by the VMM's own devices, and re-arms
-    /// the log for them.
+    /// Adds to `dirty` every page written since the last harvest, by vCPUs and by the VMM's own devices, and of the disks
+    /// that move those that the guest has written; re-arms the log for them.
     fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError>;
 
     /// Stops logging, and holds no vCPU any more. Never fails: at worst the log stays on.
@@ -217,6 +225,11 @@ pub trait Destination: Send + Sync {
 
     fn memory(&self) -> &dyn GuestMemory;
 
+    /// The disks that move with the VM, if any do.
+    fn disks(&self) -> Option<Arc<dyn ArrivingDisks>> {
+        None
+    }
+
     /// What this host has kept of the VM's memory, if anything.
     fn kept(&self) -> Option<&dyn Kept> {
         None
@@ -229,7 +242,7 @@ pub trait Destination: Send + Sync {
     /// now on whoever touches one waits until it is placed.
     fn await_pages(&self, missing: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError>;
 
-    /// Validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
+    /// Makes sure that the disks that have come are durable, then validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
     /// error.
     fn load(&self, sections: Vec<Section>) -> Result<Loaded, MachineError>;
 

@@ -40,6 +40,8 @@ const SEND_LOST: [f64; 3] = [0.0, 0.5, 1.0];
 #[derive(Debug, Clone)]
 pub struct Circumstances<'a> {
     pub survey: &'a Survey,
+    /// What the disks hold that move along. How the guest writes them is not surveyed.
+    pub disks: Bytes,
     pub link: &'a Link,
     /// Cores of the source that no vCPU keeps busy if all of them run; below 0 if there are more vCPUs than cores.
     pub spare_cores: i64,
@@ -117,14 +119,16 @@ impl Circumstances<'_> {
         let time = |estimate: Estimate| case.of([estimate.low, estimate.expected, estimate.high]);
         let cap = budget.bandwidth_bytes_per_s_max.map_or(f64::INFINITY, |cap| cap as f64);
         let took = self.survey.readings.iter().map(|reading| reading.took_ms).fold(0.0, f64::max);
+        let (ram, disks) = (self.survey.memory.pages(), self.disks.pages());
+        let raw = raw_part(self.survey, case) * ram as f64 + disks as f64;
         let world = World {
             curve: Curve::new(self.survey, case)?,
-            raw_part: raw_part(self.survey, case),
+            raw_part: raw / (ram + disks).max(1) as f64,
             bytes_per_s: [self.link.bytes_per_s, self.link.later_bytes_per_s].map(rate),
             cap_bytes_per_s: cap,
             sync: from_ms(took),
             handoff: from_ms(time(self.link.handoff_ms)),
-            pages: self.survey.memory.pages(),
+            pages: ram + disks,
             writers: writers(self.survey),
         };
         if world.first_round() > TOTAL_MAX {

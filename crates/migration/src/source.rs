@@ -66,6 +66,8 @@ pub struct Setup {
     pub budget: Budget,
     /// Pages of all RAM ranges.
     pub ram_pages: u64,
+    /// Pages of all disks that move.
+    pub disk_pages: u64,
     /// This host's real time when the engine's was zero, since 1970.
     pub unix: Duration,
     pub tuning: Tuning,

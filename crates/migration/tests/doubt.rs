@@ -22,7 +22,8 @@ fn receiving() -> Engine {
         tuning: Tuning::default(),
     });
     let vm = VmId(Uuid::from_u128(2));
-    let manifest = Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], cpu: vec![] };
+    let manifest =
+        Manifest { vm, epoch: Epoch(1), spec_json: vec![], ranges: vec![], disks: vec![], cpu: vec![] };
     let role = Role::Control { manifest, page_streams: 1, post_copy: false, reuse: false, verify: false };
     let hello = Hello { migration: MIGRATION, epoch: EPOCH, source: "a".into(), session: 0, role };
     for input in [Input::Hello(hello), Input::Admitted(Ok(())), Input::StreamOpened] {

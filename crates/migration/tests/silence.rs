@@ -17,6 +17,7 @@ fn engine() -> Engine {
         destination: "b".parse().unwrap(),
         budget: Budget::default(),
         ram_pages: PAGES,
+        disk_pages: 0,
         unix: Duration::ZERO,
         tuning: Tuning::default(),
     })

@@ -7,6 +7,7 @@
 //!  send(request, connections) --control socket-------> the requests that bring descriptors
 //! ```
 
+mod create;
 mod images;
 mod inherit;
 mod pass;
@@ -27,6 +28,7 @@ use godwit_types::control::{Descriptors, DiskBacking, DiskDescriptors, Role, Vmm
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+pub use create::{create_image, measure};
 pub use inherit::{InheritError, inherit};
 pub use pass::{receive, send};
 pub use sockets::{listen, watch};

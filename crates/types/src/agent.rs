@@ -16,9 +16,11 @@
 //! POST   /v1/vms/{id}/outgoing     StartOutgoing -> {}          starts the migration on the source
 //! GET    /v1/vms/{id}/outgoing/{migration}     Outgoing         progress, or how it ended
 //! DELETE /v1/vms/{id}/outgoing/{migration}     cancels it, if it is not committed
+//! POST   /v1/vms/{id}/left          RemoveLeft -> {}            removes the images that a VM which has moved with its disks has left behind
 //! POST   /v1/vms/{id}/outgoing/{migration}/bandwidth  SetBandwidth -> {}   what it may send, beside its host's own cap
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +28,8 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
 use crate::key::MigrationKey;
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
-use crate::vm::{MacAddress, VmSpec};
+use crate::units::Bytes;
+use crate::vm::{DatastorePath, MacAddress, VmSpec};
 
 /// A VM's process on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +119,35 @@ pub struct PrepareIncoming {
     /// them it announces the network cards' MAC addresses only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<GuestAddress>,
+    /// Disks that arrive with the VM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<MovedDisk>,
+}
+
+/// A disk that moves with its VM: a new image is made where the specification has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedDisk {
+    /// Which of the specification's disks it is, from 0.
+    pub index: u32,
+    /// What the guest sees of it.
+    pub size: Bytes,
+}
+
+/// Removes what a VM that has moved with its disks has left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveLeft {
+    /// At which the VM last ran here.
+    pub epoch: Epoch,
+    pub images: Vec<DatastorePath>,
+}
+
+/// Files of a VM that was to arrive here with its disks, and has no process any more. Whether it was the VM's before that
+/// ended, the arbiter knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Leftover {
+    pub vm: VmId,
+    pub migration: MigrationId,
 }
 
 /// Asks what a running guest does to its memory.
@@ -131,6 +163,9 @@ pub struct AskAdmission {
     pub spec: VmSpec,
     /// The epoch at which this host would run the VM.
     pub epoch: Epoch,
+    /// Disks that would arrive with it, by their numbers.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub disks: BTreeSet<u32>,
 }
 
 /// Where the destination's VMM listens for the migration's streams.
@@ -148,6 +183,9 @@ pub struct StartOutgoing {
     /// See [`PrepareIncoming::key`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<MigrationKey>,
+    /// Disks that go along, by their numbers.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub disks: BTreeSet<u32>,
     pub budget: Budget,
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuFacts;
+use crate::units::Bytes;
 
 /// What `godwit-vmm` on a host can run: `godwit-vmm --offer` prints it, the agent reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,24 @@ pub struct GuestFacts {
     /// What of the VM cannot move now, in plain words.
     #[serde(default)]
     pub blockers: Vec<String>,
+    /// Whether the process can send its disks along.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moves_disks: bool,
+    /// Its disks, in their order, as its host's agent finds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskFacts>,
+}
+
+/// A disk of a running VM, as it lies in its datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DiskFacts {
+    /// What the guest sees.
+    pub size: Bytes,
+    /// What its image takes in the datastore.
+    pub allocated: Bytes,
+    /// Whether there are backing files below it.
+    pub layered: bool,
 }
 
 impl ProtocolRange {

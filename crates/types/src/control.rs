@@ -17,6 +17,7 @@
 //! A subscriber first receives the current state and every question that is still open, so an agent that was
 //! restarted misses nothing.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -176,6 +177,9 @@ pub enum Role {
         /// See [`PrepareIncoming::key`](crate::agent::PrepareIncoming::key).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<MigrationKey>,
+        /// Disks, by their numbers, whose images are new and empty: what they hold arrives with the VM.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        disks: BTreeSet<u32>,
     },
 }
 
@@ -231,6 +235,9 @@ pub enum Request {
         /// A memory file comes with it, as the last descriptor, into which memory goes once the VM has left.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keep: bool,
+        /// Disks, by their numbers, that move with the VM.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        disks: BTreeSet<u32>,
         budget: Budget,
     },
     /// Answers [`Notice::Disconnected`]: new connections, as with [`Request::MigrateOut`], or why there are none.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ApiError;
 use crate::check::{HostCheck, Verdict};
 use crate::ids::{HostName, VmName};
-use crate::migration::Budget;
+use crate::migration::{Budget, MoveDisks};
 use crate::units::Bytes;
 
 /// How long a survey watches the guest that somebody waits for, in milliseconds.
@@ -20,6 +20,9 @@ pub struct PlanMigration {
     pub to: HostName,
     #[serde(default)]
     pub budget: Budget,
+    /// As in [`MigrateVm`](crate::migration::MigrateVm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub move_disks: Option<MoveDisks>,
     /// How long to watch the guest, in milliseconds, up to [`SAMPLE_MS_MAX`].
     #[serde(default = "sample_ms_default")]
     pub sample_ms: u32,

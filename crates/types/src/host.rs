@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::capability::VmmOffer;
 use crate::ids::{HostName, Name, VmId, VmName};
@@ -19,6 +20,8 @@ pub struct HostReport {
     pub facts: HostFacts,
     /// The VMs whose process runs here now.
     pub vms: Vec<crate::agent::LocalVm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<crate::agent::Leftover>,
 }
 
 /// Facts about a host, measured and not configured, except for its names.
@@ -144,6 +147,17 @@ pub struct DatastoreOffer {
     pub path: String,
     pub size: Bytes,
     pub free: Bytes,
+    /// What is the same on all hosts that reach the same storage, and differs between storages. None where a host cannot
+    /// write it, or is of a release that does not: then hosts with one name for a datastore are taken to share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+}
+
+impl DatastoreOffer {
+    /// Whether it is known to be another storage than `other`.
+    pub fn differs_from(&self, other: &Self) -> bool {
+        self.id.zip(other.id).is_some_and(|(ours, theirs)| ours != theirs)
+    }
 }
 
 /// Whether the manager hears from a host.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::forecast::Predicted;
-use crate::ids::{HostName, MigrationId};
+use crate::ids::{HostName, MigrationId, Name};
 use crate::units::Bytes;
 
 /// Default blackout budget, in milliseconds.
@@ -16,6 +16,22 @@ pub struct MigrateVm {
     pub to: HostName,
     #[serde(default)]
     pub budget: Budget,
+    /// Lets disks move along that the destination does not share with the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub move_disks: Option<MoveDisks>,
+}
+
+/// The largest disks that move with their VM, all together: the engine counts their pages, in memory that a VM's process has
+/// beside its guest's.
+pub const MOVED_DISKS_MAX: Bytes = Bytes::mib(512 << 10);
+
+/// Where disks go that move with their VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MoveDisks {
+    /// The destination's datastore, under the same path; without it the one of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Name>,
 }
 
 /// What the user allows a migration to cost.

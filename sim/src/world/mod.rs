@@ -169,7 +169,8 @@ impl World {
 
 fn hello(pages: usize, post_copy: bool) -> Hello {
     let ranges = vec![PageRange { start: Gfn(0), pages: pages as u64 }];
-    let manifest = Manifest { vm: VM, epoch: FIRST, spec_json: Vec::new(), ranges, cpu: Vec::new() };
+    let manifest =
+        Manifest { vm: VM, epoch: FIRST, spec_json: Vec::new(), ranges, disks: Vec::new(), cpu: Vec::new() };
     let role = Role::Control { manifest, page_streams: 1, post_copy, reuse: false, verify: false };
     Hello { migration: MIGRATION, epoch: NEXT, source: "a".into(), session: 0, role }
 }

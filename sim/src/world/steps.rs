@@ -196,6 +196,7 @@ impl World {
             destination: Side::Destination.host(),
             budget: Self::budget(self.rules.post_copy),
             ram_pages: self.guest.pages.len() as u64,
+            disk_pages: 0,
             unix: Duration::ZERO,
             tuning: Tuning::default(),
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use godwit_types::check::{Check, Finding, HostCheck, MigrationCheck, Verdict};
-use godwit_types::{ApiError, ErrorCode, HostName, VmName};
+use godwit_types::{ApiError, ErrorCode, HostName, Name, VmName};
 
 use super::Session;
 use crate::output::table;
@@ -15,11 +15,16 @@ pub(crate) async fn run(
     session: &Session,
     vm: &VmName,
     to: Option<&HostName>,
-    post_copy: bool,
+    (post_copy, move_disks): (bool, Option<Option<Name>>),
     all: bool,
 ) -> Result<(), ApiError> {
     let to_query = to.map(|to| format!("&to={to}")).unwrap_or_default();
-    let query = format!("?post_copy={post_copy}{to_query}");
+    let disks_query = match &move_disks {
+        None => String::new(),
+        Some(None) => "&move_disks=true".to_owned(),
+        Some(Some(datastore)) => format!("&move_disks=true&datastore={datastore}"),
+    };
+    let query = format!("?post_copy={post_copy}{to_query}{disks_query}");
     let client = session.client.with_timeout(CHECK_TIMEOUT);
     let check: MigrationCheck = client.get(&format!("/v1/vms/{vm}/migration-check{query}")).await?;
     session.format.print(&check, |check| describe(check, all))?;

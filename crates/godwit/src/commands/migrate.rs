@@ -4,7 +4,7 @@ mod view;
 
 use std::time::Duration;
 
-use godwit_types::migration::{Budget, Comparison, MigrateVm};
+use godwit_types::migration::{Budget, Comparison, MigrateVm, MoveDisks};
 use godwit_types::task::{Task, TaskState, VmMove};
 use godwit_types::vm::Vm;
 use godwit_types::{ApiError, Bytes, ErrorCode, VmName};
@@ -32,6 +32,7 @@ pub(crate) async fn run(session: &Session, options: VmMigrate) -> Result<(), Api
             verify: options.verify,
             slowdown_percent_max: options.max_slowdown,
         },
+        move_disks: options.move_disks.map(|datastore| MoveDisks { datastore }),
     };
     if options.plan {
         let [vm] = options.vms.as_slice() else {

@@ -18,11 +18,11 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) async fn run(
     session: &Session,
     vm: &VmName,
-    MigrateVm { to, budget }: MigrateVm,
+    MigrateVm { to, budget, move_disks }: MigrateVm,
     sample_ms: u32,
 ) -> Result<(), ApiError> {
     let client = session.client.with_timeout(PLAN_TIMEOUT + Duration::from_millis(sample_ms.into()));
-    let asked = PlanMigration { to, budget, sample_ms };
+    let asked = PlanMigration { to, budget, move_disks, sample_ms };
     let plan: MigrationPlan = client.post(&format!("/v1/vms/{vm}/plan-migration"), &asked).await?;
     session.format.print(&plan, describe)?;
     if plan.can_be_met() {

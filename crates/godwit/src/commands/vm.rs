@@ -29,8 +29,8 @@ pub(crate) async fn run(session: &Session, verb: VmVerb) -> Result<(), ApiError>
             crate::console::attach(session.client.upgrade(&path, godwit_api::CONSOLE_PROTOCOL).await?).await
         }
         VmVerb::Migrate(options) => migrate::run(session, options).await,
-        VmVerb::CheckMigration { vm, to, post_copy, all } => {
-            check::run(session, &vm, to.as_ref(), post_copy, all).await
+        VmVerb::CheckMigration { vm, to, post_copy, move_disks, all } => {
+            check::run(session, &vm, to.as_ref(), (post_copy, move_disks), all).await
         }
         VmVerb::Rm { vm } => {
             let removed: Value = session.client.delete(&format!("/v1/vms/{vm}")).await?;

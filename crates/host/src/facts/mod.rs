@@ -1,5 +1,6 @@
 //! Facts about this host, measured when asked for.
 
+mod identity;
 mod kvm;
 mod link;
 mod vmm;
@@ -113,7 +114,15 @@ fn datastore(datastore: &DatastoreConfig) -> DatastoreOffer {
         );
         Default::default()
     });
-    DatastoreOffer { name: datastore.name.clone(), path: datastore.path.display().to_string(), size, free }
+    // One that is not there gets no identity, and none is made where it would be mounted.
+    let id = (size.0 > 0).then(|| identity::of(&datastore.path)).flatten();
+    DatastoreOffer {
+        name: datastore.name.clone(),
+        path: datastore.path.display().to_string(),
+        size,
+        free,
+        id,
+    }
 }
 
 fn cpu_model(cpuinfo: &str) -> Option<&str> {

@@ -1,5 +1,6 @@
 //! Whether this host can run a VM: every reason against it at once, before anything is touched.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use godwit_types::vm::{DatastorePath, DiskSpec, NicSpec, VmSpec};
 use godwit_types::{ApiError, Bytes, Epoch, HostName, VmId};
 use nix::unistd::{AccessFlags, access};
 
+use super::arrivals::lock_of;
+use super::places;
 use crate::config::HostConfig;
 use crate::net::Port;
 
@@ -35,6 +38,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) vm: VmId,
     pub(crate) spec: &'a VmSpec,
     pub(crate) epoch: Epoch,
+    /// Disks, by their numbers, whose contents arrive with the VM.
+    pub(crate) arriving: &'a BTreeSet<u32>,
     pub(crate) kvm: KvmFacts,
     /// Memory that is neither in use nor promised to another VM.
     pub(crate) memory: Bytes,
@@ -50,7 +55,8 @@ impl Candidate<'_> {
         let mut keep = |result: Result<PathBuf, Finding>| result.map_err(|finding| found.push(finding)).ok();
         let kernel = keep(self.file(&self.spec.boot.kernel, false));
         let initrd = self.spec.boot.initrd.as_ref().map(|initrd| keep(self.file(initrd, false)));
-        let disks = self.spec.disks.iter().map(|disk| self.disk(disk)).collect::<Vec<_>>();
+        let disks =
+            (0..).zip(&self.spec.disks).map(|(index, disk)| self.disk(index, disk)).collect::<Vec<_>>();
         let ports =
             self.spec.nics.iter().enumerate().map(|(index, nic)| self.port(index, nic)).collect::<Vec<_>>();
         found.extend(disks.iter().filter_map(|disk| disk.as_ref().err().cloned()));
@@ -91,10 +97,14 @@ impl Candidate<'_> {
         })
     }
 
-    fn disk(&self, disk: &DiskSpec) -> Result<DiskBacking, Finding> {
-        let path = self.file(&disk.image, !disk.read_only)?;
-        let lock = PathBuf::from(format!("{}.lock", path.display()));
-        if !disk.read_only {
+    fn disk(&self, index: u32, disk: &DiskSpec) -> Result<DiskBacking, Finding> {
+        let arrives = self.arriving.contains(&index);
+        let path = match arrives {
+            true => places::to_arrive(self.config, self.vm, self.epoch, &disk.image)?,
+            false => self.file(&disk.image, !disk.read_only)?,
+        };
+        let lock = lock_of(&path);
+        if !disk.read_only && !arrives {
             self.lock(disk, &lock)?;
         }
         Ok(DiskBacking { path, lock, format: disk.format, read_only: disk.read_only })
@@ -107,21 +117,17 @@ impl Candidate<'_> {
             let reason = format!("{name} cannot use the lock file of the disk {}: {error}", disk.image);
             Finding::blocked(Check::Disks, reason, "let root of every host write to the datastore")
         };
-        let bytes = match fs::read(lock) {
-            Ok(bytes) => {
-                OpenOptions::new().write(true).open(lock).map_err(unusable)?;
-                bytes
-            }
+        match fs::read(lock) {
+            Ok(_) => drop(OpenOptions::new().write(true).open(lock).map_err(unusable)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = lock.parent().unwrap_or(Path::new("/"));
                 access(directory, AccessFlags::W_OK).map_err(|errno| unusable(errno.into()))?;
                 return Ok(());
             }
             Err(error) => return Err(unusable(error)),
-        };
+        }
         // What cannot be read is judged by the VMM, which alone takes the lock.
-        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        let Ok(current) = serde_json::from_slice::<LockRecord>(text) else { return Ok(()) };
+        let Some(current) = places::record(lock) else { return Ok(()) };
         let ours =
             LockRecord { vm: self.vm, host: self.config.name.clone(), epoch: self.epoch, ran_on_after: None };
         ours.may_replace(&current).map_err(|refused| {
@@ -182,7 +188,7 @@ fn tap_name(vm: VmId, nic: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use godwit_types::vm::{BootSpec, DEVICES_PER_KIND_MAX, MacAddress};
     use godwit_types::{ErrorCode, Name};
     use uuid::Uuid;
@@ -194,7 +200,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn config(datastore: &Path) -> HostConfig {
+    pub(in crate::vm) fn config(datastore: &Path) -> HostConfig {
         HostConfig {
             name: name("b"),
             manager: "http://127.0.0.1:1".parse().unwrap(),
@@ -242,7 +248,8 @@ mod tests {
     ) -> Result<Backing, ApiError> {
         let kvm = KvmFacts { flavour, limits: None };
         let vm = VmId(Uuid::from_u128(0xdead_0123_4567));
-        let candidate = Candidate { config, vm, spec, epoch: Epoch(2), kvm, memory };
+        let arriving = &BTreeSet::new();
+        let candidate = Candidate { config, vm, spec, epoch: Epoch(2), arriving, kvm, memory };
         candidate.examine().map_err(|found| refusal(&config.name, &found))
     }
 

@@ -1,5 +1,6 @@
 //! Whether a VM can be here: before it is started, and for whoever only wants to know.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,26 +49,27 @@ pub(crate) async fn admission(agent: Arc<Agent>, vm: VmId, asked: AskAdmission) 
             found.push(Finding::blocked(Check::Vm, reason, "wait for the VM's task to end: godwit vm show"));
         }
     }
-    let examined = agent.examine(vm, &asked.spec, asked.epoch, ASKED_TIMEOUT).await;
+    let examined = agent.examine(vm, (&asked.spec, &asked.disks), asked.epoch, ASKED_TIMEOUT).await;
     found.extend(examined.err().into_iter().flatten());
     found
 }
 
 impl Agent {
-    /// What this host provides for the VM, or all that it lacks. The datastores may take as long as `patience`.
+    /// What this host provides for the VM, which arrives with some of its disks, or all that it lacks. The datastores may take as long as `patience`.
     pub(super) async fn examine(
         self: &Arc<Self>,
         vm: VmId,
-        spec: &VmSpec,
+        (spec, arriving): (&VmSpec, &BTreeSet<u32>),
         epoch: Epoch,
         patience: Duration,
     ) -> Result<Backing, Vec<Finding>> {
-        let (agent, spec) = (Arc::clone(self), spec.clone());
+        let (agent, spec, arriving) = (Arc::clone(self), spec.clone(), arriving.clone());
         let examined = blocking(move || {
             let promised = agent.vms.memory_promised();
             let available = facts::memory_available().0.saturating_add(agent.keep.held().0);
             let memory = Bytes(available.saturating_sub(promised.0));
-            Candidate { config: &agent.config, vm, spec: &spec, epoch, kvm: facts::kvm(), memory }.examine()
+            let (config, kvm) = (&agent.config, facts::kvm());
+            Candidate { config, vm, spec: &spec, epoch, arriving: &arriving, kvm, memory }.examine()
         });
         timeout(patience, examined).await.unwrap_or_else(|_| {
             let (name, seconds) = (&self.config.name, patience.as_secs());

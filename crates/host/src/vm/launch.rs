@@ -6,6 +6,7 @@
 //!    '-- refused, with all reasons
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
-use godwit_types::agent::{GuestAddress, Incoming, LocalState, LocalVm, PrepareIncoming, StartVm};
+use godwit_types::agent::{GuestAddress, Incoming, LocalState, LocalVm, MovedDisk, PrepareIncoming, StartVm};
 use godwit_types::control::{Descriptors, Role, Status, VmmConfig, VmmState};
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, VmId, VmName};
@@ -54,6 +55,8 @@ struct Launch {
     addresses: Vec<GuestAddress>,
     /// What this host has of an incoming VM's memory, and keeps if it does not arrive.
     kept: Option<File>,
+    /// Disks that arrive with it.
+    arriving: Vec<MovedDisk>,
 }
 
 /// `POST /v1/vms/{id}/start`. Starting what runs already, at the same epoch, changes nothing.
@@ -67,7 +70,11 @@ pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result
     }
     let StartVm { name, epoch, spec } = asked;
     agent.keep.forget(vm);
-    let launch = Launch { vm, name, epoch, spec, role: Role::Boot, addresses: Vec::new(), kept: None };
+    // Whatever became of its last arrival, its disks are its own.
+    let settled = Arc::clone(&agent);
+    blocking(move || settled.arrivals.settle(vm)).await;
+    let (role, addresses, arriving) = (Role::Boot, Vec::new(), Vec::new());
+    let launch = Launch { vm, name, epoch, spec, role, addresses, kept: None, arriving };
     let (machine, _) = agent.launch(launch).await?;
     // Once more, now that the VMM holds the taps: a bridge is taught nothing about a port without a carrier, and may
     // still lead to where the VM ran before.
@@ -104,14 +111,21 @@ pub(crate) async fn incoming(
         return listening(&agent, &machine.control.status().await?);
     }
     reached(Step::DestinationAgentPrepare).await;
-    let PrepareIncoming { migration, name, spec, epoch, addresses, source, key } = asked;
+    let PrepareIncoming { migration, name, spec, epoch, addresses, source, key, disks: arriving } = asked;
     tracing::info!("{name} is to arrive from {source} by migration {migration}");
     let listen = SocketAddr::new(agent.config.migration_address, 0);
-    let role = Role::Incoming { migration, listen, key };
+    let disks = arriving.iter().map(|disk| disk.index).collect();
+    let role = Role::Incoming { migration, listen, key, disks };
     let kept = agent.keep.lend(vm, &name, spec.memory);
-    let launch = Launch { vm, name, epoch, spec, role, addresses, kept };
-    let (_, status) = agent.launch(launch).await?;
-    listening(&agent, &status)
+    let launch = Launch { vm, name, epoch, spec, role, addresses, kept, arriving };
+    match agent.launch(launch).await {
+        Ok((_, status)) => listening(&agent, &status),
+        Err(error) => {
+            // The source has heard nothing of it yet.
+            blocking(move || agent.arrivals.discard(vm, migration)).await;
+            Err(error)
+        }
+    }
 }
 
 fn listening(agent: &Agent, status: &Status) -> Result<Incoming, ApiError> {
@@ -146,7 +160,8 @@ impl Agent {
         let dir = VmDir::new(&self.config.state_dir, launch.vm);
         let config = vmm_config(self, &launch, &backing, &dir, user);
         let boots = launch.role == Role::Boot;
-        let (mut config, mut descriptors) = prepare(self, dir.clone(), config, backing.ports.clone()).await?;
+        let (mut config, mut descriptors) =
+            prepare(self, dir.clone(), config, backing.ports.clone(), launch.arriving).await?;
         descriptors.kept = launch.kept.map(OwnedFd::from);
         let (process, status) = match spawn(&self.vmm, &dir, &mut config, descriptors, boots).await {
             Ok(ready) => ready,
@@ -186,7 +201,8 @@ impl Agent {
     }
 
     async fn admit(self: &Arc<Self>, launch: &Launch) -> Result<Backing, ApiError> {
-        let examined = self.examine(launch.vm, &launch.spec, launch.epoch, ADMIT_TIMEOUT).await;
+        let arriving: BTreeSet<u32> = launch.arriving.iter().map(|disk| disk.index).collect();
+        let examined = self.examine(launch.vm, (&launch.spec, &arriving), launch.epoch, ADMIT_TIMEOUT).await;
         examined.map_err(|found| refusal(&self.config.name, &found))
     }
 }
@@ -219,13 +235,14 @@ fn vmm_config(
     }
 }
 
-/// Makes the directory, the taps and the cgroup, and opens everything that the process works with. The taps of a VM that
+/// Makes the directory, the taps, the images that arrive and the cgroup, and opens everything that the process works with. The taps of a VM that
 /// boots are open at once.
 async fn prepare(
     agent: &Arc<Agent>,
     dir: VmDir,
     mut config: VmmConfig,
     ports: Vec<Port>,
+    arriving: Vec<MovedDisk>,
 ) -> Result<(VmmConfig, Descriptors<OwnedFd>), ApiError> {
     let agent = Arc::clone(agent);
     blocking(move || {
@@ -234,7 +251,9 @@ async fn prepare(
                 format!("the VM's directory beside {} cannot be made: {error}", dir.log().display());
             failed(message).remedy("check the agent's state directory, and that its disk is not full")
         })?;
-        let prepared = plug(&ports, config.role == Role::Boot).and_then(|()| provide(&agent, &mut config));
+        let prepared = plug(&ports, config.role == Role::Boot)
+            .and_then(|()| make_images(&agent, &config, &arriving))
+            .and_then(|()| provide(&agent, &mut config));
         match prepared {
             Ok(descriptors) => Ok((config, descriptors)),
             Err(error) => {
@@ -244,6 +263,13 @@ async fn prepare(
         }
     })
     .await
+}
+
+fn make_images(agent: &Agent, config: &VmmConfig, arriving: &[MovedDisk]) -> Result<(), ApiError> {
+    let Role::Incoming { migration, .. } = config.role else { return Ok(()) };
+    let disk = |moved: &MovedDisk| Some((config.disks.get(moved.index as usize)?.clone(), *moved));
+    let disks: Vec<_> = arriving.iter().filter_map(disk).collect();
+    if disks.is_empty() { Ok(()) } else { agent.arrivals.begin(config.vm, migration, &disks) }
 }
 
 fn plug(ports: &[Port], open: bool) -> Result<(), ApiError> {

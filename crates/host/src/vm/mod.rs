@@ -5,6 +5,7 @@
 
 mod admission;
 pub(crate) mod adopt;
+mod arrivals;
 mod cgroup;
 pub(crate) mod control;
 mod dir;
@@ -13,6 +14,7 @@ mod keep;
 pub(crate) mod launch;
 mod machine;
 pub(crate) mod orders;
+mod places;
 mod process;
 mod question;
 mod registry;
@@ -22,6 +24,7 @@ mod supervise;
 pub(crate) mod traffic;
 mod user;
 
+pub(crate) use arrivals::Arrivals;
 pub(crate) use cgroup::Cgroups;
 pub(crate) use keep::Keep;
 pub(crate) use machine::blocking;

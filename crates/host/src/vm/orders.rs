@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_faults::Step;
-use godwit_types::agent::{AskSurvey, Fence, LocalState, Outgoing, StartOutgoing, StopVm};
+use godwit_types::agent::{AskSurvey, Fence, LocalState, Outgoing, RemoveLeft, StartOutgoing, StopVm};
 use godwit_types::capability::GuestFacts;
 use godwit_types::control::{Request, page_streams};
 use godwit_types::forecast::Survey;
@@ -15,12 +15,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::machine::{Machine, blocking};
-use super::{reached, traffic};
+use super::{places, reached, traffic};
 use crate::agent::Agent;
 use crate::net;
 
 /// How long a process that did not answer may take to turn out to have ended.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the datastores may take to say how large a VM's disks are.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the destination's host may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,7 +87,22 @@ pub(crate) async fn forget_kept(agent: Arc<Agent>, vm: VmId) {
 
 /// `GET /v1/vms/{id}/guest`.
 pub(crate) async fn guest(agent: &Agent, vm: VmId) -> Result<GuestFacts, ApiError> {
-    Ok(running(agent, vm)?.control.guest().await?)
+    let machine = running(agent, vm)?;
+    let guest = machine.control.guest().await?;
+    let disks = blocking(move || {
+        let measured = machine.config.disks.iter().map(godwit_provision::measure);
+        measured.collect::<Result<Vec<_>, _>>()
+    });
+    // Without them the VM can still move where its disks need not.
+    let disks = match timeout(MEASURE_TIMEOUT, disks).await {
+        Ok(Ok(disks)) => disks,
+        Ok(Err(error)) => {
+            tracing::warn!("the disks of VM {vm} cannot be looked at: {error}");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    };
+    Ok(GuestFacts { disks, ..guest })
 }
 
 /// `POST /v1/vms/{id}/survey`.
@@ -100,7 +117,10 @@ pub(crate) async fn discard_incoming(
     migration: MigrationId,
 ) -> Result<(), ApiError> {
     let _turn = agent.vms.lock(vm).await;
-    let Some(machine) = agent.vms.live(vm) else { return Ok(()) };
+    let Some(machine) = agent.vms.live(vm) else {
+        blocking(move || agent.arrivals.discard(vm, migration)).await;
+        return Ok(());
+    };
     let name = &machine.config.name;
     let (incoming, claiming, claimed) =
         machine.state(|state| (state.incoming, state.claiming, state.claimed));
@@ -108,6 +128,7 @@ pub(crate) async fn discard_incoming(
         Some(current) if current == migration && !claiming && !claimed => {
             tracing::info!("{name} does not arrive: migration {migration} is discarded");
             machine.kill().await;
+            blocking(move || agent.arrivals.discard(vm, migration)).await;
             Ok(())
         }
         Some(current) if current == migration => {
@@ -128,7 +149,7 @@ pub(crate) async fn start_outgoing(
 ) -> Result<(), ApiError> {
     let _turn = agent.vms.lock(vm).await;
     let machine = running(&agent, vm)?;
-    let StartOutgoing { migration, destination, address, key, mut budget } = asked;
+    let StartOutgoing { migration, destination, address, key, disks, mut budget } = asked;
     let before = machine.state(|state| state.outgoing.clone());
     if before.as_ref().is_some_and(|outgoing| outgoing.migration == migration) {
         return Ok(());
@@ -151,7 +172,7 @@ pub(crate) async fn start_outgoing(
     budget.bandwidth_bytes_per_s_max =
         traffic::first_share(&agent, &machine, budget.bandwidth_bytes_per_s_max);
     reached(Step::SourceAgentBegin).await;
-    let order = Request::MigrateOut { migration, destination, address, key, keep, budget };
+    let order = Request::MigrateOut { migration, destination, address, key, keep, disks, budget };
     let begun = machine.control.order_with(&order, &given).await;
     if begun.is_err() {
         agent.keep.settle(vm);
@@ -203,6 +224,26 @@ pub(crate) async fn cancel_outgoing(
 /// `GET /v1/vms/{id}/outgoing/{migration}`.
 pub(crate) fn outgoing(agent: &Agent, vm: VmId, migration: MigrationId) -> Result<Outgoing, ApiError> {
     agent.vms.outgoing(vm, migration).ok_or_else(|| no_migration(agent, vm, migration))
+}
+
+/// `POST /v1/vms/{id}/left`. What is gone already is fine, and what is not the VM's stays.
+pub(crate) async fn remove_left(agent: Arc<Agent>, vm: VmId, asked: RemoveLeft) -> Result<(), ApiError> {
+    let _turn = agent.vms.lock(vm).await;
+    if agent.arrivals.is_noted(vm) {
+        return Err(conflict(format!("VM {vm} is on its way back to {}", agent.config.name)));
+    }
+    // A process that has handed the VM over may still keep its memory, and needs no file for that.
+    let here = agent.vms.live(vm).filter(|machine| machine.report().state != LocalState::HandedOver);
+    let removed = blocking(move || {
+        let in_use = here.as_ref().map_or(&[][..], |machine| &machine.config.disks);
+        let remove = |image| places::remove_left(&agent.config, (vm, asked.epoch), image, in_use);
+        asked.images.iter().map(remove).filter_map(Result::err).collect::<Vec<_>>()
+    });
+    let kept = removed.await;
+    if kept.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Refused, kept.join("; ")).remedy("look at it, and remove it by hand"))
 }
 
 /// The VM, which must have a process here.

@@ -87,6 +87,12 @@ impl Registry {
         self.inner().live.get(&vm).cloned()
     }
 
+    /// Whether the VM has a process here, or is about to.
+    pub(crate) fn is_here(&self, vm: VmId) -> bool {
+        let inner = self.inner();
+        inner.live.contains_key(&vm) || inner.reserved.contains_key(&vm)
+    }
+
     pub(crate) fn all_live(&self) -> Vec<Arc<Machine>> {
         self.inner().live.values().cloned().collect()
     }

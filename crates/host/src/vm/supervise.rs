@@ -205,12 +205,16 @@ fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
     tracing::info!("{} runs here now, by migration {migration}", machine.config.name);
     agent.keep.forget(machine.id());
     tell_network(agent, machine);
-    let machine = Arc::clone(machine);
+    let (arrived, machine) = (Arc::clone(agent), Arc::clone(machine));
     agent.spawn(async move {
         // Opened before the claim was answered, unless another agent did that and was ended in between.
         open_taps(&machine).await;
         let settled = Arc::clone(&machine);
-        if let Err(error) = blocking(move || settled.dir.write_config(&settled.settled_config())).await {
+        let written = blocking(move || {
+            arrived.arrivals.settle(settled.id());
+            settled.dir.write_config(&settled.settled_config())
+        });
+        if let Err(error) = written.await {
             tracing::warn!("{}: its configuration was not updated: {error}", machine.config.name);
         }
     });

@@ -7,11 +7,13 @@ mod world;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-use godwit_types::agent::{LocalState, Outgoing};
+use godwit_types::agent::{Leftover, LocalState, MovedDisk, Outgoing};
+use godwit_types::capability::GuestFacts;
 use godwit_types::check::Check;
 use godwit_types::migration::MigrationOutcome;
 use godwit_types::ownership::Verdict;
-use godwit_types::{Epoch, ErrorCode};
+use godwit_types::vm::VmSpec;
+use godwit_types::{Bytes, Epoch, ErrorCode};
 
 use world::{MIGRATION, TAP, VM, World, guest, in_a_world, ip, offer, spec, survey, until};
 
@@ -228,6 +230,78 @@ fn an_incoming_vm_that_is_discarded_leaves_nothing_and_was_never_here() {
     });
 }
 
+/// What arrives with a disk, in a directory that is not there.
+fn with_disk() -> (VmSpec, Vec<MovedDisk>) {
+    let mut spec = spec("");
+    spec.disks[0].image = "shared/vms/web1.raw".parse().unwrap();
+    (spec, vec![MovedDisk { index: 0, size: Bytes::mib(1) }])
+}
+
+#[test]
+fn the_image_of_a_vm_that_does_not_arrive_stays_until_the_manager_says_so_also_to_the_next_agent() {
+    in_a_world(|mut world| async move {
+        for restarted in [false, true] {
+            let (spec, disks) = with_disk();
+            world.prepare_incoming_with(spec, disks).await.unwrap();
+            let image = world.stored("vms/web1.raw");
+            assert_eq!(std::fs::metadata(&image).unwrap().len(), 1 << 20);
+            if restarted {
+                world.stop_agent().await;
+            }
+            let mut control = UnixStream::connect(world.vm_dir().join("control.sock")).unwrap();
+            control.write_all(b"{\"request\":\"reset\"}\n").unwrap();
+            until(|| async { UnixStream::connect(world.vm_dir().join("control.sock")).is_err() }).await;
+            if restarted {
+                world.start_agent().await;
+            }
+            // Its process may have had everything before it died.
+            let left = [Leftover { vm: VM, migration: MIGRATION }];
+            let told = |world: &World| world.book.lock().unwrap().reports.last().unwrap().leftovers == left;
+            until(|| async { told(&world) }).await;
+            assert!(image.exists());
+            world.discard_incoming().await.unwrap();
+            assert!(!world.stored("vms").exists());
+            until(|| async { world.book.lock().unwrap().reports.last().unwrap().leftovers.is_empty() }).await;
+        }
+    });
+}
+
+#[test]
+fn an_image_that_arrives_is_made_nowhere_where_there_is_something_and_is_the_vms_own_once_it_runs() {
+    in_a_world(|world| async move {
+        let (mut spec, disks) = with_disk();
+        spec.disks[0].image = "shared/web1.raw".parse().unwrap();
+        let refused = world.prepare_incoming_with(spec, disks).await.unwrap_err();
+        assert!(refused.message.contains("already"), "{refused}");
+        assert_eq!(std::fs::read(world.stored("web1.raw")).unwrap(), b"x");
+        let (spec, disks) = with_disk();
+        world.book.lock().unwrap().verdict = granted(2);
+        let address = world.prepare_incoming_with(spec, disks).await.unwrap().address;
+        drop(tokio::net::TcpStream::connect(address).await.unwrap());
+        world.until_reported(LocalState::Running).await;
+        world.stop_vm(true, 0).await.unwrap();
+        world.discard_incoming().await.unwrap();
+        assert!(world.stored("vms/web1.raw").exists());
+        assert_eq!(world.book.lock().unwrap().reports.last().unwrap().leftovers, []);
+    });
+}
+
+#[test]
+fn what_a_vm_has_left_is_removed_only_if_it_has_left_it() {
+    in_a_world(|world| async move {
+        let refused = world.remove_left(1).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Refused, "{refused}");
+        let record = format!("{{\"vm\":\"{VM}\",\"host\":\"b\",\"epoch\":1}}");
+        std::fs::write(world.stored("web1.raw.lock"), record).unwrap();
+        world.start_vm("", 1).await.unwrap();
+        assert!(world.remove_left(1).await.is_err(), "it runs here");
+        world.stop_vm(true, 0).await.unwrap();
+        world.remove_left(1).await.unwrap();
+        assert!(!world.stored("web1.raw").exists() && !world.stored("web1.raw.lock").exists());
+        world.remove_left(1).await.unwrap();
+    });
+}
+
 #[test]
 fn a_refused_claim_ends_the_arrival() {
     in_a_world(|world| async move {
@@ -280,7 +354,12 @@ fn the_manager_hears_what_the_vmm_offers_and_what_a_running_guest_needs_and_does
     in_a_world(|world| async move {
         world.start_vm("", 1).await.unwrap();
         until(|| async { world.reported_offer() == Some(offer()) }).await;
-        assert_eq!(world.guest().await.unwrap(), guest());
+        let told = world.guest().await.unwrap();
+        assert_eq!(
+            told.disks.iter().map(|disk| (disk.size, disk.layered)).collect::<Vec<_>>(),
+            [(Bytes(1), false)]
+        );
+        assert_eq!(GuestFacts { disks: vec![], ..told }, guest());
         assert_eq!(world.survey().await.unwrap(), survey());
         world.stop_vm(true, 0).await.unwrap();
         assert_eq!(world.guest().await.unwrap_err().code, ErrorCode::NotFound);

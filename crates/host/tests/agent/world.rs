@@ -8,8 +8,8 @@ use std::time::Duration;
 use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, PrepareIncoming, StartOutgoing, StartVm,
-    StopVm,
+    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, MovedDisk, PrepareIncoming, RemoveLeft,
+    StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
@@ -154,6 +154,17 @@ impl World {
         timeout(PATIENCE, task).await.expect("it ends").unwrap();
     }
 
+    /// A file in the datastore.
+    pub(crate) fn stored(&self, name: &str) -> PathBuf {
+        self.directory.path().join("shared").join(name)
+    }
+
+    /// Has removed what the VM has left as its disk when it ran here at an epoch.
+    pub(crate) async fn remove_left(&self, epoch: u64) -> Result<Empty, ApiError> {
+        let asked = RemoveLeft { epoch: Epoch(epoch), images: vec!["shared/web1.raw".parse().unwrap()] };
+        self.client.post(&format!("/v1/vms/{VM}/left"), &asked).await
+    }
+
     /// The VM's directory.
     pub(crate) fn vm_dir(&self) -> PathBuf {
         self.directory.path().join("state/vms").join(VM.to_string())
@@ -187,6 +198,15 @@ impl World {
     }
 
     pub(crate) async fn prepare_incoming(&self, spec: VmSpec) -> Result<Incoming, ApiError> {
+        self.prepare_incoming_with(spec, Vec::new()).await
+    }
+
+    /// The same with disks that arrive.
+    pub(crate) async fn prepare_incoming_with(
+        &self,
+        spec: VmSpec,
+        disks: Vec<MovedDisk>,
+    ) -> Result<Incoming, ApiError> {
         let asked = PrepareIncoming {
             key: None,
             migration: MIGRATION,
@@ -195,13 +215,14 @@ impl World {
             epoch: Epoch(2),
             source: "a".parse().unwrap(),
             addresses: Vec::new(),
+            disks,
         };
         self.client.post(&format!("/v1/vms/{VM}/incoming"), &asked).await
     }
 
     /// What keeps a VM of `spec` from arriving.
     pub(crate) async fn admission(&self, spec: VmSpec) -> Vec<Finding> {
-        let asked = AskAdmission { spec, epoch: Epoch(2) };
+        let asked = AskAdmission { spec, epoch: Epoch(2), disks: Default::default() };
         self.client.post(&format!("/v1/vms/{VM}/admission"), &asked).await.unwrap()
     }
 
@@ -224,6 +245,7 @@ impl World {
             migration: MIGRATION,
             destination: "c".parse().unwrap(),
             address: destination.local_addr().unwrap(),
+            disks: Default::default(),
             budget: Default::default(),
         };
         self.client.post(&format!("/v1/vms/{VM}/outgoing"), &asked).await
@@ -295,7 +317,15 @@ pub(crate) fn survey() -> Survey {
 /// What the fake VMM's guest needs.
 pub(crate) fn guest() -> GuestFacts {
     let VmmOffer { release, protocol, sections, cpu, .. } = offer();
-    GuestFacts { release, protocol, sections, cpu, blockers: vec!["a card that is passed through".into()] }
+    GuestFacts {
+        release,
+        protocol,
+        sections,
+        cpu,
+        blockers: vec!["a card that is passed through".into()],
+        moves_disks: true,
+        disks: vec![],
+    }
 }
 
 pub(crate) fn spec(cmdline: &str) -> VmSpec {

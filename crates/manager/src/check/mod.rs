@@ -8,6 +8,7 @@
 //! ```
 
 mod clock;
+mod disks;
 mod pair;
 mod passed;
 mod sides;
@@ -20,6 +21,7 @@ use godwit_types::task::Task;
 
 pub(crate) use clock::Skew;
 
+use crate::moving::{Moving, Wish};
 use crate::store::{HostRow, Power, VmRow};
 
 /// What is looked at.
@@ -32,8 +34,9 @@ pub(crate) struct Case<'a> {
     /// The host that owns the VM.
     pub source: Option<&'a HostRow>,
     pub destination: &'a HostRow,
-    /// Memory may follow the guest.
-    pub post_copy: bool,
+    pub wish: &'a Wish,
+    /// Disks that move along, or would have to.
+    pub moving: &'a Moving,
     pub answers: &'a Answers,
 }
 
@@ -61,8 +64,9 @@ pub(crate) fn judge(case: &Case<'_>) -> HostCheck {
         findings.extend(sides::source(case));
         findings.extend(sides::destination(case));
         findings.extend(pair::findings(case));
+        findings.extend(disks::findings(case));
         findings.extend(clock::findings(case));
-        let asked = |check: &Check| *check != Check::PostCopy || case.post_copy;
+        let asked = |check: &Check| *check != Check::PostCopy || case.wish.budget.post_copy;
         for check in Check::ALL.into_iter().filter(asked) {
             if findings.iter().all(|finding| finding.check != check) {
                 findings.push(passed::finding(check, case));

@@ -52,7 +52,7 @@ fn machine(case: &Case<'_>) -> Option<Finding> {
 }
 
 fn post_copy(case: &Case<'_>) -> Option<Finding> {
-    let why = case.offer()?.no_post_copy.as_ref().filter(|_| case.post_copy)?;
+    let why = case.offer()?.no_post_copy.as_ref().filter(|_| case.wish.budget.post_copy)?;
     let reason = format!("memory cannot follow the guest to {}: {why}", case.destination.name);
     Some(Finding::blocked(Check::PostCopy, reason, "migrate without --post-copy, or name another host"))
 }

@@ -46,7 +46,7 @@ fn unknown(check: Check, case: &Case<'_>) -> Option<Finding> {
 }
 
 fn well(check: Check, case: &Case<'_>) -> String {
-    let (spec, name, host) = (&case.vm.spec, &case.vm.name, &case.destination.name);
+    let (spec, name, host) = (&case.moving.spec, &case.vm.name, &case.destination.name);
     let (facts, guest, offer) = (&case.destination.facts, case.guest(), case.offer());
     let source = || case.source.map_or_else(|| "its host".to_owned(), |source| source.name.to_string());
     match check {
@@ -84,6 +84,10 @@ fn well(check: Check, case: &Case<'_>) -> String {
         }
         Check::Networks => format!("{host} offers {}", listed(fit::needed_networks(spec))),
         Check::Datastores => format!("{host} reaches {}", listed(fit::needed_datastores(spec))),
+        Check::Disks if !case.moving.disks.is_empty() => {
+            let images = listed(&case.moving.images);
+            format!("{images} can move along, and {host} opens all other files of the VM")
+        }
         Check::Disks => format!("{host} opens all files of the VM, and no lock is in the way"),
         Check::PostCopy => format!("memory can follow the guest to {host}"),
         Check::Clock => {

@@ -55,7 +55,7 @@ pub(super) fn source(case: &Case<'_>) -> Vec<Finding> {
 
 /// What the destination lacks: as its agent says now, or else as it last reported.
 pub(super) fn destination(case: &Case<'_>) -> Vec<Finding> {
-    let (host, spec) = (case.destination, &case.vm.spec);
+    let (host, spec) = (case.destination, &case.moving.spec);
     let mut found = fit::obstacles(spec, host);
     match &case.answers.admission {
         Some(Ok(admission)) => {

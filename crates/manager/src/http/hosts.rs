@@ -65,6 +65,11 @@ async fn tell(manager: &Manager, host: &HostName, orders: Orders) {
             tracing::warn!("{host} was not told to end its copy of VM {vm}: {error}");
         }
     }
+    for left in orders.remove {
+        if let Err(error) = tasks::remove_left(manager, host, &left).await {
+            tracing::info!("{host} has not removed what VM {} has left: {error}", left.vm);
+        }
+    }
     for vm in orders.forget {
         let told = match manager.agent(host).await {
             Ok(agent) => agent.delete::<Empty>(&format!("/v1/vms/{vm}/kept")).await.map(drop),

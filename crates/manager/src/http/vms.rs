@@ -6,14 +6,15 @@ use godwit_types::agent::StopVm;
 use godwit_types::api::Empty;
 use godwit_types::check::MigrationCheck;
 use godwit_types::forecast::{MigrationPlan, PlanMigration};
-use godwit_types::migration::MigrateVm;
+use godwit_types::migration::{Budget, MigrateVm, MoveDisks};
 use godwit_types::task::Task;
 use godwit_types::vm::{CreateVm, StartRequest, Vm};
-use godwit_types::{ApiError, HostName};
+use godwit_types::{ApiError, HostName, Name};
 use serde::Deserialize;
 
 use super::{Answer, Shared};
 use crate::manager::unknown_vm;
+use crate::moving::Wish;
 use crate::{define, plan, preflight, tasks};
 
 /// All VMs, by name.
@@ -106,17 +107,24 @@ pub(super) struct To {
     to: Option<HostName>,
     #[serde(default)]
     post_copy: bool,
+    #[serde(default)]
+    move_disks: bool,
+    datastore: Option<Name>,
 }
 
 /// Whether a VM can move to the host named, or to which of all, with every reason. Moves and reserves nothing.
 #[utoipa::path(get, path = "/v1/vms/{vm}/migration-check", operation_id = "check_migration", tag = "vms",
     params(("vm" = String, Path, description = "name or id"), ("to" = Option<String>, Query, description = "a host's name"),
-        ("post_copy" = Option<bool>, Query, description = "whether memory may follow the guest")),
+        ("post_copy" = Option<bool>, Query, description = "whether memory may follow the guest"),
+        ("move_disks" = Option<bool>, Query, description = "whether disks may move along that the host does not share"),
+        ("datastore" = Option<String>, Query, description = "where to, if they may")),
     responses((status = 200, body = MigrationCheck), (status = "default", body = ApiError)))]
 pub(super) async fn migration_check(
     State(manager): Shared,
     Path(vm): Path<String>,
-    Query(To { to, post_copy }): Query<To>,
+    Query(To { to, post_copy, move_disks, datastore }): Query<To>,
 ) -> Answer<MigrationCheck> {
-    Ok(Json(preflight::report(&manager, vm, to, post_copy).await?))
+    let budget = Budget { post_copy, ..Budget::default() };
+    let wish = Wish { budget, move_disks: move_disks.then_some(MoveDisks { datastore }) };
+    Ok(Json(preflight::report(&manager, vm, to, wish).await?))
 }

@@ -55,6 +55,12 @@ impl Tx<'_> {
     /// Writes what the arbiter decided about migration `id`.
     pub(crate) fn apply_change(&self, id: MigrationId, change: &Change) -> Result<(), StoreError> {
         self.put_ownership(&change.ownership)?;
+        // The first change is the commit, or takes its place.
+        if let Some(m) = self.migration(id)?
+            && matches!(m.state, MigrationState::Preparing | MigrationState::Running)
+        {
+            self.commit_moving(&m)?;
+        }
         self.sql
             .prepare_cached("UPDATE migrations SET state = ?, taken_over = ? WHERE id = ?")?
             .execute(params![Word(&change.state), change.taken_over, Text(&id)])?;

@@ -7,6 +7,7 @@ mod codec;
 mod events;
 mod hosts;
 mod migrations;
+mod moved_disks;
 mod ownership;
 mod schema;
 mod tasks;
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use events::NewEvent;
 pub(crate) use hosts::HostRow;
+pub(crate) use moved_disks::Left;
 pub use vms::Power;
 pub(crate) use vms::VmRow;
 

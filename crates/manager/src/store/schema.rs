@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 4] = ["
+const STEPS: [&str; 5] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -124,6 +124,12 @@ DROP TABLE tasks;
 ALTER TABLE tasks_4 RENAME TO tasks;
 CREATE UNIQUE INDEX one_open_task_for_each_vm ON tasks (vm) WHERE finished_unix_ms IS NULL;
 CREATE INDEX tasks_by_age ON tasks (started_unix_ms);
+", "
+CREATE TABLE moved_disks (
+    migration   TEXT PRIMARY KEY REFERENCES migrations ON DELETE CASCADE,
+    moving      TEXT NOT NULL,                      -- Moving: which disks, and what follows from the commit
+    left_behind TEXT                                -- Vec<DatastorePath>: what is still at the source
+) STRICT;
 "];
 
 /// Opens the file, alone, at the newest version.

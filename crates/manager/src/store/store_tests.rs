@@ -6,9 +6,10 @@ use godwit_types::{Epoch, MigrationId, TaskId};
 use uuid::Uuid;
 
 use super::*;
-use crate::arbiter::{Migration, MigrationState};
+use crate::arbiter::{Change, Migration, MigrationState};
 use crate::clock::now_unix_ms;
 use crate::fixtures;
+use crate::moving::Moving;
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -102,6 +103,69 @@ async fn a_vm_has_one_open_task_and_one_open_migration() {
     store.write(add(second)).await.unwrap();
     store.write(move |tx| Ok(tx.add_migration(&m)?)).await.unwrap();
     assert!(store.write(move |tx| Ok(tx.add_migration(&again)?)).await.is_err());
+}
+
+/// The disk in the datastore `shared` moves to the one named.
+fn moving(vm: &VmRow, to: &str) -> Moving {
+    let mut spec = vm.spec.clone();
+    let images = vec![spec.disks[0].image.clone()];
+    spec.disks[0].image.datastore = to.parse().unwrap();
+    Moving { disks: [0].into(), images, spec }
+}
+
+#[tokio::test]
+async fn with_the_commit_the_disks_are_where_they_have_come_and_what_is_left_is_known() {
+    let Fixture { store, vm, .. } = fixture().await;
+    let m = migration(&vm, MigrationState::Running);
+    let (id, change, fast) = (m.id, arbiter_change(&vm), moving(&vm, "fast"));
+    let specified = fast.spec.clone();
+    let added = store.write(move |tx| {
+        tx.add_migration(&m)?;
+        Ok(tx.add_moving(id, &fast)?)
+    });
+    added.await.unwrap();
+    let at_a = |tx: &Tx<'_>| Ok(tx.left_at(&"a".parse().unwrap())?);
+    assert_eq!(store.read(at_a).await.unwrap(), []);
+    let claim = Change { state: MigrationState::Claimed, ..change.clone() };
+    store.write(move |tx| Ok(tx.apply_change(id, &change)?)).await.unwrap();
+    assert_eq!(store.read(|tx| Ok(tx.vm("web1")?.unwrap().spec)).await.unwrap(), specified);
+    let left = store.read(at_a).await.unwrap();
+    assert_eq!(
+        (left.len(), left[0].order.epoch, &left[0].order.images),
+        (1, Epoch(1), &vec![vm.spec.disks[0].image.clone()])
+    );
+    store.write(move |tx| Ok(tx.set_nothing_left(id)?)).await.unwrap();
+    // The claim is no second commit.
+    store.write(move |tx| Ok(tx.apply_change(id, &claim)?)).await.unwrap();
+    assert_eq!(store.read(at_a).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_a_vm_has_left_is_replaced_when_its_disk_comes_back_to_the_same_place() {
+    for (to, left_at_home) in [("shared", 0), ("fast", 1)] {
+        let Fixture { store, vm, .. } = fixture().await;
+        let (out, back) = (migration(&vm, MigrationState::Running), migration(&vm, MigrationState::Running));
+        let back = Migration {
+            source: out.destination.clone(),
+            destination: out.source.clone(),
+            epoch: Epoch(2),
+            ..back
+        };
+        for (m, to, owner, epoch) in [(out, "shared", "b", 2), (back, to, "a", 3)] {
+            let (id, ownership, moving) = (m.id, owned(&vm, owner, epoch), moving(&vm, to));
+            let change = Change { ownership, state: MigrationState::Committed, taken_over: false };
+            let moved = store.write(move |tx| {
+                tx.add_migration(&m)?;
+                tx.add_moving(id, &moving)?;
+                Ok(tx.apply_change(id, &change)?)
+            });
+            moved.await.unwrap();
+        }
+        let left =
+            store.read(|tx| Ok((tx.left_at(&"a".parse().unwrap())?, tx.left_at(&"b".parse().unwrap())?)));
+        let (at_a, at_b) = left.await.unwrap();
+        assert_eq!((at_a.len(), at_b.len()), (left_at_home, 1), "to {to}");
+    }
 }
 
 #[tokio::test]

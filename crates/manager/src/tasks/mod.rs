@@ -19,7 +19,7 @@ mod stop;
 use std::sync::Arc;
 
 use godwit_api::Client;
-use godwit_types::migration::{Budget, MigrationReport};
+use godwit_types::migration::MigrationReport;
 use godwit_types::task::{SetBandwidth, Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode, HostName, TaskId};
 use tokio::time::{Instant, sleep};
@@ -27,10 +27,11 @@ use uuid::Uuid;
 
 use crate::clock::now_unix_ms;
 use crate::manager::{Manager, unknown_task};
+use crate::moving::Wish;
 use crate::store::{NewEvent, Power, StoreError, Tx, VmRow};
 
 pub use migrate::settle;
-pub(crate) use migrate::{Side, discard, request as request_migration};
+pub(crate) use migrate::{Side, discard, remove_left, request as request_migration};
 pub(crate) use queue::usher;
 pub(crate) use start::request as request_start;
 pub(crate) use stop::request as request_stop;
@@ -94,8 +95,9 @@ pub(crate) async fn set_bandwidth(
         if !matches!(task.kind, TaskKind::MigrateVm { .. }) {
             return Err(ApiError::new(ErrorCode::Invalid, format!("task {id} moves nothing")));
         }
-        let budget = Budget { bandwidth_bytes_per_s_max: asked.bytes_per_s_max, ..tx.task_request(id)? };
-        tx.set_task_request(id, &budget)?;
+        let mut wish: Wish = tx.task_request(id)?;
+        wish.budget.bandwidth_bytes_per_s_max = asked.bytes_per_s_max;
+        tx.set_task_request(id, &wish)?;
         Ok(task)
     });
     set.await

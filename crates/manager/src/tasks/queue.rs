@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::migrate;
 use crate::admission::{self, Move, Place};
 use crate::manager::Manager;
+use crate::moving::Wish;
 use crate::preflight;
 use crate::store::{StoreError, Tx};
 use crate::tasks::Driver;
@@ -130,19 +131,22 @@ pub(super) async fn await_turn(driver: &Driver) -> Result<Result<(), ApiError>, 
         // The sender lives in the manager, which the driver holds.
         let _ = called.wait_for(|called| called.contains(&id)).await;
         let rows = manager.store.read(move |tx| Ok((tx.task(id)?, tx.task_request(id)?)));
-        let (task, budget) = rows.await?;
+        let (task, wish): (_, Wish) = rows.await?;
         let Some(Task { state: TaskState::Waiting, kind: TaskKind::MigrateVm { to, .. }, .. }) = task else {
             return Ok(Ok(()));
         };
         // What was well when it was asked for may have changed since.
-        let probe = match preflight::ask(manager, &driver.task.vm.to_string(), Some(&to)).await {
-            Ok(probe) => probe,
-            Err(error) => return Ok(Err(error)),
-        };
+        let probe =
+            match preflight::ask(manager, &driver.task.vm.to_string(), Some(&to), wish.move_disks.as_ref())
+                .await
+            {
+                Ok(probe) => probe,
+                Err(error) => return Ok(Err(error)),
+            };
         let begun = manager.store.write(move |tx| {
             let is_called = waiting(tx)?.iter().any(|(task, turn)| task.id == id && turn.is_none());
             if is_called {
-                migrate::begin(tx, id, &budget, &probe)?;
+                migrate::begin(tx, id, &wish, &probe)?;
             }
             Ok(is_called)
         });

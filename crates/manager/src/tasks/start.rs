@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_types::agent::{LocalState, LocalVm, StartVm};
-use godwit_types::check::refuse;
+use godwit_types::check::{Check, Finding, refuse};
 use godwit_types::ownership::Ownership;
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::vm::StartRequest;
@@ -22,6 +22,7 @@ use godwit_types::{ApiError, Epoch, ErrorCode, HostName};
 use super::{Driver, Ending, Silence, cancelled_error, drive, new_task, require_idle, told};
 use crate::fit;
 use crate::manager::{Manager, unknown_host, unknown_vm};
+use crate::moving::moving;
 use crate::store::{HostRow, Power, Tx, VmRow};
 
 /// How long an agent may take to start a VM.
@@ -43,7 +44,8 @@ fn plan(tx: &Tx<'_>, vm: &str, host: Option<&HostName>) -> Result<Task, ApiError
     require_idle(tx, &vm)?;
     let owned = tx.ownership(vm.id)?.map(|(owned, _)| owned);
     require_not_running(tx, &vm, owned.as_ref())?;
-    let host = choose(tx, &vm, host)?;
+    let last = owned.as_ref().map(|owned| tx.host(&owned.owner)).transpose()?.flatten();
+    let host = choose(tx, &vm, host, last.as_ref())?;
     let epoch = owned.map_or(Epoch(0), |owned| owned.epoch).next();
     tx.put_ownership(&Ownership { vm: vm.id, owner: host.clone(), epoch, claimed: false })?;
     let message = format!("{host} starts {}", vm.name);
@@ -62,11 +64,37 @@ fn require_not_running(tx: &Tx<'_>, vm: &VmRow, owned: Option<&Ownership>) -> Re
     Err(ApiError::new(ErrorCode::Refused, message).remedy(format!("bring {host} or the network to it back")))
 }
 
-fn choose(tx: &Tx<'_>, vm: &VmRow, host: Option<&HostName>) -> Result<HostName, ApiError> {
-    let Some(name) = host else { return fit::place(&vm.spec, &tx.hosts()?) };
+/// The host named, or the best one; one that reaches the VM's disks where `last` had them.
+fn choose(
+    tx: &Tx<'_>,
+    vm: &VmRow,
+    host: Option<&HostName>,
+    last: Option<&HostRow>,
+) -> Result<HostName, ApiError> {
+    let Some(name) = host else {
+        let mut hosts = tx.hosts()?;
+        hosts.retain(|host| elsewhere(vm, host, last).is_empty());
+        return fit::place(&vm.spec, &hosts);
+    };
     let host: HostRow = tx.host(name)?.ok_or_else(|| unknown_host(name.as_str()))?;
-    refuse(&format!("{} cannot start on {name}", vm.name), &fit::obstacles(&vm.spec, &host))?;
+    let mut found = fit::obstacles(&vm.spec, &host);
+    found.extend(elsewhere(vm, &host, last));
+    refuse(&format!("{} cannot start on {name}", vm.name), &found)?;
     Ok(host.name)
+}
+
+/// Disks that a host does not share with the one that had the VM last: what it has under their names is something else, such
+/// as what the VM has left there when it moved with its disks.
+fn elsewhere(vm: &VmRow, host: &HostRow, last: Option<&HostRow>) -> Vec<Finding> {
+    let images = moving(&vm.spec, last, host, None).images;
+    let finding = |image| {
+        let (host, last) = (&host.name, last.map_or("", |last| last.name.as_str()));
+        let reason = format!("its disk {image} is on {last}, and {host} does not share that datastore");
+        let remedy =
+            format!("start it on {last}, then move it with its disks: godwit vm migrate --move-disks");
+        Finding::blocked(Check::Disks, reason, remedy)
+    };
+    images.iter().map(finding).collect()
 }
 
 /// Drives the task to its end.

@@ -14,11 +14,11 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, serve, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Client, Token};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, Outgoing, PrepareIncoming, StartOutgoing,
-    StartVm, StopVm,
+    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, MovedDisk, Outgoing, PrepareIncoming,
+    RemoveLeft, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
-use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
+use godwit_types::capability::{DiskFacts, GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
 use godwit_types::forecast::{Reading, Survey};
@@ -71,6 +71,8 @@ pub(crate) struct Script {
     pub hold_claim: bool,
     /// Its process ends instead of claiming.
     pub dies_unclaimed: bool,
+    /// Does not remove what a VM has left.
+    pub keeps_left: bool,
 }
 
 /// A running fake. Clones are the same agent.
@@ -93,6 +95,8 @@ pub(crate) struct Known {
     pub(crate) bandwidths: BTreeMap<MigrationId, Option<u64>>,
     /// Requests that changed something, as `METHOD what`.
     pub(crate) requests: Vec<String>,
+    /// Disks that have arrived, or were to.
+    pub(crate) arriving: Vec<MovedDisk>,
     peers: BTreeMap<HostName, Agent>,
 }
 
@@ -111,6 +115,7 @@ impl Agent {
                 outgoing: BTreeMap::new(),
                 bandwidths: BTreeMap::new(),
                 requests: Vec::new(),
+                arriving: Vec::new(),
                 peers: BTreeMap::new(),
             })),
             work: Arc::default(),
@@ -171,7 +176,7 @@ impl Agent {
         let mut facts = known.facts.clone();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         facts.clock_unix_ms = (now.as_millis() as u64).saturating_add_signed(self.script.borrow().clock_ms);
-        HostReport { name: self.name.clone(), agent: self.address, facts, vms }
+        HostReport { name: self.name.clone(), agent: self.address, facts, vms, leftovers: Vec::new() }
     }
 
     async fn report_for_ever(self) {
@@ -283,6 +288,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/admission", post(admission))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/kept", delete(forget_kept))
+        .route("/v1/vms/{id}/left", post(remove_left))
         .route("/v1/vms/{id}/incoming", post(incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard))
         .route("/v1/vms/{id}/outgoing", post(outgoing))
@@ -304,10 +310,26 @@ async fn report_now(State(agent): State<Agent>) -> Json<HostReport> {
     Json(agent.report())
 }
 
+async fn remove_left(State(agent): State<Agent>, Json(asked): Json<RemoveLeft>) -> Answer<Empty> {
+    if agent.script.borrow().keeps_left {
+        return Err(ApiError::new(ErrorCode::Conflict, "not now").into());
+    }
+    agent.known().requests.push(format!("POST left {:?}", asked.images));
+    Ok(Json(Empty {}))
+}
+
 async fn guest(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<GuestFacts> {
     agent.vm_state(vm).ok_or_else(unknown)?;
     let VmmOffer { release, protocol, sections, cpu, .. } = offer();
-    Ok(Json(GuestFacts { release, protocol, sections, cpu, blockers: vec![] }))
+    Ok(Json(GuestFacts {
+        release,
+        protocol,
+        sections,
+        cpu,
+        blockers: vec![],
+        moves_disks: true,
+        disks: vec![DiskFacts { size: Bytes::mib(9), allocated: Bytes::mib(3), layered: false }],
+    }))
 }
 
 async fn survey(
@@ -403,6 +425,7 @@ async fn incoming(
     if script.incoming_hangs {
         std::future::pending::<()>().await;
     }
+    agent.known().arriving.extend(asked.disks);
     agent.set_vm(vm, &asked.name, asked.epoch.0, LocalState::Incoming);
     Ok(Json(Incoming { address: agent.address }))
 }
@@ -524,6 +547,7 @@ fn facts() -> HostFacts {
             path: "/srv".into(),
             size: Bytes::mib(1000),
             free: Bytes::mib(500),
+            id: None,
         }],
         // Most tests have several moves under way and none that waits.
         migration: MigrationLimits { moves_max: 8, bandwidth_bytes_per_s_max: None, link_bits_per_s: None },

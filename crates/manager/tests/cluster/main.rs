@@ -17,7 +17,7 @@ use godwit_manager::{Limits, ManagerConfig, ManagerError};
 use godwit_types::check::MigrationCheck;
 use godwit_types::event::Event;
 use godwit_types::host::{Host, HostState};
-use godwit_types::migration::{Budget, MigrateVm};
+use godwit_types::migration::{Budget, MigrateVm, MoveDisks};
 use godwit_types::ownership::Verdict;
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::{BootSpec, CreateVm, DiskSpec, NicSpec, StartRequest, Vm, VmSpec, VmState};
@@ -143,8 +143,14 @@ impl Cluster {
     }
 
     async fn try_migrate(&self, name: &str, to: &str) -> Result<Task, ApiError> {
-        let asked = MigrateVm { to: to.parse().unwrap(), budget: Budget::default() };
+        let asked = MigrateVm { to: to.parse().unwrap(), budget: Budget::default(), move_disks: None };
         self.client.post(&format!("/v1/vms/{name}/migrate"), &asked).await
+    }
+
+    async fn migrate_with_disks(&self, name: &str, to: &str) -> Task {
+        let move_disks = Some(MoveDisks::default());
+        let asked = MigrateVm { to: to.parse().unwrap(), budget: Budget::default(), move_disks };
+        self.client.post(&format!("/v1/vms/{name}/migrate"), &asked).await.unwrap()
     }
 
     async fn migrate(&self, name: &str, to: &str) -> Task {

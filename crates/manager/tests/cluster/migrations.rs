@@ -76,6 +76,34 @@ async fn whether_memory_arrived_as_it_was_is_told_with_the_move_and_as_an_event_
 }
 
 #[tokio::test]
+async fn a_vm_moves_with_its_disk_and_what_it_leaves_is_removed_as_soon_as_that_can_be_done() {
+    let cluster = Cluster::start().await;
+    let vm = cluster.running("web1").await;
+    for (agent, id) in [(&cluster.a, 1), (&cluster.b, 2)] {
+        agent.known().facts.datastores[0].id = Some(uuid::Uuid::from_u128(id));
+    }
+    let told = async |c: &Cluster, host: &str| {
+        c.get::<godwit_types::host::Host>(&format!("/v1/hosts/{host}")).await.facts.datastores[0].id.is_some()
+    };
+    cluster.until("the manager knows", async |c| told(c, "a").await && told(c, "b").await).await;
+    let refused = cluster.try_migrate("web1", "b").await.unwrap_err();
+    assert!(refused.message.contains("does not share"), "{refused}");
+    assert!(refused.remedy.unwrap().contains("--move-disks"));
+    cluster.a.script(|script| script.keeps_left = true);
+    let task = cluster.migrate_with_disks("web1", "b").await;
+    let ended = cluster.ended(task.id).await;
+    assert_eq!(ended.state, TaskState::Succeeded, "{}", ended.message);
+    assert!(cluster.b.known().arriving.iter().any(|disk| disk.size == godwit_types::Bytes::mib(9)));
+    assert!(cluster.event_kinds().await.iter().any(|kind| kind == "vm.disk_left"));
+    cluster.a.script(|script| script.keeps_left = false);
+    let removed =
+        |agent: &super::Agent| agent.known().requests.iter().any(|seen| seen.starts_with("POST left"));
+    cluster.until("it is removed", async |c| removed(&c.a)).await;
+    cluster.runs_on(&vm, "b", 2).await;
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn progress_is_shown_and_a_second_task_on_the_same_vm_is_refused() {
     let cluster = Cluster::start().await;
     let vm = cluster.running("web1").await;

@@ -12,7 +12,7 @@ use super::Cluster;
 impl Cluster {
     async fn plan(&self, vm: &str, to: &str) -> MigrationPlan {
         let (to, budget) = (to.parse().unwrap(), Budget::default());
-        let asked = PlanMigration { to, budget, sample_ms: 1000 };
+        let asked = PlanMigration { to, budget, move_disks: None, sample_ms: 1000 };
         self.client.post(&format!("/v1/vms/{vm}/plan-migration"), &asked).await.unwrap()
     }
 

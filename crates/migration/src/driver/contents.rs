@@ -26,6 +26,15 @@ pub(super) enum Guest {
     HasLeft,
 }
 
+/// Where the contents of a record's pages are.
+#[derive(Clone, Copy)]
+pub(super) enum Pages<'a> {
+    /// The guest may write them meanwhile.
+    Memory(&'a dyn GuestMemory),
+    /// Copies of all pages that have contents, one after the other. They are no page's of memory.
+    Copied(&'a [u8]),
+}
+
 /// One stream's contents.
 pub(super) struct Contents {
     chooser: Chooser,
@@ -54,7 +63,7 @@ impl Contents {
     pub(super) fn send<E: From<MachineError>>(
         &mut self,
         record: &mut PageRecord,
-        (memory, guest): (&dyn GuestMemory, Guest),
+        (pages, guest): (Pages<'_>, Guest),
         pages_max: u64,
         send: impl FnOnce(&PageRecord, &[&[u8]]) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -62,18 +71,32 @@ impl Contents {
         let packing =
             if telling && guest != Guest::Stands { self.chooser.choose() } else { self.chooser.best() };
         let began = Instant::now();
-        let packed_bytes = if packing == Packing::None || record.raw_pages == 0 {
-            self.forget(record);
-            record.contents_bytes = record.raw_bytes() as u32;
-            let contents: Result<Vec<_>, _> = record.raw().map(|run| memory.bytes(run)).collect();
-            send(record, &contents?)?;
-            record.contents_bytes
-        } else {
-            self.copy(record, memory, guest)?;
-            let (codec, contents) = self.packer.pack(packing, &self.plain);
-            (self.packed.codec, self.packed.contents_bytes) = (codec, contents.len() as u32);
-            send(&self.packed, &[contents])?;
-            self.packed.contents_bytes
+        let plain = packing == Packing::None || record.raw_pages == 0;
+        record.contents_bytes = record.raw_bytes() as u32;
+        let packed_bytes = match pages {
+            Pages::Memory(memory) if plain => {
+                self.forget(record);
+                let contents: Result<Vec<_>, _> = record.raw().map(|run| memory.bytes(run)).collect();
+                send(record, &contents?)?;
+                record.contents_bytes
+            }
+            Pages::Memory(memory) => {
+                self.copy(record, memory, guest)?;
+                let (codec, contents) = self.packer.pack(packing, &self.plain);
+                (self.packed.codec, self.packed.contents_bytes) = (codec, contents.len() as u32);
+                send(&self.packed, &[contents])?;
+                self.packed.contents_bytes
+            }
+            Pages::Copied(copies) if plain => {
+                send(record, &[copies])?;
+                record.contents_bytes
+            }
+            Pages::Copied(copies) => {
+                let (codec, contents) = self.packer.pack(packing, copies);
+                (record.codec, record.contents_bytes) = (codec, contents.len() as u32);
+                send(record, &[contents])?;
+                record.contents_bytes
+            }
         };
         if telling {
             self.chooser.learn(packing, record.raw_bytes(), packed_bytes.into(), began.elapsed());

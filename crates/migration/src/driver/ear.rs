@@ -9,6 +9,7 @@ use godwit_types::ApiError;
 use super::incoming::Event;
 use super::link::Reader;
 use super::offer;
+use super::places::Places;
 use super::seal::Seal;
 use super::sink::{SinkError, describe};
 use super::threads::spawn;
@@ -76,7 +77,9 @@ impl Parts {
             Tag::Pages if seal.arriving().is_some() => {
                 self.record.decode_into(payload)?;
                 offer::refuse(&self.record)?;
-                seal.pages(&self.record, reader, &mut self.unpacker, machine.memory())?;
+                // What follows is memory.
+                let places = Places { memory: machine.memory(), disks: None };
+                seal.pages(&self.record, reader, &mut self.unpacker, places)?;
                 None
             }
             tag => {

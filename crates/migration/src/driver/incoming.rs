@@ -15,6 +15,7 @@ use godwit_types::{ApiError, Epoch, MigrationId, VmId};
 use super::acceptor::{Acceptor, Arrivals, Greeter, await_source};
 use super::answer::{self, AnswerSlot};
 use super::arriving::Arriving;
+use super::durable::Durable;
 use super::ear::Ear;
 use super::link::Connection;
 use super::outflow::Outflow;
@@ -82,6 +83,7 @@ pub(super) fn receive(
         reuse,
         session: 0,
     };
+    let durable = machine.disks().map(Durable::start).transpose()?;
     let worker = Worker::start(&machine, migration, tally.clone(), &sender)?;
     let ear =
         Ear { machine: Arc::clone(&machine), seal: acceptor.seal.clone(), peer, events: sender.clone() };
@@ -101,6 +103,7 @@ pub(super) fn receive(
         missing: None,
         faults: None,
         tally,
+        durable,
         seal: acceptor.seal.clone(),
         opened: Arc::clone(&acceptor.opened),
         acceptor: Some(acceptor),
@@ -138,6 +141,8 @@ struct Run {
     faults: Option<JoinHandle<()>>,
     /// What was put where, if memory is to be compared.
     tally: Option<Arc<Tally>>,
+    /// Flushes the disks that arrive.
+    durable: Option<Durable>,
     seal: Seal,
     opened: Arc<Mutex<Vec<TcpStream>>>,
     control_reader: JoinHandle<()>,
@@ -216,6 +221,10 @@ impl Run {
         let follows = if post_copy { self.machine.can_follow() } else { Ok(()) };
         let follows =
             follows.map_err(|reason| format!("memory cannot follow the guest by post-copy: {reason}"));
+        let follows = follows.and_then(|()| {
+            let disks_follow = post_copy && !manifest.disks.is_empty();
+            if disks_follow { Err(failure::DISKS_DO_NOT_FOLLOW.to_owned()) } else { Ok(()) }
+        });
         match (self.machine.admit(manifest), follows) {
             (Ok(()), follows) => follows.map_err(|reason| vec![reason]),
             (Err(mut reasons), follows) => {
@@ -328,6 +337,7 @@ impl Run {
         for thread in sinks.into_iter().chain(readers).chain(self.faults) {
             let _ = thread.join();
         }
+        self.durable.into_iter().for_each(Durable::end);
     }
 }
 

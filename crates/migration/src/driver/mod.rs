@@ -5,7 +5,7 @@
 //!  engine thread --- control frames ---------------> control reader --> engine (the caller of `receive`)
 //!        ^  jobs     <-------- acks, PREPARED ------      ^
 //!        |   v                                            | acks
-//!        +- pump i  --- page frames ------------------> sink i --> guest memory
+//!        +- pump i  --- page frames ------------------> sink i --> guest memory, disks that come along
 //!             ^      <-- digests of kept memory ----- offer i
 //! ```
 //!
@@ -17,6 +17,7 @@ mod ahead;
 mod answer;
 mod arriving;
 mod contents;
+mod durable;
 mod ear;
 mod flow;
 #[cfg(feature = "fuzzing")]
@@ -32,6 +33,7 @@ mod outflow;
 mod outgoing;
 mod pace;
 mod page_sets;
+mod places;
 mod pump;
 mod rest;
 mod seal;

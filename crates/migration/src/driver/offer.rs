@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use godwit_types::PAGE_SIZE_BYTES;
 
 use super::outflow::Outflow;
+use super::places::Places;
 use super::pump::shards;
 use super::seal::Seal;
 use super::sink::SinkError;
@@ -82,7 +83,7 @@ impl Offer {
         for run in record.of_kind(|kind| kind == PageKind::Reused) {
             for part in run.parts(CHUNK_PAGES) {
                 read(kept, part, chunk).map_err(SinkError::Machine)?;
-                seal.write(self.machine.memory(), part.start, chunk)?;
+                seal.write(Places { memory: self.machine.memory(), disks: None }, part.start, chunk)?;
             }
         }
         forget(kept, record);

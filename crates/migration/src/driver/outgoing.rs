@@ -164,16 +164,20 @@ impl Run {
         flow.other_bytes.fetch_add(2 * PREAMBLE_BYTES as u64, Relaxed);
         let manifest = machine.manifest();
         let ranges = machine.memory().ranges();
+        // In any order: each set of pages covers all of them.
+        let pages: Vec<PageRange> =
+            manifest.disks.iter().map(|disk| disk.range).chain(ranges.iter().copied()).collect();
         let setup = Setup {
             migration: request.migration,
             source: request.source.clone(),
             destination: request.destination.clone(),
             budget: request.budget.clone(),
             ram_pages: ranges.iter().map(|range| range.pages).sum(),
+            disk_pages: manifest.disks.iter().map(|disk| disk.range.pages).sum(),
             unix: unix().saturating_sub(began.elapsed()),
             tuning: tuning.clone(),
         };
-        let pages_to_send = PageSets::new(ranges);
+        let pages_to_send = PageSets::new(&pages);
         let notifier = Notifier::start(progress).map_err(|error| no_thread(&error))?;
         let control_reader = {
             let (sender, flow, ram) = (sender.clone(), Arc::clone(&flow), ranges.to_vec());
@@ -557,6 +561,10 @@ fn check(request: &Outgoing, machine: &dyn Source) -> Result<(), ApiError> {
         return Err(
             ApiError::new(ErrorCode::Refused, message).remedy("remove what blocks it, then migrate again")
         );
+    }
+    if request.budget.post_copy && machine.disks().is_some() {
+        return Err(ApiError::new(ErrorCode::Refused, failure::DISKS_DO_NOT_FOLLOW)
+            .remedy("migrate without --post-copy, or put the disks where both hosts reach them"));
     }
     if !(1..=PAGE_STREAMS_MAX).contains(&(request.pages.len() as u32)) {
         let message =

@@ -28,13 +28,13 @@ impl PageSets {
         Arc::make_mut(&mut self.waiting)
     }
 
-    /// Adds all RAM.
+    /// Adds all RAM, and all disks that move.
     pub(super) fn add_all(&mut self) {
         let waiting = Arc::make_mut(&mut self.waiting);
         self.ranges.iter().for_each(|range| waiting.insert_range(*range));
     }
 
-    /// How many pages of RAM wait.
+    /// How many of these pages wait.
     pub(super) fn count(&self) -> u64 {
         self.ranges.iter().map(|range| self.waiting.len_within(*range)).sum()
     }

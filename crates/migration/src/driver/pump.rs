@@ -1,4 +1,7 @@
-//! One page stream's sending side: drops zeros, frames the rest, and sends it from where it lies in guest memory.
+//! One page stream's sending side: drops zeros, frames the rest, and sends it from where it lies in guest memory, or from
+//! a copy of what lies on a disk.
+
+mod disks;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use godwit_types::{ApiError, Gfn, PAGE_SIZE_BYTES};
 
-use super::contents::{Contents, Guest};
+use super::contents::{Contents, Guest, Pages};
 use super::flow::{Flow, Stopped};
 use super::kept_there::KeptThere;
 use super::link::LinkError;
@@ -42,6 +45,11 @@ pub(super) struct Pump {
     kept: Option<KeptThere>,
     record: PageRecord,
     contents: Contents,
+    /// Of a record of a disk: copies of its pages that are not zero.
+    copies: Vec<u8>,
+    /// What was last read of a disk, and where there is anything to read; kept to use their memory again.
+    chunk: Vec<u8>,
+    data: Vec<PageRange>,
     /// The record as it is sent; kept to use its memory again.
     payload: Vec<u8>,
     /// How many pages with contents the record may have.
@@ -84,6 +92,9 @@ impl Pump {
             kept,
             record: PageRecord::default(),
             contents: Contents::new(count),
+            copies: Vec::new(),
+            chunk: Vec::new(),
+            data: Vec::new(),
             payload: Vec::new(),
             raw_pages_max: RAW_PAGES_MAX,
             sent_pages: 0,
@@ -125,6 +136,9 @@ impl Pump {
         let (machine, guest) = (Arc::clone(&self.machine), if stands { Guest::Stands } else { Guest::Runs });
         let memory = machine.memory();
         self.begin(round, guest);
+        if let Some(disks) = machine.disks() {
+            self.disks(&*disks, pages, guest)?;
+        }
         let mut kept = self.kept.take();
         for range in memory.ranges() {
             for shard in shards(*range, self.line.index, self.count) {
@@ -134,7 +148,7 @@ impl Pump {
                 }
             }
         }
-        self.flush(memory, guest)?;
+        self.flush(Some(memory), guest)?;
         let end = RoundEnd { round, pages: self.sent_pages }.encode();
         self.line.transmit((Tag::RoundEnd, guest), &end, &[])
     }
@@ -146,7 +160,7 @@ impl Pump {
         while let Some(run) = rest.take(self.raw_pages_max) {
             self.pages(machine.memory(), run, Guest::HasLeft, None)?;
         }
-        self.flush(machine.memory(), Guest::HasLeft)
+        self.flush(Some(machine.memory()), Guest::HasLeft)
     }
 
     /// Begins a record. A paced stream sends small ones, so that its pace is even.
@@ -169,7 +183,7 @@ impl Pump {
         let bytes = memory.bytes(run)?;
         for (gfn, page) in (run.start.0..).zip(bytes.chunks_exact(PAGE_BYTES)) {
             if self.is_full() {
-                self.flush(memory, guest)?;
+                self.flush(Some(memory), guest)?;
             }
             let kind = match (kind(page), kept) {
                 (PageKind::Raw, Some(kept)) if kept.has(Gfn(gfn), page) => PageKind::Reused,
@@ -187,17 +201,19 @@ impl Pump {
         *pages == RECORD_PAGES_MAX || *raw_pages == self.raw_pages_max || runs.len() == RUNS
     }
 
-    /// Sends the record, if it names any page, and begins the next of the same round.
-    fn flush(&mut self, memory: &dyn GuestMemory, guest: Guest) -> Result<(), PumpError> {
-        let Self { record, contents, line, payload, raw_pages_max, .. } = self;
+    /// Sends the record, if it names any page, of memory or else of a disk, and begins the next of the same round.
+    fn flush(&mut self, memory: Option<&dyn GuestMemory>, guest: Guest) -> Result<(), PumpError> {
+        let Self { record, contents, copies, line, payload, raw_pages_max, .. } = self;
         if record.pages > 0 {
             self.sent_pages += record.pages;
-            contents.send(record, (memory, guest), *raw_pages_max, |record, contents| {
+            let pages = memory.map_or(Pages::Copied(copies), Pages::Memory);
+            contents.send(record, (pages, guest), *raw_pages_max, |record, contents| {
                 line.flow.count(record);
                 record.encode_into(payload);
                 line.transmit((Tag::Pages, guest), payload, contents)
             })?;
         }
+        self.copies.clear();
         self.begin(self.record.round, guest);
         Ok(())
     }

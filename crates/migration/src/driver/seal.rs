@@ -1,4 +1,4 @@
-//! What may be written into guest memory at its destination, and by whom.
+//! What may be written into guest memory, and onto disks, at their destination, and by whom.
 //!
 //! ```text
 //!   Open: all that comes --state is loaded--> Closed --pages are to follow--> Following: pages that are missing
@@ -11,13 +11,14 @@ use godwit_types::{Gfn, PAGE_SIZE_BYTES};
 
 use super::arriving::Arriving;
 use super::link::Reader;
+use super::places::Places;
 use super::sink::SinkError;
 use crate::codec::{Codec, Unpacker, delta};
 use crate::machine::{GuestMemory, MachineError, PageRange};
 use crate::proof::Tally;
 use crate::wire::{PageKind, PageRecord, Run, WireError};
 
-/// Once closed, nobody writes guest memory any more, whatever a source sends: only pages that are to follow are placed.
+/// Once closed, nobody writes guest memory or disks any more, whatever a source sends: only pages that are to follow are placed.
 #[derive(Clone, Default)]
 pub(super) struct Seal {
     stage: Arc<RwLock<Stage>>,
@@ -57,33 +58,33 @@ impl Seal {
         }
     }
 
-    /// Brings the pages of a record into guest memory.
+    /// Brings the pages of a record to their places.
     pub(super) fn pages<S>(
         &self,
         record: &PageRecord,
         reader: &mut Reader<S>,
         unpacker: &mut Unpacker,
-        memory: &dyn GuestMemory,
+        places: Places<'_>,
     ) -> Result<(), SinkError>
     where
         for<'a> &'a S: Read,
     {
         for run in record.runs.iter().filter(|run| run.kind == PageKind::Zero) {
-            self.zero(memory, run.range)?;
+            self.zero(places, run.range)?;
         }
         if record.codec == Codec::None && record.delta_pages == 0 {
-            self.plain(record, reader, memory)
+            self.plain(record, reader, places)
         } else {
-            self.packed(record, reader, unpacker, memory)
+            self.packed(record, reader, unpacker, places)
         }
     }
 
-    /// The contents go into guest memory straight from where they arrived.
+    /// The contents go to their places straight from where they arrived.
     fn plain<S>(
         &self,
         record: &PageRecord,
         reader: &mut Reader<S>,
-        memory: &dyn GuestMemory,
+        places: Places<'_>,
     ) -> Result<(), SinkError>
     where
         for<'a> &'a S: Read,
@@ -93,7 +94,7 @@ impl Seal {
             while next < range.end() {
                 let bytes = ((range.end() - next) * PAGE_SIZE_BYTES) as usize;
                 let contents = reader.pages(bytes).map_err(SinkError::Link)?;
-                self.write(memory, Gfn(next), contents)?;
+                self.write(places, Gfn(next), contents)?;
                 next += contents.len() as u64 / PAGE_SIZE_BYTES;
             }
         }
@@ -105,7 +106,7 @@ impl Seal {
         record: &PageRecord,
         reader: &mut Reader<S>,
         unpacker: &mut Unpacker,
-        memory: &dyn GuestMemory,
+        places: Places<'_>,
     ) -> Result<(), SinkError>
     where
         for<'a> &'a S: Read,
@@ -118,17 +119,17 @@ impl Seal {
             let (contents, others) = rest.split_at_mut((range.pages * PAGE_SIZE_BYTES) as usize);
             rest = others;
             if *kind == PageKind::Delta {
-                self.apply(memory, *range, contents)?;
+                self.apply(places, *range, contents)?;
             }
-            self.write(memory, range.start, contents)?;
+            self.write(places, range.start, contents)?;
         }
         Ok(())
     }
 
-    /// Makes pages of deltas. Pages that are to follow are not here: nobody may touch them, and no delta can be to them.
-    fn apply(&self, memory: &dyn GuestMemory, range: PageRange, deltas: &mut [u8]) -> Result<(), SinkError> {
+    /// Makes pages of deltas, which are of memory only. Pages that are to follow are not here: nobody may touch them, and no delta can be to them.
+    fn apply(&self, places: Places<'_>, range: PageRange, deltas: &mut [u8]) -> Result<(), SinkError> {
         match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Open => delta::apply(memory.bytes(range).map_err(SinkError::Machine)?, deltas),
+            Stage::Open => delta::apply(places.memory.bytes(range).map_err(SinkError::Machine)?, deltas),
             Stage::Following(_) => {
                 return Err(WireError::malformed("page record", "deltas to pages that are missing").into());
             }
@@ -137,25 +138,25 @@ impl Seal {
         Ok(())
     }
 
-    fn zero(&self, memory: &dyn GuestMemory, range: PageRange) -> Result<(), SinkError> {
+    fn zero(&self, places: Places<'_>, range: PageRange) -> Result<(), SinkError> {
         match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Open => memory.zero(range.start, range.pages).inspect(|()| self.count_zeros(range)),
+            Stage::Open => places.zero(range).inspect(|()| {
+                if places.disks_with(range.start).is_none() {
+                    self.count_zeros(range);
+                }
+            }),
             Stage::Following(arriving) => arriving.place_zeros(range),
             Stage::Closed => return Err(sealed()),
         }
         .map_err(SinkError::Machine)
     }
 
-    pub(super) fn write(
-        &self,
-        memory: &dyn GuestMemory,
-        first: Gfn,
-        contents: &[u8],
-    ) -> Result<(), SinkError> {
+    pub(super) fn write(&self, places: Places<'_>, first: Gfn, contents: &[u8]) -> Result<(), SinkError> {
         match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Open => {
-                memory.write(first, contents).and_then(|()| self.count(memory, first, contents.len()))
-            }
+            Stage::Open => places.write(first, contents).and_then(|()| match places.disks_with(first) {
+                Some(_) => Ok(()),
+                None => self.count(places.memory, first, contents.len()),
+            }),
             Stage::Following(arriving) => arriving.place(first, contents),
             Stage::Closed => return Err(sealed()),
         }
@@ -254,7 +255,8 @@ mod tests {
         record.contents_bytes = record.raw_bytes() as u32;
         let contents = Bytes(Mutex::new(Cursor::new(vec![7; record.raw_bytes() as usize])));
         let mut reader = Reader::new(Inflow::new(contents, None, Arc::default(), None));
-        seal.pages(&record, &mut reader, &mut Unpacker::default(), &Untouchable)
+        let places = Places { memory: &Untouchable, disks: None };
+        seal.pages(&record, &mut reader, &mut Unpacker::default(), places)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One page stream's receiving side: checks frames and writes their pages straight into guest memory.
+//! One page stream's receiving side: checks frames and writes their pages straight into guest memory, or onto a disk.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -12,9 +12,11 @@ use super::ahead::Ahead;
 use super::incoming::Event;
 use super::link::{LinkError, Reader};
 use super::offer::{self, Offer};
+use super::places::Places;
 use super::seal::Seal;
 use crate::codec::Unpacker;
 use crate::destination::Input;
+use crate::disks::ArrivingDisks;
 use crate::failure::{self, Link};
 use crate::machine::{Destination, MachineError};
 use crate::wire::{Ack, HEADER_BYTES, PIECE_PAGES, PageKind, PageRecord, RoundEnd, Tag, WireError};
@@ -30,6 +32,8 @@ const ACK_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Sink<S = TcpStream> {
     reader: Reader<S>,
     machine: Arc<dyn Destination>,
+    /// Those that arrive with the VM.
+    disks: Option<Arc<dyn ArrivingDisks>>,
     seal: Seal,
     /// What was offered of kept memory.
     offer: Option<Arc<Offer>>,
@@ -71,6 +75,7 @@ where
         let acked = Ack { stream, ..Ack::default() };
         Self {
             reader,
+            disks: machine.disks(),
             machine,
             seal,
             offer,
@@ -128,16 +133,20 @@ where
                 self.record.decode_into(payload)?;
                 check_round(self.record.round, self.next.round)?;
                 let memory = self.machine.memory();
+                let places = Places { memory, disks: self.disks.as_deref() };
+                // Disks and memory never share a record.
+                let of_disk =
+                    self.record.runs.first().is_some_and(|run| places.disks_with(run.range.start).is_some());
                 // Later rounds bring pages that have been touched.
                 if let Some(ahead) = self.ahead.as_mut().filter(|_| self.record.round == 1) {
                     let filled = self.record.of_kind(|kind| kind != PageKind::Zero);
                     filled.for_each(|run| ahead.came(memory, run));
                 }
-                match self.offer.as_ref().filter(|_| self.record.round == 1) {
+                match self.offer.as_ref().filter(|_| self.record.round == 1 && !of_disk) {
                     Some(offer) => offer.take(&self.record, &self.seal, &mut self.chunk)?,
                     None => offer::refuse(&self.record)?,
                 }
-                self.seal.pages(&self.record, &mut self.reader, &mut self.unpacker, memory)?;
+                self.seal.pages(&self.record, &mut self.reader, &mut self.unpacker, places)?;
                 self.next.wire_bytes += u64::from(self.record.contents_bytes);
                 self.next.pages += self.record.pages;
                 Ok(self.next.wire_bytes - self.acked.wire_bytes >= ACK_WIRE_BYTES
@@ -151,6 +160,8 @@ where
                     let reason = format!("{} pages were sent, {} arrived", end.pages, self.next.pages);
                     return Err(WireError::malformed("round", reason).into());
                 }
+                // So that rounds take as long as disks take to be durable, which the blackout is predicted by.
+                self.disks.as_ref().map_or(Ok(()), |disks| disks.flush()).map_err(SinkError::Machine)?;
                 self.next.round = end.round;
                 Ok(true)
             }

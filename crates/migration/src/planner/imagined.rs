@@ -42,9 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) curve: Curve,
-    /// All RAM.
+    /// All RAM, and what the disks hold that move along.
     pub(super) pages: u64,
-    /// The part of RAM that is not zeros. What the guest writes is none.
+    /// The part of them that is not zeros. What the guest writes is none.
     pub(super) raw_part: f64,
     /// Of the first round, and of those after it.
     pub(super) bytes_per_s: [f64; 2],
@@ -91,7 +91,7 @@ impl Imagined {
 }
 
 impl World {
-    /// How long all of RAM takes.
+    /// How long all of them take.
     pub(super) fn first_round(&self) -> Duration {
         let raw = (self.pages as f64 * self.raw_part) as u64;
         self.transfer(1, (raw, self.pages - raw), self.cap_bytes_per_s)
@@ -176,6 +176,7 @@ impl Run {
             destination: host,
             budget,
             ram_pages: world.pages,
+            disk_pages: 0,
             unix: Duration::ZERO,
             tuning,
         };

@@ -15,6 +15,7 @@ const READINGS_MS: [f64; 5] = [10.0, 30.0, 100.0, 300.0, 1000.0];
 struct Example {
     memory: Bytes,
     zero_part: f64,
+    disks: Bytes,
     /// Pages among which it writes at random.
     hot_pages: f64,
     writes_per_s: f64,
@@ -31,6 +32,7 @@ impl Default for Example {
         Self {
             memory: Bytes::mib(2048),
             zero_part: 0.25,
+            disks: Bytes(0),
             hot_pages: 20_000.0,
             writes_per_s: 20_000.0,
             link_mib_per_s: 1000.0,
@@ -77,8 +79,14 @@ impl Example {
 
     fn forecast(&self) -> Forecast {
         let (survey, link) = (self.survey(), self.link());
-        forecast(&Circumstances { survey: &survey, link: &link, spare_cores: 4, budget: &self.budget })
-            .unwrap()
+        forecast(&Circumstances {
+            survey: &survey,
+            disks: self.disks,
+            link: &link,
+            spare_cores: 4,
+            budget: &self.budget,
+        })
+        .unwrap()
     }
 }
 
@@ -93,6 +101,15 @@ fn a_calm_guest_moves_in_the_time_that_its_memory_takes() {
     assert!((15.0..20.0).contains(&told.blackout_ms.expected), "{told:#?}");
     let sent = told.sent_bytes.expected / MIB;
     assert!((1530.0..1550.0).contains(&sent), "{told:#?}");
+}
+
+#[test]
+fn disks_that_move_along_take_their_time_and_do_not_lengthen_the_blackout() {
+    let calm = Example { writes_per_s: 100.0, hot_pages: 50.0, ..Example::default() };
+    let (alone, along) = (calm.forecast(), Example { disks: Bytes::mib(4096), ..calm }.forecast());
+    let longer = along.total_ms.expected - alone.total_ms.expected;
+    assert!((4000.0..4500.0).contains(&longer), "{along:#?}");
+    assert!(along.blackout_ms.expected < alone.blackout_ms.expected + 1.0, "{along:#?}");
 }
 
 #[test]
@@ -170,7 +187,9 @@ fn a_guest_loses_more_where_sending_takes_a_core_from_it() {
     let (survey, link) = (Example::default().survey(), Example::default().link());
     let lost = |spare_cores| {
         let budget = &Budget::default();
-        forecast(&Circumstances { survey: &survey, link: &link, spare_cores, budget }).unwrap().lost_ms
+        forecast(&Circumstances { survey: &survey, disks: Bytes(0), link: &link, spare_cores, budget })
+            .unwrap()
+            .lost_ms
     };
     assert!(lost(0).expected > lost(1).expected && lost(1) == lost(8) && lost(1).low > 0.0);
     assert_eq!(lost(0).low, lost(1).low, "it may turn out that nothing stands in its way");
@@ -182,7 +201,8 @@ fn without_a_reading_or_an_end_in_sight_there_is_no_forecast() {
     let (mut survey, mut link) = (example.survey(), example.link());
     link.bytes_per_s = Estimate { low: 0.0, expected: 1.0, high: 1.0 };
     let asked = |survey: &Survey, link: &Link| {
-        forecast(&Circumstances { survey, link, spare_cores: 1, budget: &example.budget }).unwrap_err()
+        forecast(&Circumstances { survey, disks: Bytes(0), link, spare_cores: 1, budget: &example.budget })
+            .unwrap_err()
     };
     assert_eq!(asked(&survey, &link), Unforeseeable::TooLong);
     survey.readings.clear();

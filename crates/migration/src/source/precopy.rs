@@ -26,7 +26,7 @@ impl Engine {
 
     pub(super) fn log_started(&mut self, result: Result<(), MachineError>) {
         match (result, &self.state) {
-            (Ok(()), State::Starting) => self.send_round(self.setup.ram_pages),
+            (Ok(()), State::Starting) => self.send_round(self.setup.ram_pages + self.setup.disk_pages),
             (Err(error), State::Starting) => self.fail(failure::machine(&error), true),
             _ => {}
         }

@@ -5,12 +5,15 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::error::WireError;
+use crate::disks::DiskRange;
 use crate::machine::{Manifest, PageRange};
 
 /// Most page streams of one migration.
 pub const PAGE_STREAMS_MAX: u32 = 64;
 /// Most RAM ranges in a manifest.
 pub const MANIFEST_RANGES_MAX: usize = 1024;
+/// Most disks that move with a VM.
+const MANIFEST_DISKS_MAX: usize = 64;
 
 /// A source's first frame on a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +89,9 @@ struct ControlRole {
     reuse: bool,
     #[prost(bool, tag = "9")]
     verify: bool,
+    /// Number, first page and length of each disk that moves, one after the other.
+    #[prost(uint64, repeated, tag = "10")]
+    disks: Vec<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -108,6 +114,11 @@ impl Hello {
                     post_copy: *post_copy,
                     reuse: *reuse,
                     verify: *verify,
+                    disks: manifest
+                        .disks
+                        .iter()
+                        .flat_map(|disk| [disk.index.into(), disk.range.start.0, disk.range.pages])
+                        .collect(),
                 })
             }
             Role::Pages { stream } => RoleMessage::Pages(PagesRole { stream: *stream }),
@@ -142,9 +153,9 @@ impl ControlRole {
             )));
         }
         let vm = VmId(uuid(&self.vm)?);
-        let ranges = ranges(&self.ranges)?;
+        let (ranges, disks) = (ranges(&self.ranges)?, disks(&self.ranges, &self.disks)?);
         let (epoch, spec_json, cpu) = (Epoch(self.vm_epoch), self.spec_json, self.cpu);
-        let manifest = Manifest { vm, epoch, spec_json, ranges, cpu };
+        let manifest = Manifest { vm, epoch, spec_json, ranges, disks, cpu };
         Ok(Role::Control {
             manifest,
             page_streams: self.page_streams,
@@ -174,6 +185,22 @@ fn ranges(numbers: &[u64]) -> Result<Vec<PageRange>, WireError> {
     Ok(ranges)
 }
 
+/// Above RAM, under the same rules, each disk at most once.
+fn disks(ram: &[u64], numbers: &[u64]) -> Result<Vec<DiskRange>, WireError> {
+    if numbers.len() > MANIFEST_DISKS_MAX * 3 || !numbers.len().is_multiple_of(3) {
+        return Err(malformed(format!("{} numbers for disks", numbers.len())));
+    }
+    let pages = numbers.chunks_exact(3).flat_map(|disk| [disk[1], disk[2]]);
+    let all: Vec<u64> = ram.iter().copied().chain(pages).collect();
+    let beyond_ram = ranges(&all)?.split_off(ram.len() / 2);
+    let mut last = None;
+    let disk = |(disk, range): (&[u64], PageRange)| match u32::try_from(disk[0]) {
+        Ok(index) if last.replace(index).is_none_or(|last| last < index) => Ok(DiskRange { index, range }),
+        _ => Err(malformed("disks are not in their order")),
+    };
+    numbers.chunks_exact(3).zip(beyond_ram).map(disk).collect()
+}
+
 fn uuid(bytes: &[u8]) -> Result<Uuid, WireError> {
     Uuid::from_slice(bytes).map_err(malformed)
 }
@@ -194,8 +221,13 @@ mod tests {
     }
 
     fn control(ranges: Vec<PageRange>, page_streams: u32) -> Hello {
-        let vm = VmId(Uuid::from_u128(9));
-        let manifest = Manifest { vm, epoch: Epoch(2), spec_json: b"{}".to_vec(), ranges, cpu: vec![1, 2] };
+        let disks = crate::disks::lay_out(&ranges, [(1, 5000), (2, 1 << 30)]);
+        control_with(ranges, disks, page_streams)
+    }
+
+    fn control_with(ranges: Vec<PageRange>, disks: Vec<DiskRange>, page_streams: u32) -> Hello {
+        let (vm, epoch, spec_json) = (VmId(Uuid::from_u128(9)), Epoch(2), b"{}".to_vec());
+        let manifest = Manifest { vm, epoch, spec_json, ranges, disks, cpu: vec![1, 2] };
         hello(Role::Control { manifest, page_streams, post_copy: true, reuse: true, verify: true })
     }
 
@@ -209,7 +241,17 @@ mod tests {
             vec![range(u64::MAX, 2)],
             vec![range(1, u64::MAX >> 12)],
         ] {
-            assert!(Hello::decode(&control(bad, 1).encode()).is_err());
+            assert!(Hello::decode(&control_with(bad, Vec::new(), 1).encode()).is_err());
+        }
+        let disk = |index, start, pages| DiskRange { index, range: range(start, pages) };
+        for bad in [
+            vec![disk(0, 9, 10)],
+            vec![disk(0, 10, 0)],
+            vec![disk(0, 10, 5), disk(1, 14, 1)],
+            vec![disk(1, 10, 5), disk(1, 20, 5)],
+            vec![disk(0, u64::MAX, 2)],
+        ] {
+            assert!(Hello::decode(&control_with(vec![range(0, 10)], bad, 1).encode()).is_err());
         }
         for streams in [0, PAGE_STREAMS_MAX + 1] {
             assert!(Hello::decode(&control(vec![], streams).encode()).is_err());

@@ -4,6 +4,7 @@
 
 pub mod absent;
 pub mod arbiter;
+pub mod disk;
 pub mod kept;
 pub mod model;
 pub mod proxy;

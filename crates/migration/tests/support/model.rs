@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{
-    Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, PageRange, Reclaimed, Section,
-    Source,
+    Absent, ArrivingDisks, Destination, GuestMemory, Kept, LeavingDisks, Loaded, MachineError, Manifest,
+    PageRange, Reclaimed, Section, Source,
 };
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, PAGE_SIZE_BYTES, VmId};
 
 use super::absent::{ModelAbsent, Shared};
+use super::disk::ModelDisks;
 use super::kept::ModelKept;
 
 /// The first of 64 pages whose writes a faulty dirty log forgets.
@@ -78,6 +79,7 @@ pub struct ModelVm {
     me: Weak<Self>,
     absent: Shared,
     kept: OnceLock<ModelKept>,
+    disks: OnceLock<Arc<ModelDisks>>,
 }
 
 impl ModelVm {
@@ -101,6 +103,7 @@ impl ModelVm {
             me,
             absent: Shared::default(),
             kept: OnceLock::new(),
+            disks: OnceLock::new(),
         }
     }
 
@@ -179,6 +182,11 @@ impl ModelVm {
         self.words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect()
     }
 
+    /// Gives it disks that move with it.
+    pub fn give_disks(&self) -> Arc<ModelDisks> {
+        Arc::clone(self.disks.get_or_init(|| Arc::new(ModelDisks::new(&self.ranges))))
+    }
+
     /// What its host has kept of it, as [`ModelVm::image`] has it.
     pub fn keep(&self, mut image: Vec<u8>) {
         let hole = 160 * PAGE_SIZE_BYTES as usize..256 * PAGE_SIZE_BYTES as usize;
@@ -242,6 +250,9 @@ impl ModelVm {
                         random ^= random << 17;
                         vm.stamp_page(256 + random % load.working_set.max(1));
                     }
+                    if let Some(disks) = vm.disks.get().filter(|_| state.running) {
+                        disks.work(random, 1);
+                    }
                 }
                 drop(vm);
                 thread::sleep(Duration::from_millis(1));
@@ -302,6 +313,7 @@ impl Source for ModelVm {
             epoch: self.epoch(),
             spec_json: b"{}".to_vec(),
             ranges: self.ranges.clone(),
+            disks: self.disks.get().map_or_else(Vec::new, |disks| LeavingDisks::ranges(&**disks).to_vec()),
             cpu: vec![1],
         }
     }
@@ -312,6 +324,10 @@ impl Source for ModelVm {
 
     fn memory(&self) -> &dyn GuestMemory {
         self
+    }
+
+    fn disks(&self) -> Option<Arc<dyn LeavingDisks>> {
+        self.disks.get().map(|disks| Arc::clone(disks) as _)
     }
 
     fn start_dirty_log(&self) -> Result<(), MachineError> {
@@ -330,6 +346,7 @@ impl Source for ModelVm {
             }
             dirty.insert_word(Gfn(index as u64 * 64), word.swap(0, SeqCst));
         }
+        self.disks.get().into_iter().for_each(|disks| disks.harvest(dirty));
         Ok(())
     }
 
@@ -380,11 +397,20 @@ impl Source for ModelVm {
 impl Destination for ModelVm {
     fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>> {
         self.step("admit").map_err(|error| vec![error.to_string()])?;
-        if manifest.ranges == self.ranges { Ok(()) } else { Err(vec!["other memory".into()]) }
+        let disks = self.disks.get().map_or(&[][..], |disks| ArrivingDisks::ranges(&**disks));
+        let differs =
+            [(manifest.ranges != self.ranges, "other memory"), (manifest.disks != disks, "other disks")];
+        let reasons: Vec<String> =
+            differs.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.into()).collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
     fn memory(&self) -> &dyn GuestMemory {
         self
+    }
+
+    fn disks(&self) -> Option<Arc<dyn ArrivingDisks>> {
+        self.disks.get().map(|disks| Arc::clone(disks) as _)
     }
 
     fn kept(&self) -> Option<&dyn Kept> {
@@ -403,6 +429,7 @@ impl Destination for ModelVm {
 
     fn load(&self, sections: Vec<Section>) -> Result<Loaded, MachineError> {
         self.step("load")?;
+        self.disks.get().into_iter().try_for_each(|disks| disks.flush())?;
         if self.has_fault("load-waits") {
             thread::sleep(Duration::from_millis(100));
         }

@@ -1,5 +1,6 @@
 //! Serves the requests of the control socket.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -86,7 +87,7 @@ impl Desk {
                 Ok(())
             }
             Request::Balloon { target } => self.set_balloon(target),
-            Request::MigrateOut { migration, destination, address, key, keep, budget } => {
+            Request::MigrateOut { migration, destination, address, key, keep, disks, budget } => {
                 let mut descriptors = descriptors;
                 let file = if keep { descriptors.pop().map(File::from) } else { None };
                 let source = self.machine.config().host.clone();
@@ -94,7 +95,7 @@ impl Desk {
                     let secure = secure(key.as_ref())?;
                     let keep = file.map(|file| Keep { file, threads: pages.len() });
                     self.migrate(
-                        keep,
+                        (keep, &disks),
                         Outgoing { migration, source, destination, address, control, pages, secure, budget },
                     )
                 })
@@ -153,12 +154,18 @@ impl Desk {
         survey.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
     }
 
-    fn migrate(&self, keep: Option<Keep>, request: Outgoing) -> Result<(), ApiError> {
+    fn migrate(
+        &self,
+        (keep, disks): (Option<Keep>, &BTreeSet<u32>),
+        request: Outgoing,
+    ) -> Result<(), ApiError> {
         self.running()?;
         let mut outgoing = self.current();
         if let Some((migration, _)) = &*outgoing {
             return Err(conflict(format!("the VM is already being migrated away, by migration {migration}")));
         }
+        let moved = self.machine.move_disks(disks);
+        moved.map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
         let migration = request.migration;
         self.hub.migration_begins(migration);
         let (hub, doorbell) = (Arc::clone(&self.hub), Arc::clone(self.machine.doorbell()));

@@ -129,6 +129,11 @@ impl Pci {
         &self.devices
     }
 
+    /// The disks, in the order of the configuration.
+    pub fn disks(&self) -> &[BlockFunction] {
+        &self.disks
+    }
+
     /// Takes the locks of all writable disks with `epoch` and opens all disks for I/O; all of them or none. Waits a few
     /// seconds for a last owner that is letting go.
     pub fn take_locks(&self, epoch: Epoch) -> Result<(), DeviceError> {

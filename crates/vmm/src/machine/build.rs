@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
-use godwit_migration::GuestMemory as _;
+use godwit_migration::{GuestMemory as _, MachineError};
 use godwit_types::Epoch;
 use godwit_types::control::{DiskDescriptors, Role, VmmConfig, VmmState, WriteLog};
 use godwit_types::vm::InvalidVmSpec;
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::disks::Arriving;
 use super::doorbell::Doorbell;
 use super::life::Life;
 use super::survey::LogUser;
@@ -63,6 +64,8 @@ pub enum BuildError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Bus(#[from] Overlap),
+    #[error(transparent)]
+    Disks(#[from] MachineError),
     #[error("cannot {0}")]
     Host(String, #[source] io::Error),
 }
@@ -112,6 +115,12 @@ impl Machine {
         )?;
         let watcher = Arc::clone(&observer);
         pci.on_device_error(move |device, message| watcher.device_error(device, message));
+        let arriving = match &config.role {
+            Role::Incoming { disks, .. } if !disks.is_empty() => {
+                Some(Arc::new(Arriving::new(pci.disks(), disks, ram.ranges())?))
+            }
+            Role::Incoming { .. } | Role::Boot => None,
+        };
         let facts = VcpuFacts::of(&kvm, &vm)?;
         let fds = create_vcpus(&vm, &cpu, spec.vcpus)?;
         let (offer, cpu) = (offer.with_tsc(&kvm, &fds[0]), cpu.with_tsc(&kvm, &fds[0]));
@@ -140,6 +149,8 @@ impl Machine {
             userfault: Mutex::new(parts.userfault),
             absent: Mutex::default(),
             kept,
+            leaving: Mutex::default(),
+            arriving,
             doorbell,
             observer,
             vm,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{Absent, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, Section};
+use godwit_migration::{
+    Absent, ArrivingDisks, Destination, GuestMemory, Kept, Loaded, MachineError, Manifest, Section,
+};
 use godwit_types::ownership::Witness;
 use godwit_types::vm::VmSpec;
 use godwit_types::{Epoch, MigrationId};
@@ -37,7 +39,7 @@ impl Destination for Machine {
                 .push(format!("the VM already runs at epoch {theirs}; this machine waits for epoch {ours}"));
         }
         match serde_json::from_slice::<VmSpec>(&manifest.spec_json) {
-            Ok(spec) if spec == self.config.spec => {}
+            Ok(spec) if self.is_specified_by(&spec) => {}
             Ok(_) => {
                 reasons.push("the VM's specification differs from the one this machine was built from".into())
             }
@@ -51,6 +53,13 @@ impl Destination for Machine {
         }
         if manifest.ranges != self.ram.ranges() {
             reasons.push("the VM's memory lies elsewhere than this machine's".into());
+        }
+        let arriving = self.arriving.as_ref().map_or(&[][..], |arriving| arriving.ranges());
+        if manifest.disks != arriving {
+            let (sends, awaits) = (manifest.disks.len(), arriving.len());
+            reasons.push(format!(
+                "the source sends {sends} disks along and this machine awaits {awaits}, or they have other sizes"
+            ));
         }
         match self.admit_cpu(&manifest.cpu) {
             Ok(cpu) if reasons.is_empty() => *self.cpu.lock().expect("no user of the CPU model panics") = cpu,
@@ -68,6 +77,10 @@ impl Destination for Machine {
 
     fn memory(&self) -> &dyn GuestMemory {
         &self.ram
+    }
+
+    fn disks(&self) -> Option<Arc<dyn ArrivingDisks>> {
+        self.arriving.clone().map(|arriving| arriving as _)
     }
 
     fn kept(&self) -> Option<&dyn Kept> {
@@ -91,6 +104,8 @@ impl Destination for Machine {
     fn load(&self, sections: Vec<Section>) -> Result<Loaded, MachineError> {
         let mut condition = self.condition();
         let next = condition.life.after(Step::Load).map_err(illegal)?;
+        // The guest may have been told that it is, and nobody else will have it.
+        self.arriving.iter().try_for_each(|arriving| arriving.flush())?;
         let arrived = Arrived::sort(sections, self.section_names())?;
         let loaded = self.load_arrived(arrived)?;
         self.enter(&mut condition, next);
@@ -131,6 +146,19 @@ impl Destination for Machine {
 }
 
 impl Machine {
+    /// Whether it was built from this specification, but for where the disks lie that arrive.
+    fn is_specified_by(&self, spec: &VmSpec) -> bool {
+        let mut spec = spec.clone();
+        let arriving = self.arriving.as_ref().map_or(&[][..], |arriving| arriving.ranges());
+        for index in arriving.iter().map(|disk| disk.index as usize) {
+            if let (Some(theirs), Some(ours)) = (spec.disks.get_mut(index), self.config.spec.disks.get(index))
+            {
+                theirs.image = ours.image.clone();
+            }
+        }
+        spec == self.config.spec
+    }
+
     fn admit_cpu(&self, encoded: &[u8]) -> Result<CpuModel, Vec<String>> {
         let cpu = CpuModel::decode(encoded).map_err(|error| vec![error.to_string()])?;
         let missing = cpu.missing_on(&self.offer);

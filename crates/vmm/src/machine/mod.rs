@@ -2,6 +2,7 @@
 
 mod build;
 mod destination;
+mod disks;
 pub mod doorbell;
 mod hold;
 mod life;
@@ -10,6 +11,7 @@ mod source;
 mod survey;
 mod vcpu;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -35,6 +37,7 @@ use crate::kvm::vcpu::{VcpuFacts, VcpuState};
 use crate::memory::{AbsentRam, KeptMemory, Ram, Userfault};
 use crate::offer;
 pub use build::{BuildError, Observer, Parts};
+use disks::{Arriving, Leaving};
 use doorbell::Doorbell;
 pub use life::{Illegal, Life, Step};
 use survey::LogUser;
@@ -67,6 +70,10 @@ pub struct Machine {
     absent: Mutex<Option<Arc<AbsentRam>>>,
     /// What this host has of the VM's memory from before.
     kept: Option<KeptMemory>,
+    /// The disks that go along with the migration away.
+    leaving: Mutex<Option<Arc<Leaving>>>,
+    /// The disks that arrive with the VM.
+    arriving: Option<Arc<Arriving>>,
     doorbell: Arc<Doorbell>,
     observer: Arc<dyn Observer>,
     vm: Arc<VmFd>,
@@ -107,6 +114,8 @@ impl Machine {
             sections: offer::sections(),
             cpu: self.cpu.lock().expect("no user of the CPU model panics").facts(),
             blockers: Source::blockers(self),
+            moves_disks: true,
+            disks: Vec::new(),
         }
     }
 
@@ -153,6 +162,18 @@ impl Machine {
         let absent = self.absent();
         absent.iter().for_each(|absent| absent.forget());
         absent.is_some()
+    }
+
+    /// Before a migration away: the disks with these numbers go along.
+    pub fn move_disks(&self, disks: &BTreeSet<u32>) -> Result<(), MachineError> {
+        let leaving = Leaving::new(self.pci.disks(), disks, self.ram.ranges())?;
+        let leaving = (!disks.is_empty()).then(|| Arc::new(leaving));
+        *self.leaving.lock().expect("nobody panics with it") = leaving;
+        Ok(())
+    }
+
+    fn leaving(&self) -> Option<Arc<Leaving>> {
+        self.leaving.lock().expect("nobody panics with it").clone()
     }
 
     /// Gives back what this host had of memory from before, however much of it was of use.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_migration::bitmap::PageBitmap;
-use godwit_migration::{GuestMemory, MachineError, Manifest, Reclaimed, Section, Source, VcpuActivity};
+use godwit_migration::{
+    GuestMemory, LeavingDisks, MachineError, Manifest, Reclaimed, Section, Source, VcpuActivity,
+};
 use godwit_types::MigrationId;
 
 use super::life::Life;
@@ -26,6 +28,7 @@ impl Source for Machine {
             spec_json: serde_json::to_vec(&self.config.spec)
                 .expect("a specification has no maps with odd keys"),
             ranges: self.ram.ranges().to_vec(),
+            disks: self.leaving().map_or_else(Vec::new, |leaving| leaving.ranges().to_vec()),
             cpu: self.cpu.lock().expect("no user of the CPU model panics").encode(),
         }
     }
@@ -43,20 +46,27 @@ impl Source for Machine {
         &self.ram
     }
 
+    fn disks(&self) -> Option<Arc<dyn LeavingDisks>> {
+        self.leaving().map(|leaving| leaving as _)
+    }
+
     fn start_dirty_log(&self) -> Result<(), MachineError> {
         self.log_user.migration_begins();
+        self.leaving().iter().for_each(|leaving| leaving.start_log());
         self.start_log()
     }
 
     fn harvest_dirty(&self, dirty: &mut PageBitmap) -> Result<(), MachineError> {
         self.dirty_log.harvest(dirty).map_err(|error| step("harvesting the dirty log", &error))?;
         self.ram.harvest_own_writes(dirty);
+        self.leaving().iter().for_each(|leaving| leaving.harvest(dirty));
         Ok(())
     }
 
     fn stop_dirty_log(&self) {
         self.slow(&[]);
         self.dirty_log.stop();
+        self.leaving().iter().for_each(|leaving| leaving.stop_log());
         self.log_user.migration_ends();
     }
 

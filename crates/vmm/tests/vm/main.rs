@@ -1,5 +1,6 @@
 //! Whole `godwit-vmm` processes with small guests, on this machine's KVM.
 
+mod disk_along;
 mod golden;
 mod life;
 mod linux;

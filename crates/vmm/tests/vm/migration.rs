@@ -96,7 +96,12 @@ fn a_machine_built_for_another_specification_refuses_the_guest_and_its_process_e
     let folder = tempfile::tempdir().unwrap();
     let mut here = boot(folder.path(), 1);
     let migration = migration_id(1);
-    let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap(), key: Some(KEY) };
+    let role = Role::Incoming {
+        migration,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        key: Some(KEY),
+        disks: Default::default(),
+    };
     let other = spec(2, Bytes::mib(32), "");
     let mut there = Vmm::start(Vmm::config(folder.path(), 1, &here.config.kernel, other, 2, role));
     here.migrate_to(&there, migration, Budget::default());

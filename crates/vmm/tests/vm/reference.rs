@@ -1,5 +1,6 @@
 //! The reference guest, which notices what a migration does wrong to it, moves under load.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -148,17 +149,28 @@ fn a_guest_that_is_ended_during_post_copy_lets_its_source_go() {
 pub(crate) struct Fixture {
     folder: tempfile::TempDir,
     guest: PathBuf,
+    format: DiskFormat,
 }
 
 impl Fixture {
     pub(crate) fn new() -> Option<Self> {
+        Self::with_disk(DiskFormat::Raw, Bytes::mib(4))
+    }
+
+    pub(crate) fn with_disk(format: DiskFormat, size: Bytes) -> Option<Self> {
         let guest = reference_guest()?;
         if !kvm_is_there() || !private_network() {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        std::fs::File::create(folder.path().join("disk.raw")).unwrap().set_len(4 << 20).unwrap();
-        Some(Self { folder, guest })
+        let fixture = Self { folder, guest, format };
+        godwit_provision::create_image(&fixture.disk(), format, size).unwrap();
+        Some(fixture)
+    }
+
+    /// The first disk's image.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
     }
 
     pub(crate) fn boot(&self, vcpus: u8, load: &str) -> Vmm {
@@ -169,11 +181,8 @@ impl Fixture {
     pub(crate) fn config(&self, vcpus: u8, load: &str) -> VmmConfig {
         let cmdline = format!("godwit.ip=10.77.0.10/24 {load}");
         let mut spec = spec(vcpus, Bytes::mib(64), &cmdline);
-        spec.disks = vec![DiskSpec {
-            image: "shared/disk.raw".parse().unwrap(),
-            format: DiskFormat::Raw,
-            read_only: false,
-        }];
+        spec.disks =
+            vec![DiskSpec { image: "shared/disk".parse().unwrap(), format: self.format, read_only: false }];
         spec.nics = vec![NicSpec { network: "lan".parse().unwrap(), mac: Some(MAC.parse().unwrap()) }];
         let config = Vmm::config(self.folder.path(), 0, &self.guest, spec, 1, Role::Boot);
         self.equip(config, 0)
@@ -195,7 +204,8 @@ impl Fixture {
 
     fn start_destination(&self, here: &Vmm, n: u64, route: Route, kept: Option<OwnedFd>) -> Vmm {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let role = Role::Incoming { migration: migration_id(n), listen, key: route.key() };
+        let role =
+            Role::Incoming { migration: migration_id(n), listen, key: route.key(), disks: BTreeSet::new() };
         let epoch = here.status().epoch.0 + 1;
         let spec = here.config.spec.clone();
         let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);
@@ -208,10 +218,30 @@ impl Fixture {
         vmm.config.nics.iter().for_each(|nic| assert!(ip(&format!("link delete {}", nic.tap))));
     }
 
+    /// A destination that reaches no disk of the source: it has a new, empty one, which the test is told of.
+    pub(crate) fn destination_with_own_disk(&self, here: &Vmm, n: u64, size: Bytes) -> (Vmm, PathBuf) {
+        let role = Role::Incoming {
+            migration: migration_id(n),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            key: Route::default().key(),
+            disks: BTreeSet::from([0]),
+        };
+        let epoch = here.status().epoch.0 + 1;
+        let mut spec = here.config.spec.clone();
+        spec.disks[0].image = format!("local/disk{n}").parse().unwrap();
+        let format = spec.disks[0].format;
+        let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);
+        let mut config = self.equip(config, n);
+        let path = self.folder.path().join(format!("disk{n}"));
+        godwit_provision::create_image(&path, format, size).unwrap();
+        let lock = self.folder.path().join(format!("disk{n}.lock"));
+        config.disks = vec![DiskBacking { path: path.clone(), lock, format, read_only: false }];
+        (Vmm::start(config), path)
+    }
+
     fn equip(&self, mut config: VmmConfig, n: u64) -> VmmConfig {
-        let path = self.folder.path().join("disk.raw");
-        let lock = self.folder.path().join("disk.raw.lock");
-        config.disks = vec![DiskBacking { path, lock, format: DiskFormat::Raw, read_only: false }];
+        let (path, lock) = (self.disk(), self.folder.path().join("disk.lock"));
+        config.disks = vec![DiskBacking { path, lock, format: self.format, read_only: false }];
         let tap = format!("tap{n}");
         assert!(ip(&format!("tuntap add {tap} mode tap vnet_hdr")));
         assert!(ip(&format!("link set {tap} master lan up")));

@@ -60,6 +60,9 @@ impl Attempt<'_> {
                 Step::AskDestination | Step::AskHeir(_) => {}
                 Step::Moved { report, runs } => {
                     reached(At::ManagerSettled).await;
+                    if runs {
+                        self.remove_left().await?;
+                    }
                     return Ok(self.moved(report.map(|report| *report), runs));
                 }
                 Step::Lost(error) => {

@@ -17,8 +17,11 @@
 
 mod bandwidth;
 mod follow;
+mod left;
 mod prepare;
 pub mod settle;
+
+pub(crate) use left::remove_left;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +31,7 @@ use godwit_types::agent::{LocalState, LocalVm, Outgoing};
 use godwit_types::api::Empty;
 use godwit_types::check::{HostCheck, Verdict, refuse};
 use godwit_types::forecast::Predicted;
-use godwit_types::migration::{Budget, Comparison, MigrateVm, MigrationReport};
+use godwit_types::migration::{Comparison, MigrateVm, MigrationReport};
 use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode, HostName, MigrationId, TaskId, VmId};
 use tokio::time::{sleep, timeout};
@@ -37,6 +40,7 @@ use uuid::Uuid;
 use super::{Driver, Ending, cancelled_error, drive, new_task, queue, told};
 use crate::arbiter::{Migration, MigrationState};
 use crate::manager::{Manager, unknown_host, unknown_task};
+use crate::moving::Wish;
 use crate::preflight::{self, Probe, Situation};
 use crate::store::{HostRow, NewEvent, Power, Tx, VmRow};
 
@@ -48,26 +52,28 @@ const LET_GO_POLL: Duration = Duration::from_millis(50);
 
 /// `POST /v1/vms/{vm}/migrate`.
 pub(crate) async fn request(manager: &Arc<Manager>, vm: String, asked: MigrateVm) -> Result<Task, ApiError> {
-    let probe = preflight::ask(manager, &vm, Some(&asked.to)).await?;
-    let task = manager.store.write(move |tx| plan(tx, &vm, &asked, &probe)).await?;
+    let wish = Wish { budget: asked.budget, move_disks: asked.move_disks };
+    let to = asked.to;
+    let probe = preflight::ask(manager, &vm, Some(&to), wish.move_disks.as_ref()).await?;
+    let task = manager.store.write(move |tx| plan(tx, &vm, &to, &wish, &probe)).await?;
     drive(manager, task.clone(), false);
     Ok(task)
 }
 
-fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm, probe: &Probe) -> Result<Task, ApiError> {
+fn plan(tx: &Tx<'_>, vm: &str, to: &HostName, wish: &Wish, probe: &Probe) -> Result<Task, ApiError> {
     let situation = Situation::of(tx, vm)?;
-    let destination = tx.host(&asked.to)?.ok_or_else(|| unknown_host(asked.to.as_str()))?;
-    let warnings = require_possible(&situation, &destination, probe, asked.budget.post_copy)?;
+    let destination = tx.host(to)?.ok_or_else(|| unknown_host(to.as_str()))?;
+    let warnings = require_possible(&situation, &destination, probe, wish)?;
     let Situation { vm, owned, .. } = situation;
     let (from, to) = (owned.ok_or_else(|| no_owner(&vm))?.owner, destination.name);
     let kind = TaskKind::MigrateVm { from: from.clone(), to: to.clone() };
     let task = Task { state: TaskState::Waiting, ..new_task(&vm, kind, String::new()) };
-    tx.add_task(&task, &asked.budget)?;
+    tx.add_task(&task, wish)?;
     for warning in warnings {
         tx.add_event(NewEvent::new("vm.migration_warning", warning).vm(&vm.name).task(task.id))?;
     }
     match queue::enter(tx, task.id)? {
-        None => begin(tx, task.id, &asked.budget, probe)?,
+        None => begin(tx, task.id, wish, probe)?,
         Some(waits) => {
             let message = format!("the move of {} from {from} to {to} {waits}", vm.name);
             tx.add_event(
@@ -79,21 +85,23 @@ fn plan(tx: &Tx<'_>, vm: &str, asked: &MigrateVm, probe: &Probe) -> Result<Task,
 }
 
 /// Begins the migration of a task whose turn has come, unless it was cancelled.
-pub(super) fn begin(tx: &Tx<'_>, id: TaskId, budget: &Budget, probe: &Probe) -> Result<(), ApiError> {
+pub(super) fn begin(tx: &Tx<'_>, id: TaskId, wish: &Wish, probe: &Probe) -> Result<(), ApiError> {
     let task = tx.task(id)?.ok_or_else(|| unknown_task(id))?;
     let TaskKind::MigrateVm { from, to } = task.kind else { return Ok(()) };
     let situation = Situation::of(tx, &task.vm.to_string())?;
     // It is busy with this very task.
     let situation = Situation { busy: None, ..situation };
     let destination = tx.host(&to)?.ok_or_else(|| unknown_host(to.as_str()))?;
-    require_possible(&situation, &destination, probe, budget.post_copy)?;
+    require_possible(&situation, &destination, probe, wish)?;
+    let moving = situation.moving(&destination, wish);
     let Situation { vm, owned, .. } = situation;
     let owned = owned.ok_or_else(|| no_owner(&vm))?;
     if !tx.begin_task(id, &format!("{to} builds the machine"))? {
         return Ok(());
     }
+    let migration = MigrationId(Uuid::new_v4());
     tx.add_migration(&Migration {
-        id: MigrationId(Uuid::new_v4()),
+        id: migration,
         task: id,
         vm: vm.id,
         source: from.clone(),
@@ -102,6 +110,9 @@ pub(super) fn begin(tx: &Tx<'_>, id: TaskId, budget: &Budget, probe: &Probe) -> 
         state: MigrationState::Preparing,
         taken_over: false,
     })?;
+    if !moving.disks.is_empty() {
+        tx.add_moving(migration, &moving)?;
+    }
     let message = format!("{} begins to move from {from} to {to}", vm.name);
     Ok(tx.add_event(NewEvent::new("vm.migrating", message).vm(&vm.name).host(&from).task(id))?)
 }
@@ -116,9 +127,9 @@ fn require_possible(
     situation: &Situation,
     destination: &HostRow,
     probe: &Probe,
-    post_copy: bool,
+    wish: &Wish,
 ) -> Result<BTreeSet<String>, ApiError> {
-    let HostCheck { host, findings, .. } = situation.judge(destination, probe, post_copy);
+    let HostCheck { host, findings, .. } = situation.judge(destination, probe, wish);
     let deed = format!("{} cannot move to {host}", situation.vm.name);
     refuse(&deed, &findings).map_err(|error| {
         // Whoever waits for the other task can ask again.

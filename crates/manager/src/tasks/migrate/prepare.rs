@@ -3,22 +3,26 @@
 use std::time::Duration;
 
 use godwit_faults::Step;
-use godwit_types::agent::{GuestAddress, Incoming, PrepareIncoming, StartOutgoing};
+use godwit_types::agent::{GuestAddress, Incoming, MovedDisk, PrepareIncoming, StartOutgoing};
 use godwit_types::api::Empty;
+use godwit_types::capability::{DiskFacts, GuestFacts};
 use godwit_types::forecast::Forecast;
 use godwit_types::key::MIGRATION_KEY_BYTES;
 use godwit_types::migration::Budget;
-use godwit_types::{ApiError, ErrorCode, MigrationKey, VmId, VmName};
+use godwit_types::{ApiError, Bytes, ErrorCode, MigrationKey, VmId, VmName};
 
 use super::bandwidth::allowed;
 use super::{Attempt, Side};
 use crate::manager::unknown_vm;
+use crate::moving::{Moving, Wish};
 use crate::store::{HostRow, NewEvent, VmRow};
 use crate::tasks::cancelled_error;
 use crate::{plan, reached};
 
 /// How long the guest is watched for the forecast, in milliseconds; less if the destination is ready sooner.
 const SAMPLE_MS: u32 = 300;
+/// How long an agent may take to say how large disks are.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long an agent may take to build the destination's machine, or to begin on the source.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -37,24 +41,43 @@ impl Attempt<'_> {
     async fn begin(&self) -> Result<(), ApiError> {
         let m = self.m.clone();
         let rows = self.driver.manager.store.read(move |tx| {
-            let budget: Budget = tx.task_request(m.task)?;
+            let Wish { budget, .. } = tx.task_request(m.task)?;
             let budget = Budget { bandwidth_bytes_per_s_max: allowed(tx, &m)?, ..budget };
-            Ok((tx.vm(&m.vm.to_string())?, budget, tx.host(&m.source)?))
+            Ok((tx.vm(&m.vm.to_string())?, budget, tx.host(&m.source)?, tx.moving(m.id)?))
         });
-        let (vm, budget, source) = rows.await?;
+        let (vm, budget, source, moving) = rows.await?;
         let vm = vm.ok_or_else(|| unknown_vm(&self.m.vm.to_string()))?;
+        let disks = self.measure(moving.as_ref()).await?;
+        let held = disks.iter().map(|(_, facts)| facts.allocated.0).sum();
         let addresses = source.map(|host| addresses(&host, self.m.vm)).unwrap_or_default();
         let forecast = async {
-            self.note_forecast(&budget).await;
+            self.note_forecast(&budget, Bytes(held)).await;
             Ok(())
         };
-        tokio::try_join!(self.start_both(vm, addresses, budget.clone()), forecast).map(|_| ())
+        let moved =
+            disks.iter().map(|(index, facts)| MovedDisk { index: *index, size: facts.size }).collect();
+        let vm = VmRow { spec: moving.map_or(vm.spec, |moving| moving.spec), ..vm };
+        tokio::try_join!(self.start_both(vm, addresses, budget.clone(), moved), forecast).map(|_| ())
+    }
+
+    /// How large the disks are that move, as their host's agent says now.
+    async fn measure(&self, moving: Option<&Moving>) -> Result<Vec<(u32, DiskFacts)>, ApiError> {
+        let Some(moving) = moving else { return Ok(Vec::new()) };
+        let source = self.driver.agent(&self.m.source).await?.with_timeout(MEASURE_TIMEOUT);
+        let guest: GuestFacts = source.get(&format!("/v1/vms/{}/guest", self.m.vm)).await?;
+        let size = |index: &u32| Some((*index, *guest.disks.get(*index as usize)?));
+        let sizes: Option<Vec<_>> = moving.disks.iter().map(size).collect();
+        sizes.ok_or_else(|| {
+            let message = format!("{} does not say how large the VM's disks are", self.m.source);
+            ApiError::new(ErrorCode::Failed, message).remedy("check its datastores, then migrate again")
+        })
     }
 
     /// Says what the migration is expected to cost. It goes on whether that can be said or not.
-    async fn note_forecast(&self, budget: &Budget) {
+    async fn note_forecast(&self, budget: &Budget, disks: Bytes) {
         let (m, manager) = (&self.m, &self.driver.manager);
-        let foreseen = plan::foresee(manager, m.vm, (&m.source, &m.destination), budget, SAMPLE_MS).await;
+        let foreseen =
+            plan::foresee(manager, m.vm, (&m.source, &m.destination), (budget, disks), SAMPLE_MS).await;
         let (name, task, host) = (self.driver.task.vm_name.clone(), m.task, m.source.clone());
         let noted = manager.store.note(move |tx| {
             let (kind, message) = match &foreseen {
@@ -76,8 +99,10 @@ impl Attempt<'_> {
         vm: VmRow,
         addresses: Vec<GuestAddress>,
         budget: Budget,
+        disks: Vec<MovedDisk>,
     ) -> Result<(), ApiError> {
         let key = (!budget.plain).then(draw_key).transpose()?;
+        let moved = disks.iter().map(|disk| disk.index).collect();
         let incoming = PrepareIncoming {
             key: key.clone(),
             migration: self.m.id,
@@ -86,6 +111,7 @@ impl Attempt<'_> {
             epoch: self.m.epoch.next(),
             source: self.m.source.clone(),
             addresses,
+            disks,
         };
         reached(Step::ManagerPlanned).await;
         let destination = self.driver.agent(&self.m.destination).await?.with_timeout(PREPARE_TIMEOUT);
@@ -96,8 +122,14 @@ impl Attempt<'_> {
         if !self.driver.manager.store.write(move |tx| Ok(tx.begin_migration(id)?)).await? {
             return Err(ApiError::new(ErrorCode::Failed, "the migration was aborted meanwhile"));
         }
-        let outgoing =
-            StartOutgoing { migration: id, destination: self.m.destination.clone(), address, key, budget };
+        let outgoing = StartOutgoing {
+            migration: id,
+            destination: self.m.destination.clone(),
+            address,
+            key,
+            disks: moved,
+            budget,
+        };
         let source = self.driver.agent(&self.m.source).await?.with_timeout(PREPARE_TIMEOUT);
         let begun = source.post::<_, Empty>(&self.path(Side::Outgoing), &outgoing).await;
         reached(Step::ManagerBegun).await;

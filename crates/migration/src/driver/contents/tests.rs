@@ -149,7 +149,7 @@ proptest! {
                 let zero = here.page(gfn).iter().all(|byte| *byte == 0);
                 record.push(Gfn(gfn), if zero { PageKind::Zero } else { PageKind::Raw });
             }
-            let sent = contents.send(&mut record, (&here, Guest::Stands), 256, |record, contents| {
+            let sent = contents.send(&mut record, (Pages::Memory(&here), Guest::Stands), 256, |record, contents| {
                 wire.put(record, contents);
                 Ok::<(), MachineError>(())
             });

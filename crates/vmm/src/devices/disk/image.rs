@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use godwit_types::control::DiskBacking;
 use godwit_types::vm::DiskFormat;
@@ -13,7 +15,7 @@ use imago::format::gate::ImplicitOpenGate;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::{FormatAccess, FormatDriverBuilder, StorageOpenOptions};
+use imago::{FormatAccess, FormatDriverBuilder, Mapping, StorageOpenOptions};
 
 use super::DiskError;
 use crate::devices::virtio::Buffer;
@@ -49,8 +51,9 @@ pub(super) type Images = [(PathBuf, OwnedFd)];
 /// An image that is open for I/O.
 pub struct Image {
     access: FormatAccess<ImageFile>,
+    format: DiskFormat,
     /// A second handle, to make writes durable without those of the file's times.
-    file: File,
+    file: Arc<File>,
 }
 
 impl Image {
@@ -72,7 +75,7 @@ impl Image {
                 FormatAccess::new(qcow2.open(Given(images))?)
             }
         };
-        Ok(Self { access, file })
+        Ok(Self { access, format: backing.format, file: Arc::new(file) })
     }
 
     /// The size of the disk.
@@ -91,6 +94,41 @@ impl Image {
     pub fn write(&self, buffers: &[Buffer<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVector::from_volatile_slice(buffers);
         self.access.writev(vector, offset)
+    }
+
+    /// Fills `bytes` from `offset` on.
+    pub fn read_bytes(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.access.read(bytes, offset)
+    }
+
+    /// Writes `bytes` at `offset`.
+    pub fn write_bytes(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.access.write(bytes, offset)
+    }
+
+    /// Gives `found` the parts of a range, which lies on the disk, that may hold anything but zeros, ascending.
+    pub fn data(&self, offset: u64, bytes: u64, mut found: impl FnMut(Range<u64>)) -> io::Result<()> {
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            let part = match self.format {
+                DiskFormat::Raw => match allocated(&self.file, at, end)? {
+                    Some(part) => part,
+                    None => return Ok(()),
+                },
+                DiskFormat::Qcow2 => {
+                    let (mapping, length) = self.access.get_mapping(at, end - at)?;
+                    let part = at..at + length.clamp(1, end - at);
+                    if matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. }) {
+                        at = part.end;
+                        continue;
+                    }
+                    part
+                }
+            };
+            at = part.end;
+            found(part);
+        }
+        Ok(())
     }
 
     /// Makes a range read as zeros; with `unmap`, its space may be given back.
@@ -112,9 +150,33 @@ impl Image {
 
     /// Makes everything written durable: first the format's own tables, then the file.
     pub fn flush(&self) -> io::Result<()> {
-        self.access.flush()?;
-        self.file.sync_data()
+        self.flush_tables()?.sync_data()
     }
+
+    /// The first half of [`Image::flush`], and the file for the second, which takes long and needs nothing else.
+    pub fn flush_tables(&self) -> io::Result<Arc<File>> {
+        self.access.flush()?;
+        Ok(Arc::clone(&self.file))
+    }
+}
+
+/// The first part of `at..end` that takes space in the file; all of it where the file system cannot tell.
+fn allocated(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    let seek = |from: u64, whence| {
+        // SAFETY: the call takes numbers; nobody uses the position of the file, which all reads and writes name.
+        match unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, whence) } {
+            -1 => Err(io::Error::last_os_error()),
+            found => Ok(found as u64),
+        }
+    };
+    let start = match seek(at, libc::SEEK_DATA) {
+        Ok(start) if start < end => start,
+        Ok(_) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Some(at..end)),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(start..seek(start, libc::SEEK_HOLE)?.clamp(start + 1, end)))
 }
 
 /// Another host may have written to the file since this one has last read it.

@@ -7,12 +7,17 @@
 //!       | +--- take over: lock ---> locked ------- take(epoch): record, open ---+ |
 //!       |                              |                                          |
 //!       +------------------------------+-- release: flush, close, unlock ---------+
+//!
+//!   built to be filled: arriving ---- take(epoch): lock, record ---------------> open
 //! ```
 //!
-//! `take` builds everything anew from the descriptors, so that nothing that the last owner wrote is missed. Before it, another host may be writing to the image, so nothing but its size is read. I/O goes through the page
-//! cache: a guest's flush is an `fdatasync`, and `take` drops what this host may have cached from an earlier stay, so
-//! that it reads what the last owner has written.
+//! `take` builds everything anew from the descriptors, so that nothing that the last owner wrote is missed. Before it,
+//! another host may be writing to the image, so nothing but its size is read. Only an image that arrives with the VM is open
+//! before: it has no last owner, and whoever fills it is this process. I/O goes through the page cache: a guest's flush is an
+//! `fdatasync`, and `take` drops what this host may have cached from an earlier stay, so that it reads what the last owner
+//! has written.
 
+mod arrival;
 mod image;
 mod lock;
 mod written;
@@ -49,6 +54,8 @@ pub struct Disk {
 enum State {
     #[default]
     Closed,
+    /// Being filled with what arrives.
+    Arriving(Image),
     /// The lock of a dead source, taken over from it.
     Locked(DiskLock),
     Open {
@@ -93,6 +100,11 @@ impl Disk {
         self.sectors
     }
 
+    /// The same in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.sectors * SECTOR_BYTES
+    }
+
     /// Whether the guest may only read.
     pub fn read_only(&self) -> bool {
         self.backing.read_only
@@ -104,10 +116,13 @@ impl Disk {
     }
 
     /// Takes the lock that a dead source of `migration` has left; `false` if it is held. `None`: a read-only disk has no
-    /// lock to tell by.
+    /// lock to tell by, and one that arrives has none that the source has held.
     pub fn take_over(&self, source: Epoch, migration: MigrationId) -> Result<Option<bool>, DiskError> {
         let mut state = self.changing();
         let Some(file) = &self.files.lock else { return Ok(None) };
+        if matches!(*state, State::Arriving(_)) {
+            return Ok(None);
+        }
         if matches!(*state, State::Closed) {
             let lock = DiskLock::take_over(file, &self.backing.lock, self.vm, source, migration)?;
             let Some(lock) = lock else { return Ok(Some(false)) };
@@ -123,8 +138,11 @@ impl Disk {
     }
 
     /// Whether the lock that a source on another host is known to hold can be seen from here. `None`: a read-only disk
-    /// has none.
+    /// has none, and that of one that arrives is not its source's.
     pub fn sees_lock(&self) -> Option<bool> {
+        if matches!(*self.state(), State::Arriving(_)) {
+            return None;
+        }
         // A lock that cannot be asked for is not seen.
         self.files.lock.as_ref().map(|file| DiskLock::is_seen(file).unwrap_or(false))
     }
@@ -151,10 +169,16 @@ impl Disk {
                 lock.renew(record)?;
                 None
             }
-            (State::Closed, file) => {
+            (State::Closed | State::Arriving(_), file) => {
                 file.as_ref().map(|file| take(file, &self.backing.lock, record)).transpose()?
             }
         };
+        if let State::Arriving(_) = &*state
+            && let State::Arriving(image) = std::mem::take(&mut *state)
+        {
+            *state = State::Open { image, lock };
+            return Ok(());
+        }
         let image = Image::open(&self.backing, &self.files.images)?;
         let found = image.bytes();
         if found / SECTOR_BYTES != self.sectors {

@@ -2,6 +2,7 @@
 
 pub(crate) mod guest;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -209,7 +210,12 @@ impl Vmm {
 
     /// Starts process `n` of the same VM as the destination of a migration.
     pub(crate) fn destination(&self, n: usize, migration: MigrationId) -> Self {
-        let role = Role::Incoming { migration, listen: "127.0.0.1:0".parse().unwrap(), key: Some(KEY) };
+        let role = Role::Incoming {
+            migration,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            key: Some(KEY),
+            disks: Default::default(),
+        };
         let epoch = self.status().epoch.0 + 1;
         let mut config =
             Self::config(&self.folder, n, &self.config.kernel, self.config.spec.clone(), epoch, role);
@@ -259,10 +265,14 @@ impl Vmm {
         kept: Option<OwnedFd>,
     ) -> Vec<TcpStream> {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
+        let disks = match &destination.config.role {
+            Role::Incoming { disks, .. } => disks.clone(),
+            Role::Boot => BTreeSet::new(),
+        };
         let destination = destination.config.host.clone();
         let connections = connect(address, route.streams);
         let (key, keep) = (route.key(), kept.is_some());
-        let request = Request::MigrateOut { migration, destination, address, key, keep, budget };
+        let request = Request::MigrateOut { migration, destination, address, key, keep, disks, budget };
         let given: Vec<_> = connections.iter().map(AsFd::as_fd).chain(kept.iter().map(AsFd::as_fd)).collect();
         let reply = self.ask_with(&request, &given);
         assert_eq!(reply, Reply::Done, "{}", self.errors());

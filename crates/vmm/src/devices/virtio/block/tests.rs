@@ -271,12 +271,36 @@ fn a_request_without_header_or_status_is_a_fault_of_the_driver() {
     assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
 }
 
+#[test]
+fn what_an_image_holds_is_found_and_its_holes_are_not() {
+    for format in [DiskFormat::Raw, DiskFormat::Qcow2] {
+        let (images, machine) = (Images::new(), Machine::empty());
+        let backing = if format == DiskFormat::Raw { images.raw() } else { images.qcow2() };
+        let (plugged, mut driver) = started(&machine, &backing, FLUSH);
+        let found = || {
+            let mut found = Vec::new();
+            let disk = plugged.function.device().disk();
+            disk.with_image(|image| image.data(0, IMAGE_BYTES, |part| found.push(part))).unwrap();
+            found
+        };
+        assert_eq!(found(), [], "{format:?}");
+        assert_eq!(write(&mut driver, 1024, &pattern(1, 4096)), OK);
+        let held = found();
+        let bytes: u64 = held.iter().map(|part| part.end - part.start).sum();
+        assert!(
+            held.iter().any(|part| part.start <= 512 << 10 && part.end >= (512 << 10) + 4096),
+            "{held:?}"
+        );
+        assert!(bytes <= 64 << 10, "{format:?}: {held:?}");
+    }
+}
+
 /// Reads blocks as a copy of the disk does.
 fn copy_blocks(disk: &Disk, copy: &mut [u8], blocks: impl Iterator<Item = u64>) {
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), BLOCK_BYTES as usize)]).unwrap();
     let slice = GuestMemoryBackend::get_slice(&ram, GuestAddress(0), BLOCK_BYTES as usize).unwrap();
     for block in blocks {
-        disk.with_image(|image| image.read(&[slice.clone()], block * BLOCK_BYTES)).unwrap();
+        disk.with_image(|image| image.read(&[slice], block * BLOCK_BYTES)).unwrap();
         let at = (block * BLOCK_BYTES) as usize;
         ram.read_slice(&mut copy[at..at + BLOCK_BYTES as usize], GuestAddress(0)).unwrap();
     }

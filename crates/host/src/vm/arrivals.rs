@@ -1,0 +1,225 @@
+//! Images of VMs that arrive with their disks: made before the process that fills them, and removed if the VM does not
+//! come.
+//!
+//! ```text
+//!  begin: noted, then made --VM runs here, or is started here--> settle: the VM's own, no longer noted
+//!                     '------the migration is aborted----------> discard: removed
+//! ```
+//!
+//! Only the arbiter's word that the migration is aborted leads to the removal: a process that has died may have had
+//! everything, and the VM may be this host's already. So the notes outlive the agent, and the manager is told of those
+//! whose VM has no process here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use godwit_types::agent::{Leftover, MovedDisk};
+use godwit_types::control::DiskBacking;
+use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
+use serde::{Deserialize, Serialize};
+
+use super::dir::absent_is_fine;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    dir: PathBuf,
+    noted: Mutex<BTreeMap<VmId, Note>>,
+}
+
+/// What was made for one arrival.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    migration: MigrationId,
+    images: Vec<PathBuf>,
+    /// From the outermost inwards.
+    directories: Vec<PathBuf>,
+}
+
+impl Arrivals {
+    /// With what an earlier agent has noted.
+    pub(crate) fn load(state_dir: &Path) -> Self {
+        let dir = state_dir.join("arrivals");
+        let mut noted = BTreeMap::new();
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            let note = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            match id.zip(note) {
+                Some((id, note)) => drop(noted.insert(VmId(id), note)),
+                None => tracing::warn!("{} notes no arrival, and is left alone", path.display()),
+            }
+        }
+        Self { dir, noted: Mutex::new(noted) }
+    }
+
+    /// Makes the images, and the directories that they lie in. What an earlier stay of the VM has left is replaced.
+    pub(crate) fn begin(
+        &self,
+        vm: VmId,
+        migration: MigrationId,
+        disks: &[(DiskBacking, MovedDisk)],
+    ) -> Result<(), ApiError> {
+        // The VM is elsewhere, and nobody's any more what came for an earlier attempt.
+        let earlier = self.noted().get(&vm).map(|note| note.migration);
+        earlier.into_iter().for_each(|earlier| self.discard(vm, earlier));
+        let images: Vec<PathBuf> = disks.iter().map(|(disk, _)| disk.path.clone()).collect();
+        let directories = images.iter().flat_map(|image| missing_directories(image)).collect();
+        let note = Note { migration, images, directories };
+        let made = self.write(vm, &note).and_then(|()| {
+            self.noted().insert(vm, note.clone());
+            note.directories.iter().try_for_each(|directory| match fs::create_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                created => created,
+            })?;
+            disks.iter().try_for_each(|(disk, moved)| {
+                absent_is_fine(fs::remove_file(&disk.path))?;
+                godwit_provision::create_image(&disk.path, disk.format, moved.size)
+            })
+        });
+        made.map_err(|error| {
+            self.discard(vm, migration);
+            let message = format!("the images of the disks that arrive cannot be made: {error}");
+            ApiError::new(ErrorCode::Failed, message)
+                .remedy("make room in the datastore and let root write to it, or name another: --move-disks=DATASTORE")
+        })
+    }
+
+    /// The VM is here: its images are its own.
+    pub(crate) fn settle(&self, vm: VmId) {
+        if self.noted().remove(&vm).is_some()
+            && let Err(error) = absent_is_fine(fs::remove_file(self.path(vm)))
+        {
+            tracing::warn!("the note of an arrival stays: {error}");
+        }
+    }
+
+    /// The VM does not come by this migration: what was made for it is removed.
+    pub(crate) fn discard(&self, vm: VmId, migration: MigrationId) {
+        let Some(note) = self.noted().get(&vm).filter(|note| note.migration == migration).cloned() else {
+            return;
+        };
+        let remove = |image: &PathBuf| {
+            absent_is_fine(fs::remove_file(image))
+                .and_then(|()| absent_is_fine(fs::remove_file(lock_of(image))))
+        };
+        if let Err(error) = note.images.iter().try_for_each(remove) {
+            // It is told of again, and so tried again.
+            return tracing::warn!("an image of a VM that has not arrived was not removed: {error}");
+        }
+        // One in which somebody else has put something stays.
+        note.directories.iter().rev().for_each(|directory| drop(fs::remove_dir(directory)));
+        tracing::info!(
+            "VM {vm} has not arrived by migration {migration}: the images made for it are removed"
+        );
+        self.settle(vm);
+    }
+
+    /// Whether images were made for the VM, and it is not known yet whether it comes.
+    pub(crate) fn is_noted(&self, vm: VmId) -> bool {
+        self.noted().contains_key(&vm)
+    }
+
+    /// What was made for VMs that are not among those `here`.
+    pub(crate) fn leftovers(&self, here: impl Fn(VmId) -> bool) -> Vec<Leftover> {
+        let noted = self.noted();
+        let gone = noted.iter().filter(|(vm, _)| !here(**vm));
+        gone.map(|(vm, note)| Leftover { vm: *vm, migration: note.migration }).collect()
+    }
+
+    /// Makes the note durable: before the images, so that no crash leaves one that nobody knows of.
+    fn write(&self, vm: VmId, note: &Note) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        let draft = self.dir.join("draft");
+        let mut file = fs::File::create(&draft)?;
+        file.write_all(&serde_json::to_vec(note)?)?;
+        file.sync_all()?;
+        fs::rename(draft, self.path(vm))?;
+        fs::File::open(&self.dir)?.sync_all()
+    }
+
+    fn path(&self, vm: VmId) -> PathBuf {
+        self.dir.join(format!("{vm}.json"))
+    }
+
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<VmId, Note>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The lock file beside an image.
+pub(super) fn lock_of(image: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.lock", image.display()))
+}
+
+/// The directories above an image that are not there, from the outermost inwards.
+fn missing_directories(image: &Path) -> Vec<PathBuf> {
+    let above = image.ancestors().skip(1).take_while(|directory| !directory.exists());
+    let mut missing: Vec<PathBuf> = above.map(Path::to_owned).collect();
+    missing.reverse();
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_types::Bytes;
+    use godwit_types::vm::DiskFormat;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const VM: VmId = VmId(Uuid::from_u128(1));
+    const FIRST: MigrationId = MigrationId(Uuid::from_u128(7));
+    const SECOND: MigrationId = MigrationId(Uuid::from_u128(8));
+
+    fn disk(path: PathBuf) -> (DiskBacking, MovedDisk) {
+        let (lock, format) = (lock_of(&path), DiskFormat::Raw);
+        let backing = DiskBacking { path, lock, format, read_only: false };
+        (backing, MovedDisk { index: 0, size: Bytes::mib(1) })
+    }
+
+    #[test]
+    fn what_was_made_for_a_vm_that_does_not_come_is_removed_also_by_the_next_agent() {
+        let root = tempfile::tempdir().unwrap();
+        let image = root.path().join("store/vms/web1.raw");
+        fs::create_dir(root.path().join("store")).unwrap();
+        let arrivals = Arrivals::load(root.path());
+        arrivals.begin(VM, FIRST, &[disk(image.clone())]).unwrap();
+        fs::write(lock_of(&image), "").unwrap();
+        assert_eq!(arrivals.leftovers(|_| true), []);
+        let next = Arrivals::load(root.path());
+        next.discard(VM, SECOND);
+        assert!(image.exists(), "another migration's");
+        assert_eq!(next.leftovers(|_| false), [Leftover { vm: VM, migration: FIRST }]);
+        next.discard(VM, FIRST);
+        assert_eq!(fs::read_dir(root.path().join("store")).unwrap().count(), 0);
+        assert_eq!(Arrivals::load(root.path()).leftovers(|_| false), []);
+    }
+
+    #[test]
+    fn the_images_of_a_vm_that_came_are_its_own_and_a_later_arrival_replaces_them() {
+        let root = tempfile::tempdir().unwrap();
+        let image = root.path().join("web1.raw");
+        let arrivals = Arrivals::load(root.path());
+        arrivals.begin(VM, FIRST, &[disk(image.clone())]).unwrap();
+        arrivals.settle(VM);
+        arrivals.discard(VM, FIRST);
+        assert!(image.exists());
+        fs::write(&image, "old").unwrap();
+        arrivals.begin(VM, SECOND, &[disk(image.clone())]).unwrap();
+        assert_eq!(fs::metadata(&image).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn images_that_cannot_all_be_made_are_none() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, other) = (root.path().join("one.raw"), root.path().join("other.raw"));
+        fs::create_dir(&other).unwrap();
+        let arrivals = Arrivals::load(root.path());
+        let error = arrivals.begin(VM, FIRST, &[disk(one.clone()), disk(other)]).unwrap_err();
+        assert!(error.remedy.is_some() && !one.exists(), "{error}");
+    }
+}

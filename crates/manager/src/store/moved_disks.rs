@@ -1,0 +1,90 @@
+//! Disks that move with their VMs: what follows from the commit, and what stays behind at the source.
+
+use godwit_types::agent::RemoveLeft;
+use godwit_types::vm::DatastorePath;
+use godwit_types::{Epoch, HostName, MigrationId, VmId};
+use rusqlite::{OptionalExtension, params};
+
+use super::codec::{Doc, Text};
+use super::{StoreError, Tx};
+use crate::arbiter::Migration;
+use crate::moving::Moving;
+
+/// What a VM has left at a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub vm: VmId,
+    pub migration: MigrationId,
+    pub order: RemoveLeft,
+}
+
+impl Tx<'_> {
+    pub(crate) fn add_moving(&self, migration: MigrationId, moving: &Moving) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("INSERT INTO moved_disks (migration, moving) VALUES (?, ?)")?
+            .execute(params![Text(&migration), Doc(moving)])?;
+        Ok(())
+    }
+
+    /// What moves with the VM by this migration, if anything does.
+    pub(crate) fn moving(&self, migration: MigrationId) -> Result<Option<Moving>, StoreError> {
+        let mut query = self.sql.prepare_cached("SELECT moving FROM moved_disks WHERE migration = ?")?;
+        Ok(query.query_row([Text(&migration)], |row| Ok(row.get::<_, Doc<Moving>>(0)?.0)).optional()?)
+    }
+
+    /// The VM is the destination's from now on, with its disks: they lie where they have come, and what they were copied
+    /// from is left behind. What the VM had left at the destination itself is replaced, where the disks have come to it.
+    pub(super) fn commit_moving(&self, m: &Migration) -> Result<(), StoreError> {
+        let moving = self.moving(m.id)?;
+        if let Some(moving) = &moving {
+            self.sql
+                .prepare_cached("UPDATE vms SET spec = ? WHERE id = ?")?
+                .execute(params![Doc(&moving.spec), Text(&m.vm)])?;
+            self.set_left(m.id, Some(&moving.images))?;
+        }
+        for left in self.left(m.vm, &m.destination)? {
+            let spec = moving.as_ref().map(|moving| &moving.spec);
+            let replaced = |image: &DatastorePath| {
+                spec.is_some_and(|spec| spec.disks.iter().any(|disk| disk.image == *image))
+            };
+            let images: Vec<_> = left.order.images.into_iter().filter(|image| !replaced(image)).collect();
+            self.set_left(left.migration, Some(&images).filter(|images| !images.is_empty()))?;
+        }
+        Ok(())
+    }
+
+    /// What the VM has left at a host.
+    pub(crate) fn left(&self, vm: VmId, host: &HostName) -> Result<Vec<Left>, StoreError> {
+        Ok(self.left_at(host)?.into_iter().filter(|left| left.vm == vm).collect())
+    }
+
+    /// What VMs have left at a host.
+    pub(crate) fn left_at(&self, host: &HostName) -> Result<Vec<Left>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT m.vm, m.id, m.epoch, d.left_behind FROM moved_disks d JOIN migrations m ON m.id = d.migration
+             WHERE m.source = ? AND d.left_behind IS NOT NULL ORDER BY m.rowid",
+        )?;
+        let left = query.query_map([Text(host)], |row| {
+            let (vm, migration) = (row.get::<_, Text<_>>(0)?.0, row.get::<_, Text<_>>(1)?.0);
+            let order = RemoveLeft { epoch: Epoch(row.get(2)?), images: row.get::<_, Doc<_>>(3)?.0 };
+            Ok(Left { vm, migration, order })
+        })?;
+        Ok(left.collect::<Result<_, _>>()?)
+    }
+
+    /// Nothing is left at the source of this migration any more.
+    pub(crate) fn set_nothing_left(&self, migration: MigrationId) -> Result<(), StoreError> {
+        self.set_left(migration, None)
+    }
+
+    fn set_left(
+        &self,
+        migration: MigrationId,
+        images: Option<&Vec<DatastorePath>>,
+    ) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE moved_disks SET left_behind = ? WHERE migration = ?")?
+            .execute(params![images.map(Doc), Text(&migration)])?;
+        Ok(())
+    }
+}
