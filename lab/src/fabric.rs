@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use godwit_types::{HostName, Name};
+use godwit_types::{Bytes, HostName, Name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -42,6 +42,8 @@ pub use processes::Process;
 use network::Network;
 use run::Run;
 
+/// The datastore that each host has for itself.
+pub const OWN_DATASTORE: &str = "local";
 /// How long the manager and the hosts may take until they are up.
 const UP_LIMIT: Duration = Duration::from_secs(30);
 /// How long a line of shell in a host may take.
@@ -54,6 +56,8 @@ pub struct FabricOptions {
     pub hosts: Vec<HostName>,
     /// Hosts of these that offer neither the guest network nor the datastore.
     pub bare: Vec<HostName>,
+    /// Whether each host also has a datastore [`OWN_DATASTORE`] that only it reaches, and how much that takes at most.
+    pub own_datastores: Option<Bytes>,
     /// What `godwit host run` is given on every host besides.
     pub agent_options: Vec<String>,
     /// Whether tests may hold the programs; those that are built as they are released refuse it.
@@ -65,6 +69,7 @@ impl Default for FabricOptions {
         Self {
             hosts: vec![name("host-a"), name("host-b")],
             bare: Vec::new(),
+            own_datastores: None,
             agent_options: Vec::new(),
             faults: true,
         }
@@ -156,6 +161,16 @@ impl Fabric {
     /// The taps on a host.
     pub fn taps(&self, host: &HostName) -> Result<Vec<String>> {
         self.host_namespace(host)?.taps()
+    }
+
+    /// The content of a host's [`OWN_DATASTORE`], as a directory of this machine, for as long as its agent runs.
+    pub fn own_datastore(&self, host: &HostName) -> Result<PathBuf> {
+        let pid = self.pid(&Process::Agent(host.clone()))?;
+        let inside = self.run.own_datastore(host);
+        Ok(Path::new("/proc")
+            .join(pid.to_string())
+            .join("root")
+            .join(inside.strip_prefix("/").unwrap_or(&inside)))
     }
 
     /// The directory of a host's agent.

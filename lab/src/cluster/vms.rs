@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use godwit_types::host::{Host, HostState};
@@ -87,7 +87,17 @@ impl dyn Cluster + '_ {
 
     /// Defines a VM and makes an empty disk for it.
     pub fn create(&self, place: &GuestPlace, guest: &GuestOptions) -> Result<Vm> {
-        let image = self.datastore().join(guest.disk_path());
+        self.create_in(place, guest, (DATASTORE, self.datastore()))
+    }
+
+    /// The same, with the disk in another datastore, whose directory is named beside it.
+    pub fn create_in(
+        &self,
+        place: &GuestPlace,
+        guest: &GuestOptions,
+        (datastore, directory): (&str, &Path),
+    ) -> Result<Vm> {
+        let image = directory.join(guest.disk_path());
         match guest.disk_format {
             DiskFormat::Raw => make_raw(&image, guest.disk)?,
             DiskFormat::Qcow2 => crate::load::qcow2::create(&image, guest.disk)?,
@@ -95,7 +105,7 @@ impl dyn Cluster + '_ {
         let format = if guest.disk_format == DiskFormat::Raw { "raw" } else { "qcow2" };
         let (vcpus, memory) = (guest.vcpus.to_string(), guest.memory.to_string());
         let kernel = format!("{DATASTORE}/{}", place.kernel);
-        let disk = format!("{DATASTORE}/{},format={format}", guest.disk_path());
+        let disk = format!("{datastore}/{},format={format}", guest.disk_path());
         let (nic, cmdline) = (format!("network={NETWORK}"), guest.cmdline(place));
         let mut verb = vec!["vm", "create", &guest.name, "--kernel", &kernel, "--vcpus", &vcpus];
         verb.extend(["--memory", &memory, "--disk", &disk, "--nic", &nic, "--cmdline", &cmdline]);

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use godwit_types::HostName;
 use nix::unistd::Pid;
 
-use super::Fabric;
 use super::network::{MANAGER_ADDRESS, UPLINK};
+use super::{Fabric, OWN_DATASTORE};
 use crate::cluster::{Cluster, DATASTORE, NETWORK};
 use crate::namespace::Namespace;
 use crate::{LabError, Result, setup};
@@ -65,9 +65,15 @@ fn agent(fabric: &Fabric, host: &HostName) -> Result<Command> {
     let namespace = fabric.host_namespace(host)?;
     let address = fabric.network.address(host);
     let address = address.ok_or_else(|| LabError::Broken(format!("{host} has no address")))?;
-    // A namespace of `ip` has a /sys of its own, in which no cgroups are mounted.
+    // A namespace of `ip` has a /sys of its own, in which no cgroups are mounted. What is mounted in it ends with it.
+    let mut mounts = String::from("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+    let own = fabric.run.own_datastore(host);
+    if let Some(size) = fabric.options.own_datastores {
+        std::fs::create_dir_all(&own).map_err(LabError::io(format!("create {}", own.display())))?;
+        mounts += &format!("; mount -t tmpfs -o size={} tmpfs {}", size.0, own.display());
+    }
     let mut command = namespace.command("/bin/sh");
-    command.args(["-c", "mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec \"$0\" \"$@\""]).arg(setup::godwit()?);
+    command.args(["-c", &format!("{mounts}; exec \"$0\" \"$@\"")]).arg(setup::godwit()?);
     command.args(["host", "run", "--name", host.as_str(), "--manager", &fabric.access.manager]);
     command.arg("--token-file").arg(&fabric.access.token_file);
     command.args(["--listen", &format!("{address}:{AGENT_PORT}")]);
@@ -78,6 +84,9 @@ fn agent(fabric: &Fabric, host: &HostName) -> Result<Command> {
     if !fabric.options.bare.contains(host) {
         command.args(["--network", &format!("{NETWORK}={BRIDGE},uplink={UPLINK}"), "--datastore"]);
         command.arg(format!("{DATASTORE}={}", fabric.datastore().display()));
+    }
+    if fabric.options.own_datastores.is_some() {
+        command.args(["--datastore", &format!("{OWN_DATASTORE}={}", own.display())]);
     }
     Ok(command)
 }

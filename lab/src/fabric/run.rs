@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_faults::Board;
+use godwit_types::HostName;
 
 use super::Process;
 use crate::cgroup::Cgroups;
@@ -55,6 +56,11 @@ impl Run {
 
     pub(super) fn datastore(&self) -> &Path {
         &self.datastore
+    }
+
+    /// Where a host has its own datastore: a file system that only it sees.
+    pub(super) fn own_datastore(&self, host: &HostName) -> PathBuf {
+        self.dir.join(format!("datastore-{host}"))
     }
 
     pub(super) fn logs(&self) -> PathBuf {
