@@ -7,7 +7,7 @@ use godwit_types::Bytes;
 use godwit_types::migration::Comparison;
 
 /// No guest that dirties as fast as it can comes to rest by itself, so the switch is forced soon.
-const SWITCH_SOON: [&str; 5] = ["--deadline", "2s", "--on-deadline", "switch", "--verify"];
+const SWITCH_SOON: [&str; 5] = ["--deadline", "1s", "--on-deadline", "switch", "--verify"];
 
 /// What a guest does while it is moved to and fro.
 struct Way {

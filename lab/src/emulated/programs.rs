@@ -61,6 +61,9 @@ impl Drop for Manager {
     }
 }
 
+/// On emulated processors making digests of kept memory takes longer than sending it.
+const KEEP_NOTHING: &str = "--keep-memory 0s";
+
 /// Starts the agent in a host.
 pub(super) fn start_agent(
     cluster: &EmulatedCluster,
@@ -72,7 +75,7 @@ pub(super) fn start_agent(
     let script = format!(
         "{faults}=/shared/faults exec /usr/bin/godwit host run --name {host} --manager {manager} --token-file /shared/token \
          --listen {address}:{AGENT_PORT} --advertise {address}:{AGENT_PORT} --migration-address {address} \
-         --network {NETWORK}={BRIDGE},uplink={UPLINK} --datastore {DATASTORE}=/shared/datastore \
+         --network {NETWORK}={BRIDGE},uplink={UPLINK} --datastore {DATASTORE}=/shared/datastore {KEEP_NOTHING} \
          </dev/null >>/shared/{log} 2>&1 &",
         faults = godwit_faults::FILE,
         log = State::agent_log_in_shared(host),

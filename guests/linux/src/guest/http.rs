@@ -13,9 +13,9 @@ use crate::boot::{Power, power};
 const PORT: u16 = 80;
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_BYTES_MAX: u64 = 8 << 10;
-/// A download goes on at about 160 KiB a second: what counts is that it is never interrupted.
-const DOWNLOAD_NUMBERS: u64 = 1024;
-const DOWNLOAD_PAUSE: Duration = Duration::from_millis(50);
+/// A download goes on at about 10 KiB a second: emulated hosts are slow, and what counts is that it is never interrupted.
+const DOWNLOAD_NUMBERS: u64 = 256;
+const DOWNLOAD_PAUSE: Duration = Duration::from_millis(200);
 /// How long an answer has to reach the client before the guest powers off.
 const FAREWELL: Duration = Duration::from_millis(200);
 
