@@ -27,6 +27,11 @@ const DATA_FILE: u64 = 1 << 2;
 /// The header extension that names the backing file's format.
 const BACKING_FORMAT: u32 = 0xE279_2ACA;
 
+/// The lock file beside an image.
+pub fn lock_of(image: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.lock", image.display()))
+}
+
 /// Opens the image and its backing files, under the names by which the image's driver will ask for them.
 pub(crate) fn open(disk: &DiskBacking) -> Result<Vec<(PathBuf, OwnedFd)>, ProvisionError> {
     let failed =
@@ -39,7 +44,7 @@ pub(crate) fn open(disk: &DiskBacking) -> Result<Vec<(PathBuf, OwnedFd)>, Provis
         if canonical.parent() != home.parent() {
             return Err(ProvisionError::Elsewhere { image: disk.path.clone(), backing: path });
         }
-        if !images.is_empty() && PathBuf::from(format!("{}.lock", canonical.display())).exists() {
+        if !images.is_empty() && lock_of(&canonical).exists() {
             return Err(ProvisionError::InUse { image: disk.path.clone(), backing: path });
         }
         let write = images.is_empty() && !disk.read_only;

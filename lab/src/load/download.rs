@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::http::record;
 use super::{LoadOptions, Requests, web};
 use crate::{LabError, Result};
 
@@ -27,9 +28,7 @@ pub(super) fn spawn(
             download(&options, &stop, &requests).map_err(|error| format!("the download: {error}"))
         });
         if let Err(failure) = outcome {
-            let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
-            requests.failed += 1;
-            requests.first_failure.get_or_insert(failure);
+            record(&requests, Err(failure));
         }
     };
     std::thread::Builder::new()

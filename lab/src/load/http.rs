@@ -132,7 +132,8 @@ impl Client {
     }
 }
 
-fn record(requests: &Mutex<Requests>, outcome: Result<Duration, String>) {
+/// Counts an answer, or a failure.
+pub(super) fn record(requests: &Mutex<Requests>, outcome: Result<Duration, String>) {
     let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
     match outcome {
         Ok(took) => {

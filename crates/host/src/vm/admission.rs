@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use godwit_provision::lock_of;
 use godwit_types::check::{self, Check, Finding};
 use godwit_types::control::{DiskBacking, NicBacking};
 use godwit_types::host::{KvmFacts, KvmFlavour};
@@ -13,7 +14,6 @@ use godwit_types::vm::{DatastorePath, DiskSpec, NicSpec, VmSpec};
 use godwit_types::{ApiError, Bytes, Epoch, HostName, VmId};
 use nix::unistd::{AccessFlags, access};
 
-use super::arrivals::lock_of;
 use super::places;
 use crate::config::HostConfig;
 use crate::net::Port;

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use godwit_provision::lock_of;
 use godwit_types::agent::{Leftover, MovedDisk};
 use godwit_types::control::DiskBacking;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
@@ -148,11 +149,6 @@ impl Arrivals {
     fn noted(&self) -> MutexGuard<'_, BTreeMap<VmId, Note>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The lock file beside an image.
-pub(super) fn lock_of(image: &Path) -> PathBuf {
-    PathBuf::from(format!("{}.lock", image.display()))
 }
 
 /// The directories above an image that are not there, from the outermost inwards.

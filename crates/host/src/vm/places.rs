@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use godwit_provision::lock_of;
 use godwit_types::check::{Check, Finding};
 use godwit_types::control::DiskBacking;
 use godwit_types::lock::LockRecord;
@@ -12,7 +13,6 @@ use godwit_types::{Epoch, VmId};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{AccessFlags, access};
 
-use super::arrivals::lock_of;
 use super::dir::absent_is_fine;
 use crate::config::HostConfig;
 

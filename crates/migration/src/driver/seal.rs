@@ -140,11 +140,7 @@ impl Seal {
 
     fn zero(&self, places: Places<'_>, range: PageRange) -> Result<(), SinkError> {
         match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Open => places.zero(range).inspect(|()| {
-                if places.disks_with(range.start).is_none() {
-                    self.count_zeros(range);
-                }
-            }),
+            Stage::Open => places.zero(range).inspect(|()| self.count_zeros(range)),
             Stage::Following(arriving) => arriving.place_zeros(range),
             Stage::Closed => return Err(sealed()),
         }
@@ -172,6 +168,7 @@ impl Seal {
         Ok(())
     }
 
+    /// A tally knows of memory alone: pages of disks are none of its own.
     fn count_zeros(&self, pages: PageRange) {
         self.tally.iter().for_each(|tally| tally.zero(pages));
     }

@@ -1,6 +1,5 @@
 //! Who writes is known and can be slowed: the log is exact in each of its forms, and holds meet the writer alone.
 
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -8,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{Source, VcpuActivity};
-use godwit_types::control::{Role, VmmConfig, VmmState, WriteLog};
+use godwit_types::control::{Role, VmmConfig, WriteLog};
 use godwit_types::migration::{Budget, Comparison, MigrationOutcome, OnDeadline};
-use godwit_types::{Bytes, Epoch, Gfn, PAGE_SIZE_BYTES};
+use godwit_types::{Bytes, Gfn, PAGE_SIZE_BYTES};
 use godwit_vmm::kvm::dirty_log::ENTRIES_MIN;
-use godwit_vmm::machine::{Machine, Observer, Parts};
+use godwit_vmm::machine::Machine;
 
 use crate::reference::{Fixture, reference_guest};
 use crate::support::{PATIENCE, Vmm, grant_everything, kvm_is_there, migration_id, spec};
+use crate::survey::started;
 
 const RINGS: WriteLog = WriteLog::Rings { entries: 1 << 16 };
 /// Overflows many times in each round.
@@ -28,13 +28,6 @@ const HOT_PAGES: u64 = 12 * 256;
 const OWN_PAGES_MAX: u64 = 256;
 /// A page that is only read may be named, too, whenever KVM maps it anew: of the rest of the working set, a part.
 const READ_PAGES_MAX: u64 = 1024;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn state(&self, _: VmmState, _: Epoch) {}
-    fn device_error(&self, _: &str, _: &str) {}
-}
 
 /// The reference guest in this process; ended when it is dropped.
 struct Guest(Arc<Machine>);
@@ -51,20 +44,7 @@ impl Guest {
         let kernel = reference_guest()?;
         let config = Vmm::config(folder, 0, &kernel, spec(vcpus, Bytes::mib(64), load), 1, Role::Boot);
         let config = VmmConfig { write_log: Some(write_log), ..config };
-        let given = godwit_provision::open(&config).unwrap();
-        let parts = Parts {
-            kvm: given.kvm,
-            kernel: given.kernel,
-            initrd: None,
-            disks: vec![],
-            taps: vec![],
-            console: UnixListener::from(given.console),
-            console_log: given.console_log,
-            userfault: Err("none is needed".into()),
-            kept: None,
-        };
-        let machine = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
-        machine.start().unwrap();
+        let machine = started(config);
         let guest = Self(machine);
         guest.wait("the guest fills its memory", || guest.non_zero_pages() >= 24 * 256);
         guest.0.start_dirty_log().unwrap();

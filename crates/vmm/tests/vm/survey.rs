@@ -110,6 +110,25 @@ impl Observer for Nobody {
     fn device_error(&self, _: &str, _: &str) {}
 }
 
+/// A machine in this process, without disks and network cards, that runs.
+pub(crate) fn started(config: VmmConfig) -> Arc<Machine> {
+    let given = godwit_provision::open(&config).unwrap();
+    let parts = Parts {
+        kvm: given.kvm,
+        kernel: given.kernel,
+        initrd: None,
+        disks: vec![],
+        taps: vec![],
+        console: UnixListener::from(given.console),
+        console_log: given.console_log,
+        userfault: Err("none is needed".into()),
+        kept: None,
+    };
+    let machine = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
+    machine.start().unwrap();
+    machine
+}
+
 #[test]
 fn the_dirty_log_is_off_after_a_survey() {
     if !kvm_is_there() {
@@ -125,21 +144,7 @@ fn off_after_a_survey(log: WriteLog) {
     let kernel = guest::write(folder.path());
     let config = Vmm::config(folder.path(), 0, &kernel, spec(1, Bytes::mib(32), ""), 1, Role::Boot);
     let config = VmmConfig { write_log: Some(log), ..config };
-    let given = godwit_provision::open(&config).unwrap();
-    let console = UnixListener::from(given.console);
-    let parts = Parts {
-        kvm: given.kvm,
-        kernel: given.kernel,
-        initrd: None,
-        disks: vec![],
-        taps: vec![],
-        console,
-        console_log: given.console_log,
-        userfault: Err("none is needed".into()),
-        kept: None,
-    };
-    let machine = Machine::build(config, parts, Arc::new(Nobody)).unwrap();
-    machine.start().unwrap();
+    let machine = started(config);
     let mut dirty = PageBitmap::covering(machine.memory().ranges());
     assert_eq!(machine.survey(Duration::from_millis(30)).unwrap().readings.len(), 2);
     let read = machine.harvest_dirty(&mut dirty);
