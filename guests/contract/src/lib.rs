@@ -13,4 +13,4 @@ pub mod pulse;
 pub mod report;
 
 pub use fnv::fnv1a_64;
-pub use pacer::Pacer;
+pub use pacer::{BURST_US, Pacer};

@@ -2,12 +2,13 @@
 
 const UNIT: u64 = 1_000_000;
 /// Work that was missed is caught up for no longer than this many microseconds, lest a burst follow a blackout.
-const BURST_US: u64 = 50_000;
+pub const BURST_US: u64 = 50_000;
 
 /// Hands out work at a steady rate.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     per_second: u64,
+    burst_us: u64,
     last_us: u64,
     /// Millionths of a unit.
     credit: u64,
@@ -16,14 +17,19 @@ pub struct Pacer {
 impl Pacer {
     /// So many units a second, from now on. Times are in microseconds of any one clock.
     pub const fn new(per_second: u64, now_us: u64) -> Self {
-        Self { per_second, last_us: now_us, credit: 0 }
+        Self { per_second, burst_us: BURST_US, last_us: now_us, credit: 0 }
+    }
+
+    /// Catches up for so many microseconds at most.
+    pub const fn with_burst(self, burst_us: u64) -> Self {
+        Self { burst_us, ..self }
     }
 
     /// How many units are due now, up to `most`.
     pub fn take(&mut self, now_us: u64, most: u64) -> u64 {
         let earned = now_us.saturating_sub(self.last_us).min(UNIT) * self.per_second;
         self.last_us = now_us;
-        self.credit = (self.credit + earned).min((BURST_US * self.per_second).max(UNIT));
+        self.credit = (self.credit + earned).min(self.burst_us.saturating_mul(self.per_second).max(UNIT));
         let due = (self.credit / UNIT).min(most);
         self.credit -= due * UNIT;
         due
@@ -51,6 +57,12 @@ mod tests {
         let mut pacer = Pacer::new(1000, 0);
         assert_eq!(pacer.take(10 * UNIT, u64::MAX), 50);
         assert_eq!(pacer.take(10 * UNIT + 1000, u64::MAX), 1);
+    }
+
+    #[test]
+    fn who_is_kept_from_its_work_catches_up_no_more_than_it_may() {
+        let mut pacer = Pacer::new(1000, 0).with_burst(3_000);
+        assert_eq!([pacer.take(10_000, 16), pacer.take(12_000, 16)], [3, 2]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `godwit.ws` | working set in bytes, with `KiB`, `MiB` or `GiB` | `64MiB` |
 //! | `godwit.hot` | how much of the working set is rewritten, after its first pass | all of it |
 //! | `godwit.rate` | pages rewritten a second; `0`: as fast as possible; `idle`: never | `1000` |
+//! | `godwit.burst` | what of the rate is caught up with by who was kept from it, in microseconds of work (reference guest) | `50000` |
 //! | `godwit.writers` | how many vCPUs rewrite their share after its first pass, while the others only check theirs (reference guest) | all of them |
 //! | `godwit.content` | `zero`, `compressible` or `random` | `random` |
 //! | `godwit.disk` | `on` or `off` | `on` |
@@ -15,6 +16,7 @@
 use core::fmt;
 use core::net::Ipv4Addr;
 
+use crate::pacer::BURST_US;
 use crate::page::Content;
 
 /// What the command line asks for.
@@ -27,6 +29,8 @@ pub struct Parameters {
     /// How much of the working set is rewritten once all of it has its content, in bytes.
     pub hot: Option<u64>,
     pub rate: Rate,
+    /// What of the rate is caught up with, in microseconds of work.
+    pub burst_us: u64,
     /// How many vCPUs go on writing once all pages have their content.
     pub writers: Option<u64>,
     pub content: Content,
@@ -52,6 +56,7 @@ impl Default for Parameters {
             working_set: 64 << 20,
             hot: None,
             rate: Rate::PagesPerSecond(1000),
+            burst_us: BURST_US,
             writers: None,
             content: Content::Random,
             disk: true,
@@ -79,6 +84,7 @@ impl Parameters {
             "ws" => self.working_set = size(value)?,
             "hot" => self.hot = Some(size(value)?),
             "rate" => self.rate = rate(value)?,
+            "burst" => self.burst_us = value.parse().ok()?,
             "writers" => self.writers = Some(value.parse().ok()?),
             "content" => self.content = content(value)?,
             "disk" => self.disk = switch(value)?,
@@ -156,12 +162,13 @@ mod tests {
 
     #[test]
     fn every_parameter_is_read_among_foreign_words() {
-        let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.writers=1 godwit.content=zero \
+        let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.burst=900 godwit.writers=1 godwit.content=zero \
                     godwit.disk=off godwit.pulse=on godwit.seed=7 quiet";
         let expected = Parameters {
             ip: Some((Ipv4Addr::new(10, 77, 0, 10), 24)),
             working_set: 256 << 20,
             hot: Some(32 << 20),
+            burst_us: 900,
             writers: Some(1),
             rate: Rate::Unlimited,
             content: Content::Zero,

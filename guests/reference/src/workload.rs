@@ -102,7 +102,7 @@ impl Share {
             content: parameters.content,
             seed: parameters.seed,
             rate,
-            writes: Pacer::new(per_second, 0),
+            writes: Pacer::new(per_second, 0).with_burst(parameters.burst_us),
             checks: Pacer::new(CHECKS_PER_SECOND, 0),
             pass: 0,
             span: length,

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use godwit_guest_contract::BURST_US;
 use godwit_types::host::{Host, HostState};
 use godwit_types::task::Task;
 use godwit_types::vm::{DiskFormat, Vm, VmState};
@@ -41,6 +42,8 @@ pub struct GuestOptions {
     pub working_set: Bytes,
     /// `godwit.rate`: pages per second, 0 for as fast as it can, or `idle`.
     pub rate: String,
+    /// `godwit.burst`: microseconds.
+    pub burst_us: u64,
     /// `godwit.content`: `zero`, `compressible` or `random`.
     pub content: String,
 }
@@ -57,6 +60,7 @@ impl GuestOptions {
             address: Ipv4Addr::new(10, 77, 0, 10),
             working_set: Bytes::mib(64),
             rate: "500".into(),
+            burst_us: BURST_US,
             content: "compressible".into(),
         }
     }
@@ -70,9 +74,10 @@ impl GuestOptions {
     }
 
     fn cmdline(&self, place: &GuestPlace) -> String {
-        let Self { address, working_set, rate, content, .. } = self;
+        let Self { address, working_set, rate, burst_us, content, .. } = self;
         let ours = format!(
-            "godwit.ip={address}/{NETWORK_PREFIX_BITS} godwit.ws={working_set} godwit.rate={rate} godwit.content={content}"
+            "godwit.ip={address}/{NETWORK_PREFIX_BITS} godwit.ws={working_set} godwit.rate={rate} godwit.burst={burst_us} \
+             godwit.content={content}"
         );
         if place.cmdline.is_empty() { ours } else { format!("{} {ours}", place.cmdline) }
     }

@@ -2,8 +2,9 @@
 
 use super::tally::{Tally, skip_reason};
 
-/// A failed test is quoted with at most this many lines of its message.
-const REASON_LINES_MAX: usize = 8;
+/// A failed test is quoted with the beginning and the end of its message: what was done, and what became of it.
+const FIRST_LINES_MAX: usize = 3;
+const LAST_LINES_MAX: usize = 6;
 
 /// Counts the tests of a report.
 pub(crate) fn read(report: &str) -> Tally {
@@ -15,8 +16,8 @@ pub(crate) fn read(report: &str) -> Tally {
         let body = if head.ends_with('/') { "" } else { rest };
         // A test that passed after a retry is reported as `flakyFailure`.
         if let Some(failure) = element(body, "failure").or_else(|| element(body, "error")) {
-            let why: Vec<_> = reason(failure).map(unescape).collect();
-            tally.failures.push(if why.is_empty() { name } else { format!("{name}: {}", why.join("; ")) });
+            let why = reason(failure);
+            tally.failures.push(if why.is_empty() { name } else { format!("{name}: {}", unescape(&why)) });
         } else if let Some(reason) = output(body).find_map(skip_reason) {
             tally.skips.push(format!("{name}: {}", unescape(reason)));
         } else {
@@ -34,10 +35,15 @@ fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// What a failed test says, without where in the code it said so.
-fn reason(failure: &str) -> impl Iterator<Item = &str> {
+fn reason(failure: &str) -> String {
     let lines = failure.lines().map(str::trim).filter(|line| !line.is_empty());
     let said = lines.take_while(|line| !line.starts_with("stack backtrace:") && !line.starts_with("note: "));
-    said.filter(|line| !(line.starts_with("thread ") && line.ends_with(':'))).take(REASON_LINES_MAX)
+    let mut lines: Vec<&str> =
+        said.filter(|line| !(line.starts_with("thread ") && line.ends_with(':'))).collect();
+    if lines.len() > FIRST_LINES_MAX + LAST_LINES_MAX {
+        lines.splice(FIRST_LINES_MAX..lines.len() - LAST_LINES_MAX, ["[...]"]);
+    }
+    lines.join("; ")
 }
 
 /// The lines that the test printed.
@@ -98,5 +104,12 @@ stack backtrace:
         assert_eq!(tally.failures, ["a tests::fails: 3 is not < 2"]);
         assert_eq!(tally.skips, ["b::c moves: /dev/kvm cannot be opened <here>"]);
         assert_eq!(tally.to_string(), "2 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        let lines: Vec<_> = (1..=20).map(|line| line.to_string()).collect();
+        assert_eq!(reason(&lines.join("\n")), "1; 2; 3; [...]; 15; 16; 17; 18; 19; 20");
+        assert_eq!(reason("thread 'x' panicked at a.rs:1:\n1\n2"), "1; 2");
     }
 }

@@ -33,6 +33,10 @@ pub enum KvmError {
     Version(i32),
     #[error("this host's KVM lacks {0}: update the kernel")]
     Lacks(&'static str),
+    #[error(
+        "KVM was interrupted while it re-armed the dirty log, and may miss what the guest writes: migrate it again"
+    )]
+    LogInterrupted,
     #[error("KVM: {step} failed")]
     Call {
         step: String,

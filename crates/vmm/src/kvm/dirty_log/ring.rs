@@ -12,8 +12,14 @@
 //! would go unseen. A vCPU whose ring is full leaves the guest until it has been emptied: its own thread does that, and the
 //! pages wait here for the next harvest. KVM must not find entries newly marked while it re-arms, so all of it is done
 //! under one lock; a vCPU that has room never takes it.
+//!
+//! No signal may come while KVM re-arms. Since 6.16 it then stops, and forgets up to 64 entries that it has taken out and not
+//! yet re-armed (`kvm_dirty_ring_reset` returns with pages left in its mask): what the guest writes there later is in no log.
+//! So signals wait; and where one comes that cannot wait (the process is stopped, frozen or traced), the log is not to be
+//! trusted until it is started again.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::sync::atomic::AtomicU32;
@@ -79,6 +85,8 @@ struct Rings {
     rings: Vec<Ring>,
     /// Pages found since the last harvest; none while the log is off.
     found: Option<PageBitmap>,
+    /// Re-arming was interrupted since the log was started.
+    forgetful: bool,
 }
 
 impl RingLog {
@@ -91,7 +99,7 @@ impl RingLog {
         let rings =
             vcpus.iter().map(|vcpu| Ring::map(vcpu.as_raw_fd(), entries)).collect::<Result<_, _>>()?;
         let slots: Vec<PageRange> = slots.iter().map(|slot| slot.range).collect();
-        Ok(Self { vm, slots, rings: Mutex::new(Rings { rings, found: None }) })
+        Ok(Self { vm, slots, rings: Mutex::new(Rings { rings, found: None, forgetful: false }) })
     }
 
     /// Before the log is switched on: drops what an earlier one has left.
@@ -102,7 +110,10 @@ impl RingLog {
             ring.collect(|_, _| {});
             ring.written = 0;
         }
-        self.rearm()
+        self.rearm(&mut rings)?;
+        // All pages are write-protected when the log is switched on.
+        rings.forgetful = false;
+        Ok(())
     }
 
     /// After it was switched off.
@@ -112,22 +123,23 @@ impl RingLog {
 
     pub(super) fn harvest(&self, dirty: &mut PageBitmap) -> Result<(), KvmError> {
         let mut rings = self.rings();
-        let Rings { rings, found } = &mut *rings;
-        rings.iter_mut().for_each(|ring| self.collect(ring, found.as_mut()));
+        let Rings { rings: each, found, .. } = &mut *rings;
+        each.iter_mut().for_each(|ring| self.collect(ring, found.as_mut()));
         if let Some(found) = found {
             self.slots.iter().flat_map(|range| found.runs(*range)).for_each(|run| dirty.insert_range(run));
             found.clear();
         }
-        self.rearm()
+        self.rearm(&mut rings)?;
+        if rings.forgetful { Err(KvmError::LogInterrupted) } else { Ok(()) }
     }
 
     pub(super) fn make_room(&self, vcpu: u8) -> Result<(), KvmError> {
         let mut rings = self.rings();
-        let Rings { rings, found } = &mut *rings;
-        if let Some(ring) = rings.get_mut(usize::from(vcpu)) {
+        let Rings { rings: each, found, .. } = &mut *rings;
+        if let Some(ring) = each.get_mut(usize::from(vcpu)) {
             self.collect(ring, found.as_mut());
         }
-        self.rearm()
+        self.rearm(&mut rings)
     }
 
     pub(super) fn written(&self) -> Vec<u64> {
@@ -148,21 +160,48 @@ impl RingLog {
         ring.written += written;
     }
 
-    fn rearm(&self) -> Result<(), KvmError> {
+    fn rearm(&self, rings: &mut Rings) -> Result<(), KvmError> {
+        let _signals_wait = SignalsWait::begin();
         loop {
             // SAFETY: it takes no argument, and changes only what KVM tracks.
             if unsafe { ioctl(&*self.vm, KVM_RESET_DIRTY_RINGS()) } >= 0 {
                 return Ok(());
             }
-            // Newer kernels stop for a signal, which has been taken by now.
             if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                 return Err(last_error("re-arming the dirty log"));
             }
+            rings.forgetful = true;
         }
     }
 
     fn rings(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().expect("nobody panics with the rings")
+    }
+}
+
+/// As long as it lives, this thread takes no signal.
+struct SignalsWait {
+    before: libc::sigset_t,
+}
+
+impl SignalsWait {
+    fn begin() -> Self {
+        // SAFETY: plain data, which the call fills in.
+        let mut all: libc::sigset_t = unsafe { mem::zeroed() };
+        let mut before = all;
+        // SAFETY: all three point to what the calls read and write. They fail for bad arguments only.
+        unsafe {
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        }
+        Self { before }
+    }
+}
+
+impl Drop for SignalsWait {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that `begin` was given.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, ptr::null_mut()) };
     }
 }
 
