@@ -105,7 +105,7 @@ impl Checked {
             Action::TakeOver => self.expected.push_back(Input::TookOver(witness(bytes)?)),
             Action::Run { .. } => self
                 .expected
-                .push_back(Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None }))),
+                .push_back(Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, ..Ran::default() }))),
             Action::Send(Control::Resumed(_)) => {
                 self.expected.push_back(Input::Whole(message::whole(bytes)?))
             }
@@ -129,7 +129,7 @@ fn input(bytes: &mut Unstructured<'_>) -> Result<Input> {
         7 => Input::Loaded(message::outcome(bytes)?.map(|()| Loaded::default())),
         8 => Input::Verdict(verdict(bytes)?),
         9 => Input::TookOver(witness(bytes)?),
-        10 => Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, memory: None })),
+        10 => Input::Ran(message::timed(bytes)?.map(|locks| Ran { locks, ..Ran::default() })),
         12 => Input::Touched(vec![bytes.int_in_range(0..=20)?]),
         13 => Input::Whole(message::whole(bytes)?),
         14 => Input::Rejoined,

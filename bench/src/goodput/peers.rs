@@ -58,6 +58,8 @@ fn pair() -> Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed())?;
     let here = TcpStream::connect(listener.local_addr().map_err(failed())?).map_err(failed())?;
     let (there, _) = listener.accept().map_err(failed())?;
+    // The peers get what Godwit takes.
+    godwit_provision::unpace(&here).map_err(failed())?;
     for stream in [&here, &there] {
         stream.set_nodelay(true).map_err(failed())?;
         stream.set_read_timeout(Some(IO_LIMIT)).map_err(failed())?;

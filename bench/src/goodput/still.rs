@@ -61,7 +61,11 @@ pub(super) fn migrate(
     let address = listener.local_addr().map_err(failed())?;
     let incoming = Incoming { listener, migration, epoch: EPOCH.next(), secure: secure.clone() };
     let arrival = std::thread::spawn(move || receive(incoming, Arc::new(Still(to)), Arc::new(Grants)));
-    let connect = || TcpStream::connect(address).map_err(failed());
+    let connect = || {
+        let stream = TcpStream::connect(address).map_err(failed())?;
+        // As the agent does.
+        godwit_provision::unpace(&stream).map_err(failed()).map(|()| stream)
+    };
     let outgoing = Outgoing {
         migration,
         source: host("source"),

@@ -367,15 +367,16 @@ impl Engine {
             return;
         };
         match result {
-            Ok(Ran { locks, memory }) => {
-                let epoch = *epoch;
+            Ok(Ran { locks, ago, first_packet, memory }) => {
+                let (epoch, running) = (*epoch, self.now.saturating_sub(ago));
                 let since = |from: Duration, to: Duration| to.saturating_sub(from).as_micros() as u64;
-                let committed = self.committed.unwrap_or(self.now);
+                let committed = self.committed.unwrap_or(running);
                 let resumed = Resumed {
-                    took_us: since(committed, self.now),
-                    ago_us: 0,
+                    took_us: since(committed, running),
+                    ago_us: if self.rest.is_some() { 0 } else { ago.as_micros() as u64 },
                     claim_us: since(committed, self.claimed),
                     locks_us: locks.as_micros() as u64,
+                    first_packet_us: first_packet.map(|after| after.as_micros() as u64),
                     memory: memory.filter(|_| self.rest.is_none()).map(Into::into),
                 };
                 self.say(Control::Resumed(resumed));

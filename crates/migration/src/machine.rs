@@ -255,4 +255,10 @@ pub trait Destination: Send + Sync {
     /// On error nothing runs, and it is called again for a while: the source's locks may take a moment to fall, and fall
     /// only when it is heard of again if it is cut off from the arbiter.
     fn run(&self, epoch: Epoch) -> Result<Duration, MachineError>;
+
+    /// After [`Destination::run`]: how long the vCPUs had run when the guest's first packet left, if one does `within` so long.
+    fn first_packet(&self, within: Duration) -> Option<Duration> {
+        let _ = within;
+        None
+    }
 }

@@ -23,7 +23,7 @@ pub struct Timeline {
     pub granted: Duration,
     /// COMMITTED was sent.
     pub committed: Duration,
-    /// RESUMED arrived.
+    /// RESUMED would have arrived, had it been sent as soon as the first vCPU ran.
     resumed: Duration,
     /// The destination's own account of the time between.
     there: There,
@@ -36,16 +36,19 @@ struct There {
     took: Duration,
     claim: Duration,
     locks: Duration,
+    /// After all of it.
+    first_packet: Option<Duration>,
 }
 
 impl Timeline {
     /// RESUMED arrived.
     pub fn resumed(&mut self, now: Duration, message: Resumed) {
-        self.resumed = now;
+        self.resumed = now.saturating_sub(Duration::from_micros(message.ago_us));
         self.there = There {
             took: Duration::from_micros(message.took_us),
             claim: Duration::from_micros(message.claim_us),
             locks: Duration::from_micros(message.locks_us),
+            first_packet: message.first_packet_us.map(Duration::from_micros),
         };
     }
 
@@ -86,6 +89,7 @@ impl Timeline {
             claim_ms: parts[5],
             locks_ms: parts[6],
             resume_ms: parts[7],
+            first_packet_ms: self.there.first_packet.map(ms),
         }
     }
 }
@@ -105,7 +109,7 @@ mod tests {
 
     fn resumed(took_ms: u64, claim_ms: u64, locks_ms: u64) -> Resumed {
         let [took_us, claim_us, locks_us] = [took_ms, claim_ms, locks_ms].map(|ms| ms * 1000);
-        Resumed { took_us, ago_us: 0, claim_us, locks_us, memory: None }
+        Resumed { took_us, claim_us, locks_us, ..Resumed::default() }
     }
 
     fn timeline(message: Resumed) -> Timeline {
@@ -137,6 +141,17 @@ mod tests {
         let parts = parts(&blackout);
         assert!((parts.iter().sum::<f64>() - 27.0).abs() < 1e-9 && (blackout.total_ms - 27.0).abs() < 1e-9);
         assert_eq!(parts.map(f64::round), [1.0, 2.0, 7.0, 4.0, 3.0, 7.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn time_spent_on_waiting_for_the_first_packet_is_not_blackout() {
+        let mut waited = timeline(resumed(6, 3, 1));
+        let late = Resumed { ago_us: 40_000, first_packet_us: Some(2500), ..resumed(6, 3, 1) };
+        waited.resumed(at(170), late);
+        assert_eq!(waited.running(), at(127));
+        let blackout = waited.blackout(waited.running());
+        assert!((blackout.total_ms - 27.0).abs() < 1e-9);
+        assert_eq!(blackout.first_packet_ms, Some(2.5));
     }
 
     #[test]

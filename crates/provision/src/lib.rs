@@ -32,7 +32,7 @@ pub use create::{create_image, measure};
 pub use images::lock_of;
 pub use inherit::{InheritError, inherit};
 pub use pass::{receive, send};
-pub use sockets::{listen, watch};
+pub use sockets::{listen, unpace, watch};
 pub use tap::attach;
 
 /// The first number that a process inherits, after its standard streams.

@@ -285,6 +285,10 @@ pub struct Blackout {
     pub locks_ms: f64,
     /// Resuming the devices, up to the first vCPU running.
     pub resume_ms: f64,
+    /// After the blackout, and no part of its total: from the first vCPU running until the guest's first packet left; if one did
+    /// within 100 ms, and its memory was not to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_packet_ms: Option<f64>,
 }
 
 /// Bytes on the wire by what they were, and pages by how they were sent.

@@ -111,6 +111,7 @@ fn rounded_parts(blackout: &Blackout) -> Blackout {
         claim_ms: rounded(blackout.claim_ms),
         locks_ms: rounded(blackout.locks_ms),
         resume_ms: rounded(blackout.resume_ms),
+        first_packet_ms: blackout.first_packet_ms.map(rounded),
     }
 }
 

@@ -11,7 +11,7 @@ const CELL_COLUMNS: usize = 18;
 
 type Cell = fn(&Move) -> String;
 
-const ROWS: [(&str, Cell); 23] = [
+const ROWS: [(&str, Cell); 24] = [
     ("total time", |m| ms(m.total_ms)),
     ("blackout", |m| ms(m.blackout_ms)),
     ("  stop vCPUs", |m| ms(m.blackout.stop_ms)),
@@ -22,6 +22,7 @@ const ROWS: [(&str, Cell); 23] = [
     ("  claim", |m| ms(m.blackout.claim_ms)),
     ("  disk locks", |m| ms(m.blackout.locks_ms)),
     ("  resume", |m| ms(m.blackout.resume_ms)),
+    ("  then first packet", |m| m.blackout.first_packet_ms.map_or_else(|| "-".into(), ms)),
     ("blackout as predicted", |m| ms(m.predicted_blackout_ms)),
     ("blackout as the guest saw it", |m| ms(m.guest_gap_ms)),
     ("network silence", |m| ms(m.network_silence_ms)),

@@ -200,7 +200,10 @@ pub(crate) async fn connect(
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
         let stream = stream.map_err(|_| failed(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs())))?;
         let stream = stream.and_then(TcpStream::into_std).map_err(|error| failed(error.to_string()))?;
-        let ready = stream.set_nonblocking(false).and_then(|()| godwit_provision::watch(&stream));
+        let ready = stream
+            .set_nonblocking(false)
+            .and_then(|()| godwit_provision::watch(&stream))
+            .and_then(|()| godwit_provision::unpace(&stream));
         ready.map_err(|error| failed(error.to_string()))?;
         connections.push(stream.into());
     }

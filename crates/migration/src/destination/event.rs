@@ -51,6 +51,10 @@ pub enum Input {
 pub struct Ran {
     /// How long taking the disk locks took.
     pub locks: Duration,
+    /// How long ago the vCPUs first ran.
+    pub ago: Duration,
+    /// How long they had run when the guest's first packet left, if one has.
+    pub first_packet: Option<Duration>,
     /// The digest of all memory, if it is to be compared.
     pub memory: Option<MemoryDigest>,
 }

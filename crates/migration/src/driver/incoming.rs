@@ -211,7 +211,10 @@ impl Run {
             Action::Load => return self.load(),
             Action::AskClaim { vm, witness } => self.ask_claim(vm, witness),
             Action::TakeOver => self.worker.give(Work::TakeOver),
-            Action::Run { epoch } => self.worker.give(Work::Run(epoch)),
+            Action::Run { epoch } => {
+                let follows = self.seal.arriving().is_some();
+                self.worker.give(Work::Run { epoch, follows });
+            }
             Action::End(result) => self.result = Some(result),
         }
         None

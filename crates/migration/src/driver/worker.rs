@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use godwit_types::{ApiError, Epoch, MigrationId};
 
@@ -15,6 +16,8 @@ use crate::proof::Tally;
 
 /// Calls that may wait for their turn: the engine waits for the answer to one before it wants another.
 const WORK_MAX: usize = 4;
+/// The guest runs, and so nobody waits but the source's process, which is of no use any more.
+const FIRST_PACKET_MAX: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Worker {
@@ -26,7 +29,8 @@ pub(super) struct Worker {
 pub(super) enum Work {
     Load(Vec<Section>),
     TakeOver,
-    Run(Epoch),
+    /// With `follows`, a part of memory is still to come.
+    Run { epoch: Epoch, follows: bool },
 }
 
 impl Worker {
@@ -43,7 +47,9 @@ impl Worker {
                 let input = match work {
                     Work::Load(sections) => Input::Loaded(machine.load(sections)),
                     Work::TakeOver => Input::TookOver(machine.take_over(migration)),
-                    Work::Run(epoch) => Input::Ran(run(&*machine, epoch, tally.as_deref())),
+                    Work::Run { epoch, follows } => {
+                        Input::Ran(run(&*machine, (epoch, follows), tally.as_deref()))
+                    }
                 };
                 if events.send(Event::Input(input)).is_err() {
                     return;
@@ -64,11 +70,19 @@ impl Worker {
     }
 }
 
-fn run(machine: &dyn Destination, epoch: Epoch, tally: Option<&Tally>) -> Result<Ran, MachineError> {
+fn run(
+    machine: &dyn Destination,
+    (epoch, follows): (Epoch, bool),
+    tally: Option<&Tally>,
+) -> Result<Ran, MachineError> {
     let ran = machine.run(epoch);
     if let Err(error) = &ran {
         tracing::warn!("the VM is this host's and does not run yet: {error}");
     }
+    let (locks, running) = (ran?, Instant::now());
+    // A source whose pages follow begins to send them when it hears that the guest runs.
+    let first_packet = if follows { None } else { machine.first_packet(FIRST_PACKET_MAX) };
+    let ago = running.elapsed();
     // What it was when it was put there: that the guest writes it by now does not matter.
-    Ok(Ran { locks: ran?, memory: tally.map(Tally::sum) })
+    Ok(Ran { locks, ago, first_packet, memory: tally.map(Tally::sum) })
 }

@@ -128,7 +128,8 @@ pub struct Resumed {
     /// By the destination's clock, from COMMITTED to the first vCPU running, in microseconds.
     #[prost(uint64, tag = "1")]
     pub took_us: u64,
-    /// How long ago that was when this was sent, in microseconds; 0 unless it is said again on a new connection.
+    /// How long ago that was when this was sent, in microseconds; 0 with memory that follows, unless it is said again on a new
+    /// connection.
     #[prost(uint64, tag = "2")]
     pub ago_us: u64,
     /// Of the time since COMMITTED: until the claim was granted, in microseconds.
@@ -140,6 +141,9 @@ pub struct Resumed {
     /// Of all memory, as it was when the guest began to run; if that was asked for, and none of it is to follow.
     #[prost(message, optional, tag = "5")]
     pub memory: Option<Digest128>,
+    /// From the first vCPU running until the guest's first packet left, in microseconds; if one has, before this was sent.
+    #[prost(uint64, optional, tag = "6")]
+    pub first_packet_us: Option<u64>,
 }
 
 /// A digest of all memory; see [`crate::proof`].

@@ -12,6 +12,7 @@ pub mod vmclock;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use godwit_types::control::{DiskDescriptors, VmmConfig};
 use godwit_types::units::Bytes;
@@ -36,6 +37,7 @@ pub struct Pci {
     devices: Vec<Arc<dyn Device>>,
     functions: Vec<Arc<dyn Card>>,
     disks: Vec<BlockFunction>,
+    cards: Vec<Arc<Function<Net>>>,
     balloon: Arc<Function<Balloon>>,
     reports: Reports,
     mmio: Arc<Bus>,
@@ -91,9 +93,12 @@ pub fn build(
         functions.push((slot, Arc::clone(&block) as _));
         disks.push(block);
     }
+    let mut cards = Vec::new();
     for ((nic, tap), slot) in config.nics.iter().zip(given.taps).zip(layout::NIC_SLOT_FIRST..) {
         let card = |interrupts: &_| Net::new(net::Tap::new(tap), nic.mac, interrupts);
-        functions.push((slot, Function::new(slot, &environment, card, net::QUEUES)?));
+        let card = Function::new(slot, &environment, card, net::QUEUES)?;
+        functions.push((slot, Arc::clone(&card) as _));
+        cards.push(card);
     }
 
     let on_bus = functions.iter().map(|(slot, card)| (*slot, Arc::clone(card) as Arc<dyn PciFunction>));
@@ -101,7 +106,7 @@ pub fn build(
     let mut devices: Vec<Arc<dyn Device>> = vec![Arc::clone(&root) as _];
     devices.extend(functions.iter().map(|(_, card)| Arc::clone(card) as Arc<dyn Device>));
     let functions = functions.into_iter().map(|(_, card)| card).collect();
-    let pci = Pci { devices, functions, disks, balloon, reports, mmio, pio };
+    let pci = Pci { devices, functions, disks, cards, balloon, reports, mmio, pio };
     pci.attach(&root)?;
     Ok(pci)
 }
@@ -185,6 +190,16 @@ impl Pci {
     /// The memory that the balloon holds.
     pub fn balloon(&self) -> Bytes {
         self.balloon.device().size()
+    }
+
+    /// Whether the guest has network cards.
+    pub fn has_cards(&self) -> bool {
+        !self.cards.is_empty()
+    }
+
+    /// When the guest's first frame left, by any card, since the devices were started.
+    pub fn spoke(&self) -> Option<Instant> {
+        self.cards.iter().filter_map(|card| card.device().spoke()).min()
     }
 
     /// Sets who is told of errors that the guest was told of: the device's name and a message.

@@ -147,6 +147,7 @@ impl Machine {
             condition,
             origin: Mutex::default(),
             userfault: Mutex::new(parts.userfault),
+            ran: Mutex::default(),
             absent: Mutex::default(),
             kept,
             leaving: Mutex::default(),

@@ -1,6 +1,7 @@
 //! The machine as the migration engine sees it on the destination.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use godwit_migration::bitmap::PageBitmap;
@@ -23,6 +24,9 @@ use crate::kvm::irqchip::{IrqchipState, PitState};
 use crate::kvm::vcpu::VcpuState;
 use crate::kvm::{KvmError, call, chain};
 use crate::memory::AbsentRam;
+
+/// How often it is looked whether the guest has sent anything.
+const LOOK_INTERVAL: Duration = Duration::from_micros(500);
 
 impl Destination for Machine {
     fn admit(&self, manifest: &Manifest) -> Result<(), Vec<String>> {
@@ -139,9 +143,24 @@ impl Destination for Machine {
         }
         self.tell_vcpus_of_pause();
         self.run_vcpus();
+        *self.ran.lock().expect("nobody panics with it") = Some(Instant::now());
         condition.epoch = epoch;
         self.enter(&mut condition, next);
         Ok(locked)
+    }
+
+    fn first_packet(&self, within: Duration) -> Option<Duration> {
+        let ran = (*self.ran.lock().expect("nobody panics with it"))?;
+        while self.pci.has_cards() {
+            if let Some(spoke) = self.pci.spoke() {
+                return Some(spoke.saturating_duration_since(ran));
+            }
+            if ran.elapsed() >= within {
+                break;
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        None
     }
 }
 

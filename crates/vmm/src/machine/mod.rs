@@ -64,6 +64,8 @@ pub struct Machine {
     condition: Mutex<Condition>,
     /// Once a source was admitted.
     origin: Mutex<Option<Origin>>,
+    /// When the vCPUs first ran here, of a VM that has arrived.
+    ran: Mutex<Option<Instant>>,
     /// Until memory is awaited; or why it cannot be.
     userfault: Mutex<Result<Userfault, String>>,
     /// Memory of which a part is, or was, still at the source.

@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use godwit_types::vm::MacAddress;
 use prost::Message;
@@ -59,6 +60,9 @@ pub struct Net {
     /// The device has arrived from another host and has not asked yet.
     arrived: AtomicBool,
     receiver: Mutex<Receiver>,
+    /// Whether no frame of the guest has left since the device was started, and when the first one did.
+    quiet: AtomicBool,
+    spoke: Mutex<Option<Instant>>,
 }
 
 /// What of the device moves with the guest.
@@ -82,7 +86,14 @@ impl Net {
             announcing: AtomicBool::new(false),
             arrived: AtomicBool::new(false),
             receiver: Mutex::new(Receiver::default()),
+            quiet: AtomicBool::new(true),
+            spoke: Mutex::default(),
         }
+    }
+
+    /// When the guest's first frame left since the device was started, if one has.
+    pub fn spoke(&self) -> Option<Instant> {
+        *self.spoke.lock().expect("nobody panics with it")
     }
 
     fn has(&self, feature: u32) -> bool {
@@ -150,7 +161,12 @@ impl Net {
                 tracing::debug!(%error, "the host refuses a frame of the guest");
                 true
             }
-            Ok(()) => true,
+            Ok(()) => {
+                if self.quiet.load(Ordering::Relaxed) && self.quiet.swap(false, Ordering::Relaxed) {
+                    *self.spoke.lock().expect("nobody panics with it") = Some(Instant::now());
+                }
+                true
+            }
         }
     }
 
@@ -217,6 +233,8 @@ impl VirtioDevice for Net {
     fn start(&self, features: u64) -> io::Result<()> {
         self.features.store(features, Ordering::Relaxed);
         self.tap.set_offloads(self.offloads())?;
+        *self.spoke.lock().expect("nobody panics with it") = None;
+        self.quiet.store(true, Ordering::Relaxed);
         if self.arrived.swap(false, Ordering::SeqCst) && self.has(VIRTIO_NET_F_GUEST_ANNOUNCE) {
             self.announcing.store(true, Ordering::SeqCst);
             self.interrupts.config_changed();
