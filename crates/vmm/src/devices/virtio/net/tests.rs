@@ -135,6 +135,24 @@ fn frames_both_ways(features: u64) {
 }
 
 #[test]
+fn the_first_frame_is_noted_each_time_that_the_card_starts() {
+    in_namespace(|| {
+        let machine = Machine::empty();
+        let (plugged, mut driver) = started(&machine, 0);
+        let spoke = || plugged.function.device().spoke();
+        assert_eq!(spoke(), None);
+        send(&mut driver, b"first");
+        let first = spoke();
+        assert!(first.is_some());
+        send(&mut driver, b"second");
+        assert_eq!(spoke(), first);
+        plugged.function.pause().unwrap();
+        plugged.function.resume().unwrap();
+        assert_eq!(spoke(), None);
+    });
+}
+
+#[test]
 fn frames_wait_for_buffers_and_a_long_one_takes_several() {
     in_namespace(|| {
         let machine = Machine::empty();
