@@ -39,7 +39,10 @@ pub(crate) fn report(report: &MigrationReport) -> String {
         ("  claim", format!("{:.1} ms", blackout.claim_ms)),
         ("  locks", format!("{:.1} ms", blackout.locks_ms)),
         ("  resume", format!("{:.1} ms", blackout.resume_ms)),
-        ("  then first packet", blackout.first_packet_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms"))),
+        (
+            "  then first packet",
+            blackout.first_packet_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms")),
+        ),
         ("rounds", report.rounds.to_string()),
         ("sent", Bytes(bytes.sent).to_string()),
         ("  pages", format!("{} in {} pages", Bytes(bytes.raw), bytes.raw_pages)),

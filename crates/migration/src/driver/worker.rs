@@ -30,7 +30,10 @@ pub(super) enum Work {
     Load(Vec<Section>),
     TakeOver,
     /// With `follows`, a part of memory is still to come.
-    Run { epoch: Epoch, follows: bool },
+    Run {
+        epoch: Epoch,
+        follows: bool,
+    },
 }
 
 impl Worker {

@@ -21,11 +21,14 @@ use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{Absent, MachineError, PageRange};
 use godwit_types::{Gfn, PAGE_SIZE_BYTES};
 
+use super::aside::Aside;
 use super::uffd::{self, Api, Copy, Message, Range, Register, Zero};
 use super::{GuestRam, Ram, Slot};
 
 /// Faults that are read with one call.
 const MESSAGES: usize = 64;
+/// What is freed while nothing comes and nobody waits: some milliseconds' work.
+const IDLE_BYTES: usize = 32 << 20;
 
 /// A userfaultfd of this process that nothing is registered with yet. It sees the faults of the kernel too: KVM reaches
 /// guest memory for its guest.
@@ -59,6 +62,8 @@ pub struct AbsentRam {
     slots: Vec<Slot>,
     /// What is registered: in each range, from its first missing page to its last.
     spans: Vec<Range>,
+    /// The pages that were dropped, and are still to be freed.
+    aside: Aside,
     /// Keeps the mappings.
     _guest: Arc<GuestRam>,
     ended: AtomicBool,
@@ -73,6 +78,7 @@ impl AbsentRam {
             userfault: userfault.0,
             spans: slots.iter().filter_map(|slot| span(slot, missing)).collect(),
             slots,
+            aside: Aside::default(),
             _guest: Arc::clone(ram.guest()),
             ended: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
@@ -85,7 +91,7 @@ impl AbsentRam {
         // Not before: in memory that is not registered the kernel may join what is left of a huge page, and fill the gaps
         // with zeros.
         for run in absent.slots.iter().flat_map(|slot| missing.runs(slot.range)) {
-            ram.drop_pages(run).map_err(failed("dropping pages"))?;
+            ram.drop_pages_soon(run, &absent.aside).map_err(failed("dropping pages"))?;
         }
         Ok(absent)
     }
@@ -161,6 +167,7 @@ impl Absent for AbsentRam {
         let timeout = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the pointer is to one live value.
         if unsafe { libc::poll(&mut poll, 1, timeout) } <= 0 {
+            self.aside.free(IDLE_BYTES);
             return Ok(());
         }
         let mut messages = [0; MESSAGES * Message::BYTES];
@@ -180,6 +187,8 @@ impl Absent for AbsentRam {
     fn place(&self, first: Gfn, contents: &[u8]) -> Result<(), MachineError> {
         let pages = PageRange { start: first, pages: contents.len() as u64 / PAGE_SIZE_BYTES };
         let all = self.bytes(pages)?;
+        // As much as comes, so that no more memory is taken than the guest has.
+        self.aside.free(contents.len());
         self.each_part(all, |Range { start, len }| {
             let src = contents.as_ptr() as u64 + (start - all.start);
             let mut copy = Copy { dst: start, src, len, mode: 0, copy: 0 };
@@ -201,6 +210,7 @@ impl Absent for AbsentRam {
                     tracing::error!("guest memory stays registered for faults: {error}");
                 }
             }
+            self.aside.free(usize::MAX);
         }
     }
 
@@ -237,13 +247,19 @@ mod tests {
         PageRange { start: Gfn(start), pages }
     }
 
+    /// None where this process may not have one.
+    fn userfault() -> Option<Userfault> {
+        let device = File::open("/dev/userfaultfd").ok().map(OwnedFd::from);
+        let userfault = Userfault::open(device).ok();
+        if userfault.is_none() {
+            eprintln!("SKIPPED: needs /dev/userfaultfd");
+        }
+        userfault
+    }
+
     /// 16 MiB of sevens of which pages 10 to 19 are missing; none where this process may not have a userfaultfd.
     fn absent() -> Option<(Arc<Ram>, Arc<AbsentRam>)> {
-        let device = File::open("/dev/userfaultfd").ok().map(OwnedFd::from);
-        let Ok(userfault) = Userfault::open(device) else {
-            eprintln!("SKIPPED: needs /dev/userfaultfd");
-            return None;
-        };
+        let userfault = userfault()?;
         let ram = Ram::new(Bytes::mib(16)).unwrap();
         ram.write(Gfn(0), &vec![7; 100 * PAGE]).unwrap();
         let mut missing = PageBitmap::covering(ram.ranges());
@@ -275,6 +291,35 @@ mod tests {
         assert_eq!(touched(&absent), [Gfn(12)]);
         absent.place(Gfn(12), &[3; PAGE]).unwrap();
         assert_eq!(reader.join().unwrap(), 3);
+    }
+
+    #[test]
+    fn long_runs_are_dropped_at_once_and_freed_as_pages_come() {
+        let Some(device) = userfault() else { return };
+        let ram = Arc::new(Ram::new(Bytes::mib(16)).unwrap());
+        ram.write(Gfn(0), &vec![7; 16 << 20]).unwrap();
+        let mut missing = PageBitmap::covering(ram.ranges());
+        // From the middle of one page table to the middle of another.
+        let long = run(700, 2500);
+        missing.insert_range(long);
+        let absent = Arc::new(AbsentRam::new(device, &ram, &missing).unwrap());
+        assert_eq!((first_byte(&ram, 699), first_byte(&ram, 3200)), (7, 7));
+        assert_eq!(absent.aside.bytes(), 2500 * PAGE);
+        let reader = {
+            let ram = Arc::clone(&ram);
+            thread::spawn(move || first_byte(&ram, 1500))
+        };
+        assert_eq!(touched(&absent), [Gfn(1500)]);
+        absent.place(Gfn(1200), &vec![3; 500 * PAGE]).unwrap();
+        assert_eq!(reader.join().unwrap(), 3);
+        assert!(absent.aside.bytes() <= 2000 * PAGE);
+        absent.place_zeros(long).unwrap();
+        assert_eq!(
+            [699, 700, 1199, 1200, 1699, 1700, 3199, 3200].map(|page| first_byte(&ram, page)),
+            [7, 0, 0, 3, 3, 0, 0, 7]
+        );
+        absent.end();
+        assert_eq!(absent.aside.bytes(), 0);
     }
 
     #[test]

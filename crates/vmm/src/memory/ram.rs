@@ -12,6 +12,7 @@ use godwit_types::{Bytes, Gfn, PAGE_SIZE_BYTES};
 use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 
+use super::aside::Aside;
 use super::{GuestRam, layout};
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
@@ -89,6 +90,19 @@ impl Ram {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// The same, but a long run of pages is freed later, from `aside`.
+    pub(super) fn drop_pages_soon(&self, pages: PageRange, aside: &Aside) -> io::Result<()> {
+        let slice = self.slice(pages).map_err(io::Error::other)?;
+        if Aside::is_worth(slice.len()) {
+            // SAFETY: as above.
+            let taken = unsafe { aside.take(slice.ptr_guard_mut().as_ptr(), slice.len()) };
+            if taken.is_ok() {
+                return Ok(());
+            }
+        }
+        self.drop_pages(pages)
     }
 
     /// Forgets the VMM's own writes so far.
