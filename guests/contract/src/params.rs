@@ -9,6 +9,7 @@
 //! | `godwit.writers` | how many vCPUs rewrite their share after its first pass, while the others only check theirs (reference guest) | all of them |
 //! | `godwit.content` | `zero`, `compressible` or `random` | `random` |
 //! | `godwit.disk` | `on` or `off` | `on` |
+//! | `godwit.service` | `on` or `off`: what is on the second disk runs (Linux guest) | `off` |
 //! | `godwit.pulse` | `on` or `off`: the [pulse](crate::pulse) on the serial console (reference guest) | `off` |
 //! | `godwit.seed` | number that sets this run's pages apart from others' | `1` |
 
@@ -32,6 +33,8 @@ pub struct Parameters {
     pub content: Content,
     /// Whether records are written to the first disk.
     pub disk: bool,
+    /// Whether the second disk holds a system of its own, whose program is to run.
+    pub service: bool,
     /// Whether the pulse is printed.
     pub pulse: bool,
     pub seed: u64,
@@ -55,6 +58,7 @@ impl Default for Parameters {
             writers: None,
             content: Content::Random,
             disk: true,
+            service: false,
             pulse: false,
             seed: 1,
         }
@@ -82,6 +86,7 @@ impl Parameters {
             "writers" => self.writers = Some(value.parse().ok()?),
             "content" => self.content = content(value)?,
             "disk" => self.disk = switch(value)?,
+            "service" => self.service = switch(value)?,
             "pulse" => self.pulse = switch(value)?,
             "seed" => self.seed = value.parse().ok()?,
             _ => return None,

@@ -43,6 +43,8 @@ pub struct GuestOptions {
     pub rate: String,
     /// `godwit.content`: `zero`, `compressible` or `random`.
     pub content: String,
+    /// The raw image of a second disk, which is copied, with a system of its own whose program runs in the guest.
+    pub service: Option<PathBuf>,
 }
 
 impl GuestOptions {
@@ -58,6 +60,7 @@ impl GuestOptions {
             working_set: Bytes::mib(64),
             rate: "500".into(),
             content: "compressible".into(),
+            service: None,
         }
     }
 
@@ -74,6 +77,8 @@ impl GuestOptions {
         let ours = format!(
             "godwit.ip={address}/{NETWORK_PREFIX_BITS} godwit.ws={working_set} godwit.rate={rate} godwit.content={content}"
         );
+        let service = if self.service.is_some() { " godwit.service=on" } else { "" };
+        let ours = format!("{ours}{service}");
         if place.cmdline.is_empty() { ours } else { format!("{} {ours}", place.cmdline) }
     }
 }
@@ -109,6 +114,12 @@ impl dyn Cluster + '_ {
         let (nic, cmdline) = (format!("network={NETWORK}"), guest.cmdline(place));
         let mut verb = vec!["vm", "create", &guest.name, "--kernel", &kernel, "--vcpus", &vcpus];
         verb.extend(["--memory", &memory, "--disk", &disk, "--nic", &nic, "--cmdline", &cmdline]);
+        let service = format!("{datastore}/{}-service.raw", guest.name);
+        if let Some(image) = &guest.service {
+            let copy = directory.join(format!("{}-service.raw", guest.name));
+            std::fs::copy(image, &copy).map_err(LabError::io(format!("copy to {}", copy.display())))?;
+            verb.extend(["--disk", &service]);
+        }
         let initrd = place.initrd.as_ref().map(|path| format!("{DATASTORE}/{path}"));
         if let Some(initrd) = &initrd {
             verb.extend(["--initrd", initrd]);
