@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn every_parameter_is_read_among_foreign_words() {
         let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.writers=1 godwit.content=zero \
-                    godwit.disk=off godwit.pulse=on godwit.seed=7 quiet";
+                    godwit.disk=off godwit.service=on godwit.pulse=on godwit.seed=7 quiet";
         let expected = Parameters {
             ip: Some((Ipv4Addr::new(10, 77, 0, 10), 24)),
             working_set: 256 << 20,
@@ -171,6 +171,7 @@ mod tests {
             rate: Rate::Unlimited,
             content: Content::Zero,
             disk: false,
+            service: true,
             pulse: true,
             seed: 7,
         };
