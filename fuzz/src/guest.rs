@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use godwit_types::control::{DiskBacking, NicBacking, Role, VmmConfig};
-use godwit_types::vm::{BootSpec, DiskFormat, VmSpec};
+use godwit_types::vm::{BootSpec, DiskFormat, MachineType, VmSpec};
 use godwit_types::{Bytes, Epoch, VmId};
 use godwit_vmm::bus::Bus;
 use godwit_vmm::device::Device;
@@ -161,7 +161,7 @@ fn config() -> VmmConfig {
             },
             disks: Vec::new(),
             nics: Vec::new(),
-            machine: Default::default(),
+            machine: MachineType::NEWEST,
             cpu: Default::default(),
         },
         control: PathBuf::new(),

@@ -4,6 +4,7 @@
 //! ```text
 //!   packages   QEMU, virtiofsd, busybox and the kernel, unpacked beside the machine
 //!   image      initial file systems of hosts and guests     (modules, cpio)
+//!   postgres   a disk with PostgreSQL for a guest, and its clients
 //!   network    bridges and taps in namespaces
 //!   machine    one host's processes
 //!   programs   the manager, and the hosts' agents
@@ -29,11 +30,13 @@ mod machine;
 mod modules;
 mod network;
 mod packages;
+mod postgres;
 mod programs;
 mod state;
 
 pub use cluster::{EmulatedCluster, EmulatedOptions};
 pub use godwit_linux_guest::remote::Output;
+pub use postgres::Postgres;
 
 use crate::cluster::Cluster;
 use crate::guest::GuestFiles;
@@ -51,10 +54,29 @@ pub fn linux_guest() -> Result<GuestFiles> {
     let cache = Cache::open()?;
     let packages = packages::Packages::ensure(&cache.dir)?;
     image::build_first_processes()?;
+    guest_files(&cache, &packages, "linux-guest.initrd", &image::guest(&packages)?)
+}
+
+/// The same guest for a disk with PostgreSQL, and that disk.
+pub fn postgres_guest() -> Result<(GuestFiles, Postgres)> {
+    let cache = Cache::open()?;
+    let packages = packages::Packages::ensure(&cache.dir)?;
+    image::build_first_processes()?;
+    let postgres = Postgres::ensure(&cache, &packages)?;
+    let initrd = image::mounting_guest(&packages)?;
+    Ok((guest_files(&cache, &packages, "linux-guest-mounting.initrd", &initrd)?, postgres))
+}
+
+fn guest_files(
+    cache: &Cache,
+    packages: &packages::Packages,
+    name: &str,
+    initrd: &[u8],
+) -> Result<GuestFiles> {
     let image = packages.kernel()?.image;
     let content = fs::read(&image).map_err(LabError::io(format!("read {}", image.display())))?;
     let kernel = cache.put("linux-guest.vmlinuz", &content)?;
-    let initrd = cache.put("linux-guest.initrd", &image::guest(&packages)?)?;
+    let initrd = cache.put(name, initrd)?;
     Ok(GuestFiles { kernel, initrd: Some(initrd), cmdline: GUEST_COMMAND_LINE.to_owned() })
 }
 

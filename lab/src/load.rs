@@ -18,6 +18,7 @@ mod disk;
 mod download;
 mod echo;
 mod http;
+pub mod pgbench;
 pub mod qcow2;
 mod report;
 

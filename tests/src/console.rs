@@ -43,6 +43,15 @@ impl Console {
         Ok(Self { child, input, said, listener: Some(listener) })
     }
 
+    /// Waits until the Linux guest's shell answers on the virtio console: what is typed before may be lost.
+    pub fn await_shell(&mut self, limit: Duration) -> Result<()> {
+        let answers = exec::poll(limit, ATTACH_PAUSE, || {
+            self.enter("echo shell on $(tty)")?;
+            Ok(self.text().contains("shell on /dev/hvc0").then_some(()))
+        })?;
+        answers.ok_or_else(|| LabError::Broken(format!("no shell answers but {:?}", self.text())))
+    }
+
     /// Types a line at the guest.
     pub fn enter(&mut self, line: &str) -> Result<()> {
         let typed = self.input.write_all(format!("{line}\r").as_bytes());

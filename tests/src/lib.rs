@@ -6,9 +6,11 @@ pub mod handoff;
 pub mod heartbeat;
 
 use std::net::Ipv4Addr;
+use std::sync::OnceLock;
 
 use godwit_lab::cluster::attempt::attempt;
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_lab::emulated::Postgres;
 use godwit_lab::fabric::{Fabric, FabricOptions, require_root_and_kvm};
 use godwit_lab::guest::GuestFiles;
 use godwit_lab::load::{self, GuestReport, Load, LoadOptions, Mark, Noticed};
@@ -73,17 +75,31 @@ fn skip(error: LabError) {
 
 /// Runs a test on two or three emulated hosts, with the Linux guest in their datastore.
 pub fn in_lab(hosts: u8, test: impl Fn(&dyn Cluster, &GuestPlace) -> Result<()>) {
+    let prepare = || prepare_lab().and_then(|()| emulated::linux_guest());
+    run(prepare, || emulated::start_cluster(hosts), test);
+}
+
+/// Runs a test on two emulated hosts, with the Linux guest in their datastore and PostgreSQL to go with it.
+pub fn in_lab_with_postgres(test: impl Fn(&dyn Cluster, &GuestPlace, &Postgres) -> Result<()>) {
+    let postgres = OnceLock::new();
+    let prepare = || {
+        prepare_lab()?;
+        let (guest, disk) = emulated::postgres_guest()?;
+        postgres.get_or_init(|| disk);
+        Ok(guest)
+    };
     run(
-        || {
-            if let Some(why) = std::env::var_os(NO_LAB) {
-                return Err(LabError::Unsupported(why.to_string_lossy().into_owned()));
-            }
-            setup::build_programs()?;
-            emulated::linux_guest()
-        },
-        || emulated::start_cluster(hosts),
-        test,
+        prepare,
+        || emulated::start_cluster(2),
+        |cluster, place| test(cluster, place, postgres.get().expect("it was prepared")),
     );
+}
+
+fn prepare_lab() -> Result<()> {
+    if let Some(why) = std::env::var_os(NO_LAB) {
+        return Err(LabError::Unsupported(why.to_string_lossy().into_owned()));
+    }
+    setup::build_programs()
 }
 
 /// Runs a test, unless this machine cannot.

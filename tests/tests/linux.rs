@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_lab::load::fetch;
-use godwit_lab::{LabError, Result};
+use godwit_lab::{LabError, Result, exec};
 use godwit_tests::console::Console;
 use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab, load, migrate};
-use godwit_types::HostName;
+use godwit_types::migration::Comparison;
+use godwit_types::{Bytes, HostName};
 
 const MOVES: usize = 10;
 /// How long a shell on an emulated host may take to answer.
@@ -33,6 +34,69 @@ fn linux_with_one_vcpu_moves_ten_times_unnoticed_and_its_virtio_console_moves_al
 #[test]
 fn linux_with_two_vcpus_moves_ten_times_unnoticed() {
     in_lab(2, |cluster, place| boot_and_move(cluster, place, 2));
+}
+
+/// What the guest fills and frees.
+const MUCH: Bytes = Bytes::mib(64);
+/// What of it may be in use again, or lie in blocks with other pages.
+const REST: Bytes = Bytes::mib(16);
+const FILL_LIMIT: Duration = Duration::from_secs(180);
+/// Linux reports a page some seconds after it was freed.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn memory_that_linux_has_freed_goes_back_to_its_host_and_is_not_sent() {
+    in_lab(2, |cluster, place| {
+        let [here, there] = hosts(cluster);
+        let guest = GuestOptions {
+            working_set: Bytes::mib(8),
+            rate: "50".into(),
+            content: "random".into(),
+            ..GuestOptions::named("linux")
+        };
+        boot(cluster, place, &guest, &here)?;
+        type_at(cluster, &format!("head -c {} /dev/urandom >/tmp/much", MUCH.0))?;
+        let full = sent_and_verified(cluster, &there)?;
+        let held = held(cluster, &there)?;
+        type_at(cluster, "rm /tmp/much")?;
+        let freed = exec::poll(REPORT_LIMIT, exec::POLL_COMMAND, || {
+            Ok((self::held(cluster, &there)? + MUCH.0 <= held + REST.0).then_some(()))
+        })?;
+        ensure(
+            freed.is_some(),
+            format!("the host holds {held} bytes, and then {}", self::held(cluster, &there)?),
+        )?;
+        let empty = sent_and_verified(cluster, &here)?;
+        eprintln!("{full} bytes were sent, and {empty} once {MUCH} were free");
+        ensure(empty + MUCH.0 <= full + REST.0, format!("{full} bytes were sent, and then {empty}"))?;
+        let report = fetch(cluster.client(), guest.address)?;
+        ensure(report.memory.errors == 0, format!("{report:?}"))?;
+        assert_alive(cluster, guest.address)
+    });
+}
+
+/// Types a line at the guest `linux`, and waits until it is done.
+fn type_at(cluster: &dyn Cluster, line: &str) -> Result<()> {
+    let mut console = Console::attach(cluster, "linux")?;
+    console.await_shell(SHELL_LIMIT)?;
+    // What is typed is seen, too.
+    console.enter(&format!("{line} && echo done: $((6*7))"))?;
+    console.expect("done: 42", FILL_LIMIT)
+}
+
+/// Moves the guest `linux`, and compares its memory: the bytes on the wire.
+fn sent_and_verified(cluster: &dyn Cluster, to: &HostName) -> Result<u64> {
+    let report =
+        migrate(cluster, "linux", to, &[cluster.setting().migrate_options(), &["--verify"]].concat())?;
+    let verified = report.verified.as_ref().map(|verified| verified.memory);
+    ensure(verified == Some(Comparison::Same), format!("{:?}", report.verified))?;
+    Ok(report.bytes.sent)
+}
+
+/// The host's memory that the VM's process holds, in bytes.
+fn held(cluster: &dyn Cluster, host: &HostName) -> Result<u64> {
+    let said = cluster.shell(host, "awk '/^anon / { print $2 }' /sys/fs/cgroup/godwit/*/*/memory.stat")?;
+    said.trim().parse().map_err(|_| LabError::Broken(format!("{said:?} is no number of bytes")))
 }
 
 /// Boots the VM `linux` on the first host, and moves it under load until it is there again.

@@ -47,7 +47,7 @@ fn prepare(no_lab: bool) -> Result<()> {
     }
     setup::build_programs()?;
     setup::build_reference_guest()?;
-    if !no_lab && let Err(error) = emulated::linux_guest() {
+    if !no_lab && let Err(error) = emulated::linux_guest().and_then(|_| emulated::postgres_guest()) {
         eprintln!("» the tests on emulated hosts will be skipped: {}", error.chain());
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use godwit_api::BaseUrl;
 use godwit_types::migration::OnDeadline;
-use godwit_types::vm::{CpuProfile, DatastorePath};
+use godwit_types::vm::{CpuProfile, DatastorePath, MachineType};
 use godwit_types::{Bytes, HostName, Name, TaskId, VmName};
 
 use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, RateOption, UserRange};
@@ -260,6 +260,10 @@ pub(crate) struct VmCreate {
     /// The CPU that the guest sees: `host`, or `x86-64-v2` to move between unlike hosts.
     #[arg(long, default_value = "host", value_name = "PROFILE", value_parser = crate::parse::cpu_profile)]
     pub cpu: CpuProfile,
+    /// The machine that the guest sees: `godwit-2`, or `godwit-1`, whose free memory is not given back, to move to hosts
+    /// that know no other.
+    #[arg(long, default_value = MachineType::NEWEST.name(), value_name = "TYPE", value_parser = crate::parse::machine)]
+    pub machine: MachineType,
 }
 
 #[derive(Debug, Args)]

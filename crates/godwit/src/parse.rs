@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use godwit_types::migration::{OnDeadline, SLOWDOWN_PERCENT_MAX};
-use godwit_types::vm::{CpuProfile, DatastorePath, DiskFormat, DiskSpec, NicSpec};
+use godwit_types::vm::{CpuProfile, DatastorePath, DiskFormat, DiskSpec, MachineType, NicSpec};
 use godwit_types::{Bytes, Name};
 
 /// A time span, written `50ms`, `10s`, `5m` or `2h`.
@@ -196,6 +196,13 @@ pub(crate) fn cpu_profile(text: &str) -> Result<CpuProfile, String> {
         "x86-64-v2" => Ok(CpuProfile::X86_64V2),
         other => Err(unknown("CPU", other, "host or x86-64-v2")),
     }
+}
+
+/// The name of a machine type.
+pub(crate) fn machine(text: &str) -> Result<MachineType, String> {
+    let named = MachineType::ALL.into_iter().find(|machine| machine.name() == text);
+    let names = || MachineType::ALL.map(MachineType::name).join(" or ");
+    named.ok_or_else(|| unknown("machine", text, &names()))
 }
 
 /// `cancel` or `switch`.

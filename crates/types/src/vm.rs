@@ -58,16 +58,30 @@ pub enum MachineType {
     #[default]
     #[serde(rename = "godwit-1")]
     Godwit1,
+    /// The same, with a balloon that takes reports of free pages.
+    #[serde(rename = "godwit-2")]
+    Godwit2,
 }
 
 impl MachineType {
     /// All that this release runs.
-    pub const ALL: [Self; 1] = [Self::Godwit1];
+    pub const ALL: [Self; 2] = [Self::Godwit1, Self::Godwit2];
+    /// What a new VM is given. One whose documents name none is the first, as it always was.
+    pub const NEWEST: Self = Self::Godwit2;
 
     /// Its name, as in documents.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Godwit1 => "godwit-1",
+            Self::Godwit2 => "godwit-2",
+        }
+    }
+
+    /// Whether its balloon takes reports of free pages.
+    pub const fn reports_free_pages(self) -> bool {
+        match self {
+            Self::Godwit1 => false,
+            Self::Godwit2 => true,
         }
     }
 }

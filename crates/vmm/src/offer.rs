@@ -46,7 +46,7 @@ fn no_post_copy() -> Option<String> {
     Userfault::open(godwit_provision::userfault()).err().map(|error| no_userfault(&error))
 }
 
-/// The version of each kind of section that this build writes: all that the state of a `godwit-1` consists of.
+/// The version of each kind of section that this build writes: all that the state of a machine consists of.
 pub fn sections() -> BTreeMap<String, u16> {
     fn of<S: State>() -> (String, u16) {
         (S::KIND.to_owned(), S::VERSION)

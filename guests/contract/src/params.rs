@@ -10,6 +10,7 @@
 //! | `godwit.writers` | how many vCPUs rewrite their share after its first pass, while the others only check theirs (reference guest) | all of them |
 //! | `godwit.content` | `zero`, `compressible` or `random` | `random` |
 //! | `godwit.disk` | `on` or `off` | `on` |
+//! | `godwit.service` | `on` or `off`: what is on the second disk runs (Linux guest) | `off` |
 //! | `godwit.pulse` | `on` or `off`: the [pulse](crate::pulse) on the serial console (reference guest) | `off` |
 //! | `godwit.seed` | number that sets this run's pages apart from others' | `1` |
 
@@ -36,6 +37,8 @@ pub struct Parameters {
     pub content: Content,
     /// Whether records are written to the first disk.
     pub disk: bool,
+    /// Whether the second disk holds a system of its own, whose program is to run.
+    pub service: bool,
     /// Whether the pulse is printed.
     pub pulse: bool,
     pub seed: u64,
@@ -60,6 +63,7 @@ impl Default for Parameters {
             writers: None,
             content: Content::Random,
             disk: true,
+            service: false,
             pulse: false,
             seed: 1,
         }
@@ -88,6 +92,7 @@ impl Parameters {
             "writers" => self.writers = Some(value.parse().ok()?),
             "content" => self.content = content(value)?,
             "disk" => self.disk = switch(value)?,
+            "service" => self.service = switch(value)?,
             "pulse" => self.pulse = switch(value)?,
             "seed" => self.seed = value.parse().ok()?,
             _ => return None,
@@ -163,7 +168,7 @@ mod tests {
     #[test]
     fn every_parameter_is_read_among_foreign_words() {
         let line = "console=ttyS0 godwit.ip=10.77.0.10/24  godwit.ws=256MiB godwit.hot=32MiB godwit.rate=0 godwit.burst=900 godwit.writers=1 godwit.content=zero \
-                    godwit.disk=off godwit.pulse=on godwit.seed=7 quiet";
+                    godwit.disk=off godwit.service=on godwit.pulse=on godwit.seed=7 quiet";
         let expected = Parameters {
             ip: Some((Ipv4Addr::new(10, 77, 0, 10), 24)),
             working_set: 256 << 20,
@@ -173,6 +178,7 @@ mod tests {
             rate: Rate::Unlimited,
             content: Content::Zero,
             disk: false,
+            service: true,
             pulse: true,
             seed: 7,
         };

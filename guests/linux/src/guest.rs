@@ -5,6 +5,7 @@
 //!   memory      rewrites and verifies its working set        ---+
 //!   disk        writes, flushes and reads back records       ---+--> State --> http: GET /report
 //!   http, echo  answer on the network
+//!   service     runs what is on the second disk, if asked to
 //!   button      powers off when the power button is pressed
 //! ```
 
@@ -24,6 +25,7 @@ mod heartbeat;
 mod http;
 mod memory;
 mod network;
+pub mod service;
 mod state;
 
 pub use state::State;
@@ -56,6 +58,11 @@ pub fn run() -> io::Result<()> {
         boot::configure_interface(CARD, Some(address))?;
         spawn("echo", &state, |_| network::echo());
         http::listen(&state)?;
+    }
+    if parameters.service {
+        spawn("service", &state, |_| {
+            service::run().unwrap_or_else(|error| eprintln!("guest: the service: {error}"));
+        });
     }
     eprintln!("guest: ready, {} vCPUs, {}", state::vcpus(), memory_line());
     boot::console_shells();

@@ -46,6 +46,8 @@ pub struct GuestOptions {
     pub burst_us: u64,
     /// `godwit.content`: `zero`, `compressible` or `random`.
     pub content: String,
+    /// The raw image of a second disk, which is copied, with a system of its own whose program runs in the guest.
+    pub service: Option<PathBuf>,
 }
 
 impl GuestOptions {
@@ -62,6 +64,7 @@ impl GuestOptions {
             rate: "500".into(),
             burst_us: BURST_US,
             content: "compressible".into(),
+            service: None,
         }
     }
 
@@ -79,6 +82,8 @@ impl GuestOptions {
             "godwit.ip={address}/{NETWORK_PREFIX_BITS} godwit.ws={working_set} godwit.rate={rate} godwit.burst={burst_us} \
              godwit.content={content}"
         );
+        let service = if self.service.is_some() { " godwit.service=on" } else { "" };
+        let ours = format!("{ours}{service}");
         if place.cmdline.is_empty() { ours } else { format!("{} {ours}", place.cmdline) }
     }
 }
@@ -114,6 +119,12 @@ impl dyn Cluster + '_ {
         let (nic, cmdline) = (format!("network={NETWORK}"), guest.cmdline(place));
         let mut verb = vec!["vm", "create", &guest.name, "--kernel", &kernel, "--vcpus", &vcpus];
         verb.extend(["--memory", &memory, "--disk", &disk, "--nic", &nic, "--cmdline", &cmdline]);
+        let service = format!("{datastore}/{}-service.raw", guest.name);
+        if let Some(image) = &guest.service {
+            let copy = directory.join(format!("{}-service.raw", guest.name));
+            std::fs::copy(image, &copy).map_err(LabError::io(format!("copy to {}", copy.display())))?;
+            verb.extend(["--disk", &service]);
+        }
         let initrd = place.initrd.as_ref().map(|path| format!("{DATASTORE}/{path}"));
         if let Some(initrd) = &initrd {
             verb.extend(["--initrd", initrd]);

@@ -17,6 +17,8 @@ const HOST_MODULES: [&str; 9] =
 /// What the guest needs.
 const GUEST_MODULES: [&str; 6] =
     ["virtio_net", "virtio_blk", "virtio_rng", "virtio_balloon", "button", "evdev"];
+/// What a guest needs besides that mounts a file system; its checksums come first, which it does not ask for by name.
+const FILE_SYSTEM_MODULES: [&str; 2] = ["crc32c_generic", "ext4"];
 const DIRECTORIES: [&str; 18] = [
     "bin",
     "sbin",
@@ -59,6 +61,12 @@ pub(super) fn host(packages: &Packages, programs: &[PathBuf]) -> Result<Vec<u8>>
 /// The guest's initial file system.
 pub(super) fn guest(packages: &Packages) -> Result<Vec<u8>> {
     Ok(base(packages, &GUEST_MODULES, "godwit-linux-guest")?.finish())
+}
+
+/// That of a guest that mounts a file system.
+pub(super) fn mounting_guest(packages: &Packages) -> Result<Vec<u8>> {
+    let modules = [&GUEST_MODULES[..], &FILE_SYSTEM_MODULES].concat();
+    Ok(base(packages, &modules, "godwit-linux-guest")?.finish())
 }
 
 /// Builds the first processes of hosts and guests.

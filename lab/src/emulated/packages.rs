@@ -89,14 +89,36 @@ impl Packages {
 
     /// A program of the unpacked tree, run by the tree's own loader.
     fn program(&self, path: &str) -> Command {
-        let programs = self.dir.join("programs");
-        let libraries = programs.join("lib/x86_64-linux-gnu");
-        let more = programs.join("usr/lib/x86_64-linux-gnu");
-        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
-        command.args(["--inhibit-cache", "--library-path"]);
-        command.arg(format!("{}:{}", libraries.display(), more.display())).arg(self.dir.join(path));
-        command
+        loaded(&self.dir.join("programs"), &self.dir.join(path))
     }
+}
+
+/// Fetches packages of [`RELEASE`] by name, without what they depend on, and unpacks them below a directory of the cache
+/// with this name, unless it is there.
+pub(super) fn ensure_tree(cache: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let tree = cache.join(format!("packages-{name}"));
+    if tree.exists() {
+        return Ok(tree);
+    }
+    say(format_args!("fetching {name} for a Linux guest (once)"));
+    let work = cache.join("packages.new");
+    remove(&work)?;
+    let apt = Apt::prepare(&work)?;
+    apt.fetch_only(packages, "archives", "tree").map_err(explain)?;
+    fs::rename(work.join("unpacked/tree"), &tree)
+        .map_err(LabError::io(format!("rename to {}", tree.display())))?;
+    remove(&work)?;
+    Ok(tree)
+}
+
+/// A program, run by the loader and with the libraries of an unpacked tree.
+pub(super) fn loaded(tree: &Path, program: &Path) -> Command {
+    let libraries = tree.join("lib/x86_64-linux-gnu");
+    let more = tree.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    command.args(["--inhibit-cache", "--library-path"]);
+    command.arg(format!("{}:{}", libraries.display(), more.display())).arg(program);
+    command
 }
 
 /// An apt of our own, with its own lists and an empty idea of what is installed.
@@ -149,6 +171,15 @@ impl Apt {
             self.unpack(into, into)?;
         }
         Ok(())
+    }
+
+    /// Downloads packages of [`RELEASE`] alone into `from`, and unpacks them into `into`.
+    fn fetch_only(&self, packages: &[&str], from: &str, into: &str) -> Result<()> {
+        self.run("apt-get", &["--quiet", "update"])?;
+        let names: Vec<String> = packages.iter().map(|package| format!("{package}/{RELEASE}")).collect();
+        let mut command = self.command("apt-get", &["--quiet", "download"]);
+        exec::run(command.args(names).current_dir(self.dir.join(from)), FETCH_LIMIT)?;
+        self.unpack(from, into)
     }
 
     /// The package that the kernel's metapackage depends on.
@@ -228,7 +259,8 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn remove(dir: &Path) -> Result<()> {
+/// Removes a directory, if it is there.
+pub(super) fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(LabError::io(format!("remove {}", dir.display()))(error))

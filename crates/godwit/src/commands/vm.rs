@@ -1,7 +1,7 @@
 //! The verbs of `vm`, except for `migrate` and `check-migration`, which have files of their own.
 
 use godwit_types::task::Task;
-use godwit_types::vm::{BootSpec, CreateVm, MachineType, Vm, VmSpec, VmState};
+use godwit_types::vm::{BootSpec, CreateVm, Vm, VmSpec, VmState};
 use godwit_types::{ApiError, ErrorCode, VmName};
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ async fn create(session: &Session, options: VmCreate) -> Result<(), ApiError> {
         boot: BootSpec { kernel: options.kernel, initrd: options.initrd, cmdline: options.cmdline },
         disks: options.disks.into_iter().map(|disk| disk.0).collect(),
         nics: options.nics.into_iter().map(|nic| nic.0).collect(),
-        machine: MachineType::Godwit1,
+        machine: options.machine,
         cpu: options.cpu,
     };
     spec.validate().map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
@@ -86,6 +86,7 @@ fn describe(vm: &Vm) -> String {
         ("state", state(vm.state).into()),
         ("owner", format!("{} at epoch {}", owner(vm), vm.epoch)),
         ("size", format!("{} vCPUs, {}", spec.vcpus, spec.memory)),
+        ("machine", spec.machine.name().into()),
         ("kernel", spec.boot.kernel.to_string()),
     ];
     rows.extend(spec.boot.initrd.iter().map(|initrd| ("initrd", initrd.to_string())));

@@ -1,4 +1,4 @@
-//! The devices of the machine type `godwit-1`, built from the VM's configuration.
+//! The devices of all machine types, built from the VM's configuration.
 
 pub mod console;
 pub mod disk;
@@ -79,8 +79,10 @@ pub fn build(
     let mut functions: Vec<(u8, Arc<dyn Card>)> = Vec::new();
 
     functions.push((layout::RNG_SLOT, Function::new(layout::RNG_SLOT, &environment, |_| Rng, 1)?));
-    let inflatable = |interrupts: &_| Balloon::new(&ram, interrupts);
-    let balloon = Function::new(layout::BALLOON_SLOT, &environment, inflatable, balloon::QUEUES)?;
+    let reporting = config.spec.machine.reports_free_pages();
+    let inflatable = |interrupts: &_| Balloon::new(&ram, interrupts, reporting);
+    let balloon =
+        Function::new(layout::BALLOON_SLOT, &environment, inflatable, balloon::queues(reporting).len())?;
     functions.push((layout::BALLOON_SLOT, Arc::clone(&balloon) as _));
     let console = |_: &_| virtio_console::Console::new(given.terminal);
     let terminal = Function::new(layout::CONSOLE_SLOT, &environment, console, virtio_console::QUEUES)?;
@@ -200,6 +202,11 @@ impl Pci {
     /// When the guest's first frame left, by any card, since the devices were started.
     pub fn spoke(&self) -> Option<Instant> {
         self.cards.iter().filter_map(|card| card.device().spoke()).min()
+    }
+
+    /// Takes nothing of what the guest gives back as long as `awaited` says so.
+    pub fn free_nothing_while(&self, awaited: impl Fn() -> bool + Send + Sync + 'static) {
+        self.balloon.device().free_nothing_while(awaited);
     }
 
     /// Sets who is told of errors that the guest was told of: the device's name and a message.

@@ -102,6 +102,9 @@ impl Destination for Machine {
             userfault.map_err(|reason| MachineError { step: "awaiting memory".into(), reason })?;
         let absent = Arc::new(AbsentRam::new(userfault, &self.ram, missing)?);
         *self.absent.lock().expect("nobody panics with it") = Some(Arc::clone(&absent));
+        // A page that was placed and then freed would be missing once more, and nobody would bring it again.
+        let awaited = Arc::clone(&absent);
+        self.pci.free_nothing_while(move || awaited.is_awaited());
         Ok(absent)
     }
 

@@ -1,4 +1,4 @@
-//! The guest-physical address map of the machine type `godwit-1`.
+//! The guest-physical address map of all machine types so far.
 //!
 //! ```text
 //!           0 .. 0xc000_0000   RAM, as much as there is; legacy area 0xa_0000..0x10_0000 is RAM too, but reserved:

@@ -1,4 +1,4 @@
-//! Where PCI lies in the machine type `godwit-1`: part of what the guest sees, so it never changes for that type.
+//! Where PCI lies in all machine types so far: part of what the guest sees, so it never changes for any of them.
 
 /// First address of the memory-mapped configuration space (ECAM), for segment 0.
 pub const ECAM_START: u64 = 0xE000_0000;

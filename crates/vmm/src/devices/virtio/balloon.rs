@@ -1,10 +1,15 @@
 //! virtio-balloon: the guest gives pages back, and the host frees them.
 //!
+//! It gives them to the balloon when the host wants memory (inflate), and otherwise reports, a few seconds after it has
+//! freed them, those that it has no use for. Reported pages stay the guest's, who may use them again at any time after
+//! the answer; until then its driver keeps them from everybody.
+//!
 //! A page given back reads as zeros from then on, which is a change of guest memory like any other: it is marked, so
 //! that a migration under way sends the zeros.
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use godwit_types::units::{Bytes, PAGE_SIZE_BYTES};
 use prost::Message;
@@ -12,16 +17,19 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{Chain, DriverFault, Interrupts, Io, Progress, Source, VirtioDevice, copy_config};
+use super::{Buffer, Chain, DriverFault, Interrupts, Io, Progress, Source, VirtioDevice, copy_config};
 use crate::memory::GuestRam;
 
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
-/// Number of queues.
-pub const QUEUES: usize = 2;
-const QUEUE_SIZES: [u16; QUEUES] = [128, 128];
-/// The guest may take pages back when it would run out of memory otherwise. The bindings do not have it.
+/// Drivers disagree on which queue reports come in: the standard says the fifth, whatever else there is, and Linux has
+/// long counted only those queues that are in use, which makes it the third. So it is any behind the first two.
+const QUEUE_SIZES: [u16; 5] = [128; 5];
+const QUEUES_WITHOUT_REPORTS: usize = 2;
+/// The guest may take pages back when it would run out of memory otherwise. The bindings have neither feature.
 const FEATURE_DEFLATE_ON_OOM: u64 = 1 << 2;
+/// The guest reports free pages.
+const FEATURE_REPORTING: u64 = 1 << 5;
 /// Page numbers read from a chain at once.
 const PAGES_PER_READ: usize = 256;
 /// Chains between two looks at whether to stop.
@@ -29,10 +37,19 @@ const CHAINS_PER_TURN: usize = 1;
 /// Most page numbers in one chain.
 const CHAIN_PAGES_MAX: usize = 64 << 10;
 
+/// The sizes of the device's queues.
+pub const fn queues(reporting: bool) -> &'static [u16] {
+    if reporting { &QUEUE_SIZES } else { QUEUE_SIZES.split_at(QUEUES_WITHOUT_REPORTS).0 }
+}
+
 /// The device.
 pub struct Balloon {
     interrupts: Arc<Interrupts>,
     ram_pages: u32,
+    /// Whether the guest may report free pages.
+    reporting: bool,
+    /// Whether memory is still on its way here, once any was.
+    awaited: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     /// Pages that the host wants.
     target: AtomicU32,
     /// Pages that the guest says it has given.
@@ -49,12 +66,14 @@ struct BalloonState {
 }
 
 impl Balloon {
-    /// An empty balloon.
-    pub fn new(ram: &GuestRam, interrupts: &Arc<Interrupts>) -> Self {
+    /// An empty balloon, which takes reports of free pages if `reporting`.
+    pub fn new(ram: &GuestRam, interrupts: &Arc<Interrupts>, reporting: bool) -> Self {
         let bytes: u64 = ram.iter().map(GuestMemoryRegion::len).sum();
         Self {
             interrupts: Arc::clone(interrupts),
             ram_pages: u32::try_from(bytes / PAGE_SIZE_BYTES).unwrap_or(u32::MAX),
+            reporting,
+            awaited: OnceLock::new(),
             target: AtomicU32::new(0),
             actual: AtomicU32::new(0),
         }
@@ -73,6 +92,19 @@ impl Balloon {
         Bytes(u64::from(self.actual.load(Ordering::SeqCst).min(self.ram_pages)) * PAGE_SIZE_BYTES)
     }
 
+    /// Leaves what the guest gives back as it is, as long as `awaited` says so. Once in the device's life: another call is
+    /// ignored.
+    pub fn free_nothing_while(&self, awaited: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.awaited.set(Box::new(awaited));
+    }
+
+    /// Gives the pages of `run` back to the host, if this is the time for it.
+    fn free(&self, ram: &GuestRam, run: &Range<u64>) {
+        if !self.awaited.get().is_some_and(|awaited| awaited()) {
+            free(ram, run);
+        }
+    }
+
     fn read_config(&self) -> [u8; 8] {
         let (target, actual) = (self.target.load(Ordering::SeqCst), self.actual.load(Ordering::SeqCst));
         (u64::from(actual) << 32 | u64::from(target)).to_le_bytes()
@@ -86,11 +118,11 @@ impl VirtioDevice for Balloon {
     const CLASS: u32 = 0xFF_00_00;
 
     fn features(&self) -> u64 {
-        FEATURE_DEFLATE_ON_OOM
+        FEATURE_DEFLATE_ON_OOM | if self.reporting { FEATURE_REPORTING } else { 0 }
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        queues(self.reporting)
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
@@ -106,9 +138,16 @@ impl VirtioDevice for Balloon {
     fn process(&self, source: Source, io: &mut Io<'_>) -> Result<Progress, DriverFault> {
         let ram = io.ram;
         match source {
-            Source::Queue(INFLATE) => io.serve_queue(INFLATE, CHAINS_PER_TURN, |chain| inflate(ram, chain)),
+            Source::Queue(INFLATE) => {
+                io.serve_queue(INFLATE, CHAINS_PER_TURN, |chain| self.inflate(ram, chain))
+            }
             // The guest touches the pages that it takes back, and the host's kernel then provides them.
-            _ => io.serve_queue(DEFLATE, CHAINS_PER_TURN, |_| Ok(0)),
+            Source::Queue(DEFLATE) => io.serve_queue(DEFLATE, CHAINS_PER_TURN, |_| Ok(0)),
+            Source::Queue(queue) => io.serve_queue(queue, CHAINS_PER_TURN, |chain| {
+                self.take_report(ram, &chain);
+                Ok(0)
+            }),
+            Source::Watched(_) => Ok(Progress::Idle),
         }
     }
 
@@ -133,36 +172,57 @@ impl VirtioDevice for Balloon {
     }
 }
 
-/// Frees the pages whose numbers the chain lists, neighbours in one go.
-fn inflate(ram: &GuestRam, mut chain: Chain<'_>) -> Result<u32, DriverFault> {
-    let mut left = chain.readable_bytes() / 4;
-    if left > CHAIN_PAGES_MAX {
-        return Err(DriverFault::Request("the balloon is given more pages at once than it takes"));
+impl Balloon {
+    /// Frees the pages whose numbers the chain lists, neighbours in one go.
+    fn inflate(&self, ram: &GuestRam, mut chain: Chain<'_>) -> Result<u32, DriverFault> {
+        let mut left = chain.readable_bytes() / 4;
+        if left > CHAIN_PAGES_MAX {
+            return Err(DriverFault::Request("the balloon is given more pages at once than it takes"));
+        }
+        let mut run = 0..0;
+        let mut bytes = [0; PAGES_PER_READ * 4];
+        while left > 0 {
+            let part = &mut bytes[..left.min(PAGES_PER_READ) * 4];
+            chain.take(part)?;
+            left -= part.len() / 4;
+            for number in part.chunks_exact(4) {
+                let page = u64::from(u32::from_le_bytes([number[0], number[1], number[2], number[3]]));
+                if page == run.end && !run.is_empty() {
+                    run.end += 1;
+                } else if page + 1 == run.start {
+                    run.start = page;
+                } else {
+                    self.free(ram, &run);
+                    run = page..page + 1;
+                }
+            }
+        }
+        self.free(ram, &run);
+        Ok(0)
     }
-    let mut run = 0..0;
-    let mut bytes = [0; PAGES_PER_READ * 4];
-    while left > 0 {
-        let part = &mut bytes[..left.min(PAGES_PER_READ) * 4];
-        chain.take(part)?;
-        left -= part.len() / 4;
-        for number in part.chunks_exact(4) {
-            let page = u64::from(u32::from_le_bytes([number[0], number[1], number[2], number[3]]));
-            if page == run.end && !run.is_empty() {
-                run.end += 1;
-            } else if page + 1 == run.start {
-                run.start = page;
-            } else {
-                free(ram, &run);
-                run = page..page + 1;
+
+    /// Frees the pages that the chain's buffers consist of. It is answered afterwards, so that nobody uses them yet.
+    fn take_report(&self, ram: &GuestRam, chain: &Chain<'_>) {
+        for buffer in &chain.writable {
+            if let Some(run) = whole_pages(ram, buffer) {
+                self.free(ram, &run);
             }
         }
     }
-    free(ram, &run);
-    Ok(0)
+}
+
+/// The numbers of the pages that lie in the buffer as a whole.
+fn whole_pages(ram: &GuestRam, buffer: &Buffer<'_>) -> Option<Range<u64>> {
+    let at = buffer.ptr_guard().as_ptr() as u64;
+    let start = ram.iter().find_map(|region| {
+        let offset = at.checked_sub(region.as_ptr() as u64).filter(|offset| *offset < region.len())?;
+        Some(region.start_addr().0 + offset)
+    })?;
+    Some(start.div_ceil(PAGE_SIZE_BYTES)..(start + buffer.len() as u64) / PAGE_SIZE_BYTES)
 }
 
 /// Gives the pages of `run` back to the host. Those outside RAM are ignored: the guest harms only itself.
-fn free(ram: &GuestRam, run: &std::ops::Range<u64>) {
+fn free(ram: &GuestRam, run: &Range<u64>) {
     for region in ram.iter() {
         let (first, last) = (region.start_addr().0, region.start_addr().0 + region.len());
         let start = (run.start * PAGE_SIZE_BYTES).max(first);
@@ -186,84 +246,5 @@ fn free(ram: &GuestRam, run: &std::ops::Range<u64>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::Device;
-    use crate::devices::virtio::Function;
-    use crate::devices::virtio::test_driver::*;
-    use vm_memory::FileOffset;
-
-    const LIST: u64 = BUFFERS;
-
-    fn file_backed() -> Machine {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(RAM_BYTES as u64).unwrap();
-        let range = (GuestAddress(0), RAM_BYTES, Some(FileOffset::new(file, 0)));
-        Machine::with_ram(Arc::new(GuestRam::from_ranges_with_files([range]).unwrap()))
-    }
-
-    fn started(machine: &Machine) -> (Plugged<Balloon>, Driver) {
-        let balloon = |interrupts: &_| Balloon::new(&machine.environment.ram, interrupts);
-        let function = Function::new(8, &machine.environment, balloon, QUEUES).unwrap();
-        let plugged = Plugged { function };
-        let mut driver = Driver::new(machine, &plugged);
-        driver.start(0);
-        (plugged, driver)
-    }
-
-    fn give(driver: &mut Driver, pages: &[u32]) {
-        let list: Vec<u8> = pages.iter().flat_map(|page| page.to_le_bytes()).collect();
-        driver.put(LIST, &list);
-        let head = driver.submit(INFLATE, &[(LIST, list.len() as u32, 0)]);
-        assert_eq!(driver.answer(INFLATE), (head, 0));
-    }
-
-    #[test]
-    fn pages_given_back_read_as_zeros_and_are_marked_as_written() {
-        for machine in [Machine::empty(), file_backed()] {
-            let (_plugged, mut driver) = started(&machine);
-            let pages = [0x300u32, 0x301, 0x302, 0x2ff, 0x500];
-            for page in 0x2fe..=0x503u64 {
-                driver.put(page * 4096, &[0x55; 4096]);
-            }
-            let region = machine.ram().iter().next().unwrap();
-            (**region).bitmap().reset();
-            give(&mut driver, &pages);
-            for page in 0x2fe..=0x503u64 {
-                let given = pages.contains(&(page as u32));
-                let dirty = region.bitmap().dirty_at(page as usize * 4096);
-                let zero = driver.get(page * 4096, 4096).iter().all(|byte| *byte == 0);
-                assert_eq!((dirty, zero), (given, given), "page {page:#x}");
-            }
-        }
-    }
-
-    #[test]
-    fn pages_outside_ram_are_ignored() {
-        let machine = file_backed();
-        let (_plugged, mut driver) = started(&machine);
-        driver.put(RAM_BYTES as u64 - 4096, &[1; 4096]);
-        let last = (RAM_BYTES / 4096) as u32 - 1;
-        give(&mut driver, &[u32::MAX, u32::MAX - 1, last + 1, last, 0xf_ffff]);
-        assert_eq!(driver.get(RAM_BYTES as u64 - 4096, 4096), [0; 4096]);
-    }
-
-    #[test]
-    fn the_guest_learns_the_target_and_tells_its_size_and_both_move_along() {
-        let machine = Machine::empty();
-        let (plugged, driver) = started(&machine);
-        plugged.function.device().set_target(Bytes::mib(4));
-        machine.messages.wait_for(0x100);
-        assert_eq!(driver.read_u32(0x2000), 1024);
-        driver.write(0x2004, &1000u32.to_le_bytes());
-        assert_eq!(plugged.function.device().size(), Bytes(1000 * 4096));
-        let next = Machine::with_ram(Arc::clone(&machine.environment.ram));
-        let (there, _) = started(&next);
-        there.function.reset();
-        migrate(&plugged, &there);
-        assert_eq!(there.function.device().size(), Bytes(1000 * 4096));
-        assert_eq!(driver.moved_to(&next, &there).read_u32(0x2000), 1024);
-        there.function.device().set_target(Bytes::mib(1 << 30));
-        assert_eq!(driver.moved_to(&next, &there).read_u32(0x2000), (RAM_BYTES / 4096) as u32);
-    }
-}
+#[path = "balloon_tests.rs"]
+mod tests;
