@@ -324,6 +324,7 @@ pub(crate) fn guest() -> GuestFacts {
         cpu,
         blockers: vec!["a card that is passed through".into()],
         moves_disks: true,
+        moves_storage: true,
         disks: vec![],
     }
 }

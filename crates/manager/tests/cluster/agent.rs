@@ -328,6 +328,7 @@ async fn guest(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<Guest
         cpu,
         blockers: vec![],
         moves_disks: true,
+        moves_storage: true,
         disks: vec![DiskFacts { size: Bytes::mib(9), allocated: Bytes::mib(3), layered: false }],
     }))
 }
