@@ -24,8 +24,8 @@ use crate::devices::virtio::block::BlockFunction;
 
 /// Bytes that are copied at a time, while the guest's writes wait.
 const CHUNK_BYTES: usize = 256 << 10;
-/// What is copied before it is made durable, so that the last flush does not take long: 64 MiB.
-const UNFLUSHED_MAX: u64 = 64 << 20;
+/// What is copied before it is made durable, so that no flush takes long and nobody who writes is made to wait for it: 32 MiB.
+const UNFLUSHED_MAX: u64 = 32 << 20;
 /// Bytes in which it is looked at a time for what a disk holds: 1 GiB.
 const LOOK_BYTES: u64 = 1 << 30;
 /// Longest sleep of a copy that is held back, so that it ends soon when it is cancelled.
