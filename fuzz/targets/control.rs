@@ -119,7 +119,11 @@ fn storage_order(input: &mut Unstructured<'_>) -> Result<StorageOrder> {
             let (path, lock) = ("/x".into(), "/x.lock".into());
             let backing =
                 DiskBacking { path, lock, format: Default::default(), read_only: input.arbitrary()? };
-            let disks = vec![NewPlace { index: input.arbitrary()?, backing }];
+            let disks = vec![NewPlace {
+                index: input.arbitrary()?,
+                image: "a/x".parse().expect("it is a place"),
+                backing,
+            }];
             StorageOrder::Begin { disks, bytes_per_s_max: input.arbitrary()? }
         }
     })

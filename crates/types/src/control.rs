@@ -32,7 +32,7 @@ use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
 use crate::ownership::{Verdict, Witness};
 use crate::storage::StorageStatus;
 use crate::units::Bytes;
-use crate::vm::{DiskFormat, MacAddress, VmSpec};
+use crate::vm::{DatastorePath, DiskFormat, MacAddress, VmSpec};
 
 /// Longest line on the control socket, in bytes.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
@@ -289,6 +289,8 @@ pub enum StorageOrder {
 pub struct NewPlace {
     /// Which of the configuration's disks it is, from 0.
     pub index: u32,
+    /// Its place in the VM's specification from then on.
+    pub image: DatastorePath,
     /// An image that is empty, and has the disk's size.
     pub backing: DiskBacking,
 }

@@ -138,7 +138,11 @@ fn make(
         })?;
         descriptors.extend(opened.images.into_iter().map(|(_, image)| image).chain(opened.lock));
     }
-    let new = new.into_iter().map(|(disk, _)| NewPlace { index: disk.index, backing: disk.backing });
+    let new = new.into_iter().map(|(disk, _)| NewPlace {
+        index: disk.index,
+        image: disk.image,
+        backing: disk.backing,
+    });
     Ok((new.collect(), descriptors))
 }
 

@@ -95,10 +95,10 @@ impl Desk {
 /// Each disk's new place with its image and its lock file.
 fn targets(disks: Vec<NewPlace>, descriptors: Vec<OwnedFd>) -> Result<Vec<Target>, ApiError> {
     let mut descriptors = descriptors.into_iter();
-    let target = |NewPlace { index, backing }| {
+    let target = |NewPlace { index, image: name, backing }| {
         let (image, lock) = (descriptors.next()?, descriptors.next()?);
         let files = DiskDescriptors { images: vec![(backing.path.clone(), image)], lock: Some(lock) };
-        Some(Target { index, backing, files })
+        Some(Target { index, image: name, backing, files })
     };
     let targets: Option<Vec<Target>> = disks.into_iter().map(target).collect();
     let missing =

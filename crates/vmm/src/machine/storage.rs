@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::storage::{StoragePhase, StorageProgress, StorageStatus};
+use godwit_types::vm::{DatastorePath, VmSpec};
 use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId};
 
 use super::{Life, Machine};
@@ -35,6 +36,7 @@ const NAP_MAX: Duration = Duration::from_millis(50);
 pub struct Target {
     /// Its number.
     pub index: u32,
+    pub image: DatastorePath,
     pub backing: DiskBacking,
     pub files: DiskDescriptors<OwnedFd>,
 }
@@ -74,11 +76,11 @@ impl Machine {
             return Err(ApiError::new(ErrorCode::Conflict, message));
         }
         let mut disks: Vec<BlockFunction> = Vec::new();
-        for Target { index, backing, files } in targets {
+        for Target { index, image, backing, files } in targets {
             let begun = match self.pci.disks().get(index as usize) {
                 Some(block) => {
                     disks.push(Arc::clone(block));
-                    block.device().disk().mirror(backing, files, condition.epoch)
+                    block.device().disk().mirror(image, backing, files, condition.epoch)
                 }
                 None => Err(MirrorError::Ended("the VM has no such disk".into())),
             };
@@ -106,6 +108,19 @@ impl Machine {
             ApiError::new(ErrorCode::Internal, format!("no thread to copy disks: {error}"))
         })?;
         Ok(running)
+    }
+}
+
+impl Machine {
+    /// The VM's specification, with its disks where they are now.
+    pub(super) fn spec(&self) -> VmSpec {
+        let mut spec = self.config.spec.clone();
+        for (disk, block) in spec.disks.iter_mut().zip(self.pci.disks()) {
+            if let Some(image) = block.device().disk().moved_to() {
+                disk.image = image;
+            }
+        }
+        spec
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use godwit_types::control::{DiskBacking, NewPlace, Reply, Request, StorageOrder};
 use godwit_types::migration::{Budget, MigrationOutcome};
 use godwit_types::storage::{StoragePhase, StorageStatus};
-use godwit_types::vm::DiskFormat;
+use godwit_types::vm::{DatastorePath, DiskFormat};
 use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId};
 
 use crate::reference::Fixture;
@@ -30,6 +30,11 @@ fn place(fixture: &Fixture, format: DiskFormat, n: u64) -> DiskBacking {
     DiskBacking { lock: godwit_provision::lock_of(&path), path, format, read_only: false }
 }
 
+/// Where the specification has it.
+fn image(backing: &DiskBacking) -> DatastorePath {
+    format!("fast/{}", backing.path.file_name().unwrap().to_str().unwrap()).parse().unwrap()
+}
+
 /// As an agent does.
 fn begin(
     vmm: &Vmm,
@@ -39,8 +44,10 @@ fn begin(
 ) -> Result<StorageStatus, ApiError> {
     let files = godwit_provision::open_disk(backing).unwrap();
     let lock = files.lock.as_ref().unwrap().as_fd();
-    let order =
-        StorageOrder::Begin { disks: vec![NewPlace { index: 0, backing: backing.clone() }], bytes_per_s_max };
+    let order = StorageOrder::Begin {
+        disks: vec![NewPlace { index: 0, image: image(backing), backing: backing.clone() }],
+        bytes_per_s_max,
+    };
     answer(vmm.ask_with(&Request::Storage { migration, order }, &[files.images[0].1.as_fd(), lock]))
 }
 
@@ -118,6 +125,7 @@ fn a_guest_goes_on_while_its_disk_moves_there_and_back_and_moves_with_it_then() 
             std::fs::File::open(&new.path).unwrap().read_exact_at(&mut found, OLD_AT).unwrap();
             assert!(found == old, "what lay on the disk before lies there still");
             image = new.path.clone();
+            here.config.spec.disks[0].image = self::image(&new);
             here.config.disks[0] = new;
         }
         let migration = migration_id(7);

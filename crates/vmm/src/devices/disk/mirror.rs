@@ -13,6 +13,7 @@ use std::time::Duration;
 use godwit_types::Epoch;
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::storage::StoragePhase;
+use godwit_types::vm::DatastorePath;
 
 use super::course::{Course, Failed};
 use super::image::Image;
@@ -74,9 +75,11 @@ pub enum MirrorError {
 }
 
 impl Disk {
-    /// Begins to mirror the open disk into a new, empty image of the same size, whose lock is taken with `epoch`.
+    /// Begins to mirror the open disk into a new, empty image of the same size, which the specification will call `image`, and
+    /// whose lock is taken with `epoch`.
     pub fn mirror(
         &self,
+        image: DatastorePath,
         backing: DiskBacking,
         files: DiskDescriptors<OwnedFd>,
         epoch: Epoch,
@@ -85,21 +88,23 @@ impl Disk {
             return Err(MirrorError::ReadOnly);
         }
         // Opened before anybody has to wait for it.
-        let image = Image::open(&backing, &files.images)?;
+        let place = Place { backing, files, image: Some(image) };
+        let image = place.open()?;
         let (expected, found) = (self.sectors, image.bytes() / SECTOR_BYTES);
         if found != expected {
             let (expected, found) = (expected * SECTOR_BYTES, image.bytes());
             return Err(MirrorError::Size { expected, found });
         }
-        let file = files.lock.as_ref().ok_or(MirrorError::ReadOnly)?;
-        let lock = DiskLock::take_now(file, &backing.lock, &self.record(epoch)).map_err(DiskError::from)?;
+        let file = place.files.lock.as_ref().ok_or(MirrorError::ReadOnly)?;
+        let lock =
+            DiskLock::take_now(file, &place.backing.lock, &self.record(epoch)).map_err(DiskError::from)?;
         let mut inner = self.changing();
         let State::Open { mirror, .. } = &mut inner.state else { return Err(MirrorError::NotOpen) };
         if matches!(mirror, Mirroring::On(_)) {
             return Err(MirrorError::Busy);
         }
         let course = Mutex::new(Course::new(self.bytes()));
-        *mirror = Mirroring::On(Box::new(Mirror { place: Place { backing, files }, image, lock, course }));
+        *mirror = Mirroring::On(Box::new(Mirror { place, image, lock, course }));
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::lock::LockRecord;
+use godwit_types::vm::DatastorePath;
 use godwit_types::{Epoch, HostName, MigrationId, VmId};
 
 pub use access::Change;
@@ -65,6 +66,8 @@ struct Inner {
 struct Place {
     backing: DiskBacking,
     files: DiskDescriptors<OwnedFd>,
+    /// Its name in the VM's specification, if it is another than this process was started with.
+    image: Option<DatastorePath>,
 }
 
 impl Place {
@@ -117,7 +120,7 @@ impl Disk {
     ) -> Result<Self, DiskError> {
         let sectors = image::capacity_bytes(&backing, &files.images)? / SECTOR_BYTES;
         let (read_only, written, decisions) = (backing.read_only, WriteLog::default(), Decisions::default());
-        let inner = RwLock::new(Inner { place: Place { backing, files }, state: State::Closed });
+        let inner = RwLock::new(Inner { place: Place { backing, files, image: None }, state: State::Closed });
         Ok(Self { read_only, vm, host, sectors, written, inner, decisions })
     }
 
@@ -134,6 +137,11 @@ impl Disk {
     /// Whether the guest may only read.
     pub fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Where the specification has the disk, if it has moved since this process was started.
+    pub fn moved_to(&self) -> Option<DatastorePath> {
+        self.state().place.image.clone()
     }
 
     /// Takes the lock with `epoch`, unless it is taken over already, then opens the image for I/O.
