@@ -36,6 +36,7 @@ pub fn control(input: &mut Unstructured<'_>) -> Result<Control> {
             claim_us: input.arbitrary()?,
             locks_us: input.arbitrary()?,
             memory: memory(input)?,
+            first_packet_us: input.arbitrary()?,
         }),
         7 => Control::Want(Want { pages: input.arbitrary()? }),
         8 => Control::Whole(whole(input)?),

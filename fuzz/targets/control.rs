@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use godwit_fuzz::edited;
-use godwit_types::control::{LINE_BYTES_MAX, Reply, Request};
+use godwit_types::control::{DiskBacking, LINE_BYTES_MAX, NewPlace, Reply, Request, StorageOrder};
 use godwit_types::ownership::Verdict;
 use godwit_types::{Bytes, Epoch, MigrationId, MigrationKey};
 use godwit_vmm::control::hub::Hub;
@@ -84,7 +84,7 @@ fn answers(text: &[u8]) -> usize {
 
 fn request(input: &mut Unstructured<'_>) -> Result<Request> {
     let migration = MigrationId(Uuid::nil());
-    Ok(match input.int_in_range(0..=11)? {
+    Ok(match input.int_in_range(0..=12)? {
         0 => Request::Status,
         1 => Request::Subscribe,
         2 => Request::PowerButton,
@@ -96,6 +96,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
         8 => Request::Survey { sample_ms: input.arbitrary()? },
         9 => Request::Answer { migration, verdict: Verdict::Granted { epoch: Epoch(input.arbitrary()?) } },
         10 => Request::SetBandwidth { migration, bytes_per_s_max: input.arbitrary()? },
+        11 => Request::Storage { migration, order: storage_order(input)? },
         _ => Request::MigrateOut {
             migration,
             destination: "b".parse().expect("it is a host's name"),
@@ -105,5 +106,25 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             disks: Default::default(),
             budget: Default::default(),
         },
+    })
+}
+
+fn storage_order(input: &mut Unstructured<'_>) -> Result<StorageOrder> {
+    Ok(match input.int_in_range(0..=4)? {
+        0 => StorageOrder::Look,
+        1 => StorageOrder::Hold,
+        2 => StorageOrder::Switch,
+        3 => StorageOrder::Cancel,
+        _ => {
+            let (path, lock) = ("/x".into(), "/x.lock".into());
+            let backing =
+                DiskBacking { path, lock, format: Default::default(), read_only: input.arbitrary()? };
+            let disks = vec![NewPlace {
+                index: input.arbitrary()?,
+                image: "a/x".parse().expect("it is a place"),
+                backing,
+            }];
+            StorageOrder::Begin { disks, bytes_per_s_max: input.arbitrary()? }
+        }
     })
 }

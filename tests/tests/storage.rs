@@ -1,4 +1,4 @@
-//! A VM whose disk only its host reaches moves with it.
+//! A VM whose disk only its host reaches moves with it; and its disk moves alone, to another datastore of its host.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
-use godwit_lab::fabric::{Fabric, FabricOptions, OWN_DATASTORE};
+use godwit_lab::fabric::{Fabric, FabricOptions, OWN_DATASTORE, Process};
 use godwit_lab::{LabError, Result, exec, load};
 use godwit_tests::{assert_alive, ensure, hosts, migrate, on_one_fabric_with};
 use godwit_types::check::{Check, MigrationCheck, Verdict};
 use godwit_types::host::Host;
 use godwit_types::migration::{MigrationReport, Phase};
+use godwit_types::storage::StoragePhase;
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::DiskFormat;
 use godwit_types::{Bytes, ErrorCode, HostName};
@@ -75,19 +76,25 @@ fn allocated(image: &Path) -> Result<u64> {
     Ok(found.blocks() * 512)
 }
 
-/// Fails unless everything that the guest was promised is on its disk, and it has seen nothing wrong.
+/// Fails unless everything that the guest was promised is on its disk in the host's own datastore, and it has seen nothing
+/// wrong.
 fn intact(fabric: &Fabric, host: &HostName, guest: &GuestOptions) -> Result<()> {
+    intact_in(fabric, &image(fabric, host, guest)?, guest)
+}
+
+/// The same with its disk wherever it is.
+fn intact_in(fabric: &Fabric, image: &Path, guest: &GuestOptions) -> Result<()> {
     assert_alive(fabric, guest.address)?;
     let report = load::fetch(fabric.client(), guest.address)?;
     ensure(report.disk.errors == 0 && report.memory.errors == 0, format!("{report:?}"))?;
-    let lost = load::lost_writes(&image(fabric, host, guest)?, report.disk.acked)?;
-    ensure(lost.expected > 0 && lost.lost == 0, format!("on {host}: {lost:?}"))?;
+    let lost = load::lost_writes(image, report.disk.acked)?;
+    ensure(lost.expected > 0 && lost.lost == 0, format!("in {}: {lost:?}", image.display()))?;
     if guest.disk_format == DiskFormat::Raw {
         let mut found = old_contents();
-        let file = fs::File::open(image(fabric, host, guest)?);
-        let read = file.and_then(|file| file.read_exact_at(&mut found, OLD_AT));
+        let read = fs::File::open(image).and_then(|file| file.read_exact_at(&mut found, OLD_AT));
         read.map_err(LabError::io("read the disk"))?;
-        ensure(found == old_contents(), format!("what lay on the disk before is not on {host}"))?;
+        let why = format!("what lay on the disk before is not in {}", image.display());
+        ensure(found == old_contents(), why)?;
     }
     Ok(())
 }
@@ -245,4 +252,152 @@ fn fill(path: &Path) -> Result<()> {
     let chunk = vec![0; 64 << 10];
     while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
     Ok(())
+}
+
+/// The guest's disk in the datastore that the hosts share.
+fn shared_image(fabric: &Fabric, guest: &GuestOptions) -> PathBuf {
+    let cluster: &dyn Cluster = fabric;
+    cluster.datastore().join(guest.disk_path())
+}
+
+/// Moves the guest's disk to a datastore of its host.
+fn move_storage(fabric: &Fabric, guest: &GuestOptions, to: &str) -> Result<()> {
+    let cluster: &dyn Cluster = fabric;
+    let task: Task = cluster.cli().ask(&["vm", "move-storage", &guest.name, "--to", to])?;
+    eprintln!("{}", task.message);
+    ensure(task.state == TaskState::Succeeded, format!("{task:?}"))?;
+    let image = cluster.vm(&guest.name)?.spec.disks[0].image.to_string();
+    ensure(image == format!("{to}/{}", guest.disk_path()), format!("it is specified in {image}"))
+}
+
+/// Begins to move it, slowly, and waits until some of it is copied.
+fn begin_to_move_storage(fabric: &Fabric, guest: &GuestOptions, to: &str) -> Result<Task> {
+    let cluster: &dyn Cluster = fabric;
+    let begin = ["vm", "move-storage", &guest.name, "--to", to, "--max-bandwidth", "2MiB", "--detach"];
+    let task: Task = cluster.cli().ask(&begin)?;
+    let copying = |task: &Task| {
+        task.storage.as_ref().is_some_and(|progress| {
+            progress.phase == StoragePhase::Copying && progress.copied.0 > 0 && progress.remaining.0 > 1 << 20
+        })
+    };
+    cluster.await_task(&task, "a copy under way", LIMIT, copying)?;
+    Ok(task)
+}
+
+fn nothing_at(image: &Path) -> Result<()> {
+    let lock = format!("{}.lock", image.display());
+    ensure(!image.exists() && !Path::new(&lock).exists(), format!("{} is left", image.display()))
+}
+
+fn storage_there_and_back(format: DiskFormat) {
+    settled(format, |fabric, guest| {
+        let cluster: &dyn Cluster = fabric;
+        let [here, there] = hosts(cluster);
+        let before = allocated(&image(fabric, &here, guest)?)?;
+        move_storage(fabric, guest, "shared")?;
+        let shared = shared_image(fabric, guest);
+        intact_in(fabric, &shared, guest)?;
+        ensure(files(fabric, &here)?.is_empty(), format!("left: {:?}", files(fabric, &here)?))?;
+        let after = allocated(&shared)?;
+        let grown = Bytes::mib(4).0;
+        ensure(after <= before + grown, format!("{before} bytes became {after}: holes were filled"))?;
+        // It lies where both hosts reach it.
+        migrate(cluster, &guest.name, &there, &[])?;
+        intact_in(fabric, &shared, guest)?;
+        move_storage(fabric, guest, OWN_DATASTORE)?;
+        intact(fabric, &there, guest)?;
+        nothing_at(&shared)?;
+        cluster.stop(&guest.name)?;
+        cluster.start(&guest.name, &there)?;
+        load::await_guest(cluster, guest.address)?;
+        intact(fabric, &there, guest)?;
+        migrate(cluster, &guest.name, &here, &["--move-disks"])?;
+        intact(fabric, &here, guest)
+    });
+}
+
+#[test]
+fn a_raw_disk_moves_to_another_datastore_while_its_guest_writes() {
+    storage_there_and_back(DiskFormat::Raw);
+}
+
+#[test]
+fn a_qcow2_disk_moves_to_another_datastore_while_its_guest_writes() {
+    storage_there_and_back(DiskFormat::Qcow2);
+}
+
+#[test]
+fn a_move_of_storage_that_is_cancelled_leaves_the_disk_where_it_is() {
+    settled(DiskFormat::Raw, |fabric, guest| {
+        let cluster: &dyn Cluster = fabric;
+        let [here, there] = hosts(cluster);
+        let task = begin_to_move_storage(fabric, guest, "shared")?;
+        let refused = cluster.migrate(&guest.name, &there, &["--move-disks"]);
+        ensure(refused.is_err_and(|error| error.to_string().contains("moving disks")), "it is busy")?;
+        ensure(shared_image(fabric, guest).exists(), "its image is being filled")?;
+        cluster.cli().text(&["task", "cancel", &task.id.to_string()], LIMIT)?;
+        let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+        ensure(ended.state == TaskState::Cancelled, format!("{ended:?}"))?;
+        intact(fabric, &here, guest)?;
+        nothing_at(&shared_image(fabric, guest))?;
+        let stays = cluster.cli().ask::<Task>(&["vm", "move-storage", &guest.name, "--to", OWN_DATASTORE]);
+        ensure(stays.is_err_and(|error| error.to_string().contains("already")), "it is there already")?;
+        move_storage(fabric, guest, "shared")?;
+        intact_in(fabric, &shared_image(fabric, guest), guest)
+    });
+}
+
+#[test]
+fn a_vm_whose_process_dies_while_its_disk_moves_starts_again_with_everything_it_was_promised() {
+    settled(DiskFormat::Raw, |fabric, guest| {
+        let cluster: &dyn Cluster = fabric;
+        let [here, _] = hosts(cluster);
+        let task = begin_to_move_storage(fabric, guest, "shared")?;
+        let acked = load::fetch(fabric.client(), guest.address)?.disk.acked;
+        fabric.kill_vmms(&here)?;
+        let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+        eprintln!("{}", ended.message);
+        ensure(ended.state == TaskState::Failed && ended.message.contains("crashed"), format!("{ended:?}"))?;
+        let lost = load::lost_writes(&image(fabric, &here, guest)?, acked)?;
+        ensure(lost.expected > 0 && lost.lost == 0, format!("{lost:?}"))?;
+        nothing_at(&shared_image(fabric, guest))?;
+        cluster.start(&guest.name, &here)?;
+        load::await_guest(cluster, guest.address)?;
+        intact(fabric, &here, guest)?;
+        move_storage(fabric, guest, "shared")?;
+        intact_in(fabric, &shared_image(fabric, guest), guest)
+    });
+}
+
+#[test]
+fn a_datastore_that_becomes_full_ends_a_move_of_storage_and_the_guest_hears_nothing_of_it() {
+    settled(DiskFormat::Raw, |fabric, guest| {
+        let cluster: &dyn Cluster = fabric;
+        let [here, _] = hosts(cluster);
+        move_storage(fabric, guest, "shared")?;
+        let task = begin_to_move_storage(fabric, guest, OWN_DATASTORE)?;
+        fill(&fabric.own_datastore(&here)?.join("filler"))?;
+        let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+        let why = ended.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        ensure(ended.state == TaskState::Failed && why.contains("No space left"), format!("{ended:?}"))?;
+        intact_in(fabric, &shared_image(fabric, guest), guest)?;
+        await_files(fabric, &here, &["filler"])
+    });
+}
+
+#[test]
+fn a_move_of_storage_outlives_its_manager_and_its_agent() {
+    settled(DiskFormat::Raw, |fabric, guest| {
+        let cluster: &dyn Cluster = fabric;
+        let [here, _] = hosts(cluster);
+        let task = begin_to_move_storage(fabric, guest, "shared")?;
+        for process in [Process::Manager, Process::Agent(here.clone())] {
+            fabric.kill_process(&process)?;
+            fabric.start_process(process)?;
+        }
+        let ended = cluster.await_task(&task, "an end", LIMIT, |task| task.state.is_final())?;
+        ensure(ended.state == TaskState::Succeeded, format!("{ended:?}"))?;
+        intact_in(fabric, &shared_image(fabric, guest), guest)?;
+        await_files(fabric, &here, &[])
+    });
 }

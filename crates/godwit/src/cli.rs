@@ -209,6 +209,19 @@ Examples:
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel
   godwit vm migrate web1 --to host-b --max-slowdown 40%")]
     Migrate(VmMigrate),
+    /// Move a running VM's disks to another datastore of its host. The guest goes on, and notices nothing.
+    ///
+    /// What the disks hold is copied while the guest uses them; sparse images stay sparse, raw ones raw, and qcow2 ones qcow2.
+    /// Each keeps its path, in the other datastore. When both images hold the same, the VM's definition changes, and the old
+    /// images are removed once the VM was seen to use the new ones. Ctrl-C cancels before that: the disks stay where they
+    /// are, and the new images are removed.
+    #[command(after_help = "\
+Examples:
+  godwit vm move-storage web1 --to fast
+  godwit vm move-storage web1 --to fast --disk slow/web1-data.qcow2
+  godwit vm move-storage web1 --to archive --max-bandwidth 100MiB --detach
+  godwit vm move-storage web1 --to fast --json | jq .state")]
+    MoveStorage(VmMoveStorage),
     /// Say whether a running VM could move, and everything that is against it. Moves and reserves nothing.
     ///
     /// Ends with exit code 0 if the host named, or at least one, can take the VM now, and with 1 if not.
@@ -319,13 +332,31 @@ pub(crate) struct VmMigrate {
     pub sample: Duration,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct VmMoveStorage {
+    pub vm: VmName,
+    /// The datastore to move to, as its host offers it: see `godwit host show`.
+    #[arg(long, value_name = "DATASTORE")]
+    pub to: Name,
+    /// Move this disk alone, named by where it lies now. May be repeated [default: all that lie elsewhere and that the guest
+    /// can write].
+    #[arg(long = "disk", value_name = "DATASTORE/PATH")]
+    pub disks: Vec<DatastorePath>,
+    /// Copy at most so many bytes per second, such as 100MiB [default: no cap]. What the guest writes meanwhile comes on top.
+    #[arg(long, value_name = "SIZE", value_parser = crate::parse::rate)]
+    pub max_bandwidth: Option<Bytes>,
+    /// Start the move, print its task and return.
+    #[arg(long)]
+    pub detach: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskVerb {
     /// List the tasks, newest last.
     Ls,
     /// Show one task: progress, report or error.
     Show { task: TaskId },
-    /// Cancel a task. A migration can be cancelled until its commit.
+    /// Cancel a task. A migration can be cancelled until its commit, and a move of disks until the VM's definition changes.
     Cancel { task: TaskId },
     /// Change what a migration may send, while it waits or runs.
     #[command(after_help = "\
@@ -367,6 +398,9 @@ mod tests {
             "godwit vm migrate --move-disks web1 --to host-b",
             "godwit vm migrate web1 --to host-b --move-disks=fast --deadline 1h",
             "godwit vm check-migration web1 --move-disks",
+            "godwit vm move-storage web1 --to fast",
+            "godwit vm move-storage web1 --to fast --disk slow/web1-data.qcow2",
+            "godwit vm move-storage web1 --to archive --max-bandwidth 100MiB --detach",
             "godwit vm migrate web1 web2 web3 --to host-b",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e 100MiB",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e none",

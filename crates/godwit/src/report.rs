@@ -162,7 +162,7 @@ pub(crate) fn permille(progress: &MigrationProgress, memory: Bytes) -> u64 {
     }
 }
 
-fn rate(bytes_per_s: u64) -> String {
+pub(crate) fn rate(bytes_per_s: u64) -> String {
     format!("{:.1} MiB/s", bytes_per_s as f64 / f64::from(1 << 20))
 }
 

@@ -11,14 +11,15 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Token};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, RemoveLeft, StartOutgoing,
-    StartVm, StopVm,
+    AskAdmission, AskSurvey, BeginStorage, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, RemoveLeft,
+    StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::{Empty, Health};
 use godwit_types::capability::GuestFacts;
 use godwit_types::check::Finding;
 use godwit_types::forecast::Survey;
 use godwit_types::host::HostReport;
+use godwit_types::storage::StorageStatus;
 use godwit_types::task::SetBandwidth;
 use godwit_types::{ApiError, ErrorCode, MigrationId, VmId};
 use hyper_util::rt::TokioIo;
@@ -27,7 +28,7 @@ use tokio::net::UnixStream;
 
 use crate::agent::Agent;
 use crate::facts::VERSION;
-use crate::vm::{examine, launch, orders, traffic};
+use crate::vm::{examine, launch, orders, storage, traffic};
 
 type Shared = State<Arc<Agent>>;
 type Answer<T> = Result<Json<T>, ErrorResponse>;
@@ -46,6 +47,10 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/kept", delete(forget_kept))
         .route("/v1/vms/{id}/left", post(remove_left))
+        .route("/v1/vms/{id}/storage", post(begin_storage))
+        .route("/v1/vms/{id}/storage/{migration}", get(look_at_storage).merge(delete(cancel_storage)))
+        .route("/v1/vms/{id}/storage/{migration}/hold", post(hold_storage))
+        .route("/v1/vms/{id}/storage/{migration}/switch", post(switch_storage))
         .route("/v1/vms/{id}/incoming", post(prepare_incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard_incoming))
         .route("/v1/vms/{id}/outgoing", post(start_outgoing))
@@ -106,6 +111,42 @@ async fn remove_left(
     Json(asked): Json<RemoveLeft>,
 ) -> Answer<Empty> {
     to_the_end(orders::remove_left(agent, vm, asked)).await.map(empty)
+}
+
+async fn begin_storage(
+    State(agent): Shared,
+    Path(vm): Path<VmId>,
+    Json(asked): Json<BeginStorage>,
+) -> Answer<StorageStatus> {
+    to_the_end(storage::begin(agent, vm, asked)).await.map(Json)
+}
+
+async fn look_at_storage(
+    State(agent): Shared,
+    Path((vm, migration)): Path<(VmId, MigrationId)>,
+) -> Answer<StorageStatus> {
+    Ok(Json(storage::look(&agent, vm, migration).await?))
+}
+
+async fn hold_storage(
+    State(agent): Shared,
+    Path((vm, migration)): Path<(VmId, MigrationId)>,
+) -> Answer<StorageStatus> {
+    to_the_end(storage::hold(agent, vm, migration)).await.map(Json)
+}
+
+async fn switch_storage(
+    State(agent): Shared,
+    Path((vm, migration)): Path<(VmId, MigrationId)>,
+) -> Answer<Empty> {
+    to_the_end(storage::switch(agent, vm, migration)).await.map(empty)
+}
+
+async fn cancel_storage(
+    State(agent): Shared,
+    Path((vm, migration)): Path<(VmId, MigrationId)>,
+) -> Answer<Empty> {
+    to_the_end(storage::cancel(agent, vm, migration)).await.map(empty)
 }
 
 async fn prepare_incoming(

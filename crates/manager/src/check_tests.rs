@@ -73,6 +73,7 @@ fn task() -> Task {
         finished_unix_ms: None,
         turn: None,
         progress: None,
+        storage: None,
         forecast: None,
         report: None,
         error: None,

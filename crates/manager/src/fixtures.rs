@@ -60,7 +60,16 @@ fn offer() -> VmmOffer {
 /// A guest that runs on [`host`], and can run on any like it.
 pub(crate) fn guest() -> GuestFacts {
     let VmmOffer { release, protocol, sections, cpu, .. } = offer();
-    GuestFacts { release, protocol, sections, cpu, blockers: vec![], moves_disks: true, disks: vec![] }
+    GuestFacts {
+        release,
+        protocol,
+        sections,
+        cpu,
+        blockers: vec![],
+        moves_disks: true,
+        moves_storage: true,
+        disks: vec![],
+    }
 }
 
 /// A host that is up and can run [`spec`].

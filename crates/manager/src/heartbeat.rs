@@ -14,7 +14,8 @@ use godwit_types::{ApiError, MigrationId, VmId};
 use crate::arbiter::MigrationState;
 use crate::clock::now_unix_ms;
 use crate::news::{News, REPORTS_BELIEVED, news};
-use crate::store::{HostRow, Left, NewEvent, Power, StoreError, Tx, VmRow};
+use crate::store::{HostRow, Left, NewEvent, Power, StorageState, StoreError, Tx, VmRow};
+use crate::tasks::Word;
 
 /// What the host that has just reported must be told.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) struct Orders {
     /// Machines that wait there for migrations that were aborted: the host was out of reach then, or had not built them
     /// yet.
     pub(crate) discard: Vec<(VmId, MigrationId)>,
+    /// Moves of storage that it does not know to be decided.
+    pub(crate) storage: Vec<(VmId, MigrationId, Word)>,
     /// Copies that were left behind when the VM went to another owner.
     pub(crate) fence: Vec<(VmId, Fence)>,
     /// VMs of which it keeps memory, and that are no more.
@@ -34,13 +37,24 @@ pub(crate) struct Orders {
 pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError> {
     let mut orders = Orders::default();
     for Leftover { vm, migration } in &report.leftovers {
+        let storage = tx.storage_move(*migration)?.filter(|m| m.host == report.name);
+        match storage.map(|m| m.state) {
+            Some(StorageState::Aborted) => orders.storage.push((*vm, *migration, Word::Cancel)),
+            // Whoever has changed the record tells of it, if that is still under way.
+            Some(StorageState::Switched) if is_left_alone(tx, *vm)? => {
+                orders.storage.push((*vm, *migration, Word::Switch));
+            }
+            _ => {}
+        }
         // The files of one that was committed are the VM's own, and of one that is not known nobody can tell.
         if tx.migration(*migration)?.is_some_and(|m| m.state == MigrationState::Aborted) {
             orders.discard.push((*vm, *migration));
         }
     }
     for left in tx.left_at(&report.name)? {
-        if is_seen_running(tx, left.vm)? && is_left_alone(tx, left.vm)? {
+        // Of disks that the host does not know to have moved, it still uses the old images.
+        let is_told = report.leftovers.iter().all(|leftover| leftover.vm != left.vm);
+        if is_told && is_seen_running(tx, left.vm)? && is_left_alone(tx, left.vm)? {
             orders.remove.push(left);
         }
     }

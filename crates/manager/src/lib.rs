@@ -9,7 +9,7 @@
 //!   agents <--HTTP-- tasks: one driver for each open task ------------+
 //! ```
 //!
-//! `arbiter`, `admission`, `fit`, `moving`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
+//! `arbiter`, `admission`, `fit`, `moving`, `relocating`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
 //! what they said. The manager holds no state that is not in its store: a new one takes up where the last one stopped.
 
 pub mod admission;
@@ -28,6 +28,7 @@ mod moving;
 pub mod news;
 mod plan;
 mod preflight;
+mod relocating;
 mod store;
 mod tasks;
 

@@ -17,6 +17,11 @@
 //! GET    /v1/vms/{id}/outgoing/{migration}     Outgoing         progress, or how it ended
 //! DELETE /v1/vms/{id}/outgoing/{migration}     cancels it, if it is not committed
 //! POST   /v1/vms/{id}/left          RemoveLeft -> {}            removes the images that a VM which has moved with its disks has left behind
+//! POST   /v1/vms/{id}/storage       BeginStorage -> StorageStatus   begins to move disks to another datastore of this host
+//! GET    /v1/vms/{id}/storage/{migration}      StorageStatus    how they get on
+//! POST   /v1/vms/{id}/storage/{migration}/hold -> StorageStatus lets nothing but a switch or a cancel end it
+//! POST   /v1/vms/{id}/storage/{migration}/switch -> {}          the VM's record names the new images: they are its own
+//! DELETE /v1/vms/{id}/storage/{migration}      cancels it, and removes the new images
 //! POST   /v1/vms/{id}/outgoing/{migration}/bandwidth  SetBandwidth -> {}   what it may send, beside its host's own cap
 //! ```
 
@@ -141,8 +146,29 @@ pub struct RemoveLeft {
     pub images: Vec<DatastorePath>,
 }
 
-/// Files of a VM that was to arrive here with its disks, and has no process any more. Whether it was the VM's before that
-/// ended, the arbiter knows.
+/// Begins to move disks of a VM that runs here to another datastore of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeginStorage {
+    /// The id of the move.
+    pub migration: MigrationId,
+    /// At which the VM runs here.
+    pub epoch: Epoch,
+    pub disks: Vec<NewDiskPlace>,
+    /// Bytes per second to copy; none is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_bytes_per_s_max: Option<u64>,
+}
+
+/// Where a disk moves to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDiskPlace {
+    /// Which of the specification's disks it is, from 0.
+    pub index: u32,
+    pub image: DatastorePath,
+}
+
+/// Files of a VM that was to arrive here with its disks, and has no process any more, or of disks that move to another
+/// datastore. Whether they are the VM's by now, the manager knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Leftover {

@@ -57,6 +57,9 @@ pub struct GuestFacts {
     /// Whether the process can send its disks along.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moves_disks: bool,
+    /// Whether it can move its disks to other places on its host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moves_storage: bool,
     /// Its disks, in their order, as its host's agent finds them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskFacts>,

@@ -30,8 +30,9 @@ use crate::ids::{Epoch, HostName, MigrationId, VmId, VmName};
 use crate::key::MigrationKey;
 use crate::migration::{Budget, MigrationOutcome, MigrationProgress};
 use crate::ownership::{Verdict, Witness};
+use crate::storage::StorageStatus;
 use crate::units::Bytes;
-use crate::vm::{DiskFormat, MacAddress, VmSpec};
+use crate::vm::{DatastorePath, DiskFormat, MacAddress, VmSpec};
 
 /// Longest line on the control socket, in bytes.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
@@ -255,8 +256,43 @@ pub enum Request {
     },
     /// Cancels the migration away. Refused once the commit has been asked for.
     CancelMigration { migration: MigrationId },
+    /// What becomes of disks that move to other places on this host. Answered by [`Reply::Storage`], or by [`Reply::Error`]:
+    /// then nothing has changed.
+    Storage { migration: MigrationId, order: StorageOrder },
     /// The arbiter's answer to an open [`Question`].
     Answer { migration: MigrationId, verdict: Verdict },
+}
+
+/// What to do with disks that move to other places on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum StorageOrder {
+    /// Begin. The descriptors of each disk's new image and of its lock file come with the line, in order.
+    Begin {
+        disks: Vec<NewPlace>,
+        /// Bytes per second to copy; none is no cap.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes_per_s_max: Option<u64>,
+    },
+    /// Say how it gets on.
+    Look,
+    /// Let nothing but the next order end it. Refused if it is not in sync. Asking again changes nothing.
+    Hold,
+    /// Use the new images alone. Refused if it is not held. Asking again changes nothing.
+    Switch,
+    /// End it: the disks stay where they are. Refused once it has switched.
+    Cancel,
+}
+
+/// Where a disk moves to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPlace {
+    /// Which of the configuration's disks it is, from 0.
+    pub index: u32,
+    /// Its place in the VM's specification from then on.
+    pub image: DatastorePath,
+    /// An image that is empty, and has the disk's size.
+    pub backing: DiskBacking,
 }
 
 /// The VMM's answer to one request.
@@ -267,6 +303,7 @@ pub enum Reply {
     Status(Box<Status>),
     Guest(Box<GuestFacts>),
     Survey(Box<Survey>),
+    Storage(Box<StorageStatus>),
     Error { error: ApiError },
 }
 

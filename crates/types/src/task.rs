@@ -4,17 +4,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 use crate::forecast::Forecast;
-use crate::ids::{HostName, TaskId, VmId, VmName};
+use crate::ids::{HostName, Name, TaskId, VmId, VmName};
 use crate::migration::{MigrationProgress, MigrationReport};
+use crate::storage::StorageProgress;
 
 /// What a task does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TaskKind {
-    StartVm { host: HostName },
-    StopVm { force: bool },
-    MigrateVm { from: HostName, to: HostName },
+    StartVm {
+        host: HostName,
+    },
+    StopVm {
+        force: bool,
+    },
+    MigrateVm {
+        from: HostName,
+        to: HostName,
+    },
+    /// Disks of a VM on `host`, to the datastore `to`.
+    MoveStorage {
+        host: HostName,
+        to: Name,
+    },
 }
 
 /// Where a task is in its life.
@@ -80,6 +93,9 @@ pub struct Task {
     pub turn: Option<Turn>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<MigrationProgress>,
+    /// Of disks that move to another datastore: how they get on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageProgress>,
     /// Of a migration: what it was expected to cost when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<Forecast>,

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod migrate;
 pub(crate) mod plan;
+pub(crate) mod storage;
 pub(crate) mod task;
 pub(crate) mod vm;
 

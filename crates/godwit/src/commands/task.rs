@@ -7,7 +7,7 @@ use godwit_types::{ApiError, Bytes, ErrorCode, TaskId};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::Session;
+use super::{Session, storage};
 use crate::cli::TaskVerb;
 use crate::output::{fields, note, table};
 use crate::{forecast, report};
@@ -131,6 +131,9 @@ fn describe(task: &Task) -> String {
     if let Some(progress) = task.progress.as_ref().filter(|_| !task.state.is_final()) {
         rows.push(("progress", report::progress(progress)));
     }
+    if let Some(progress) = task.storage.as_ref().filter(|_| !task.state.is_final()) {
+        rows.push(("progress", storage::progress(progress)));
+    }
     // Once it has moved, the report tells it beside what became of it.
     if let Some(told) = task.forecast.as_ref().filter(|_| task.report.is_none()) {
         rows.push(("forecast", forecast::line(told).replace('\n', "; ")));
@@ -161,6 +164,7 @@ fn kind(kind: &TaskKind) -> String {
         TaskKind::StopVm { force: true } => "stop at once".into(),
         TaskKind::StopVm { force: false } => "stop".into(),
         TaskKind::MigrateVm { from, to } => format!("migrate {from} -> {to}"),
+        TaskKind::MoveStorage { host, to } => format!("move disks on {host} to {to}"),
     }
 }
 

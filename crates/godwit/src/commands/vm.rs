@@ -1,11 +1,11 @@
-//! The verbs of `vm`, except for `migrate` and `check-migration`, which have files of their own.
+//! The verbs of `vm`, except for `migrate`, `move-storage` and `check-migration`, which have files of their own.
 
 use godwit_types::task::Task;
 use godwit_types::vm::{BootSpec, CreateVm, Vm, VmSpec, VmState};
 use godwit_types::{ApiError, ErrorCode, VmName};
 use serde_json::{Value, json};
 
-use super::{Session, check, migrate, task};
+use super::{Session, check, migrate, storage, task};
 use crate::cli::{VmCreate, VmVerb};
 use crate::output::{fields, table};
 
@@ -29,6 +29,7 @@ pub(crate) async fn run(session: &Session, verb: VmVerb) -> Result<(), ApiError>
             crate::console::attach(session.client.upgrade(&path, godwit_api::CONSOLE_PROTOCOL).await?).await
         }
         VmVerb::Migrate(options) => migrate::run(session, options).await,
+        VmVerb::MoveStorage(options) => storage::run(session, options).await,
         VmVerb::CheckMigration { vm, to, post_copy, move_disks, all } => {
             check::run(session, &vm, to.as_ref(), (post_copy, move_disks), all).await
         }

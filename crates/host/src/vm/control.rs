@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_types::capability::GuestFacts;
-use godwit_types::control::{LINE_BYTES_MAX, Notice, Reply, Request, Status};
+use godwit_types::control::{LINE_BYTES_MAX, Notice, Reply, Request, Status, StorageOrder};
 use godwit_types::forecast::Survey;
-use godwit_types::{ApiError, ErrorCode};
+use godwit_types::storage::StorageStatus;
+use godwit_types::{ApiError, ErrorCode, MigrationId};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
@@ -77,6 +78,19 @@ impl Control {
     pub(crate) async fn survey(&self, sample_ms: u32) -> Result<Survey, ControlError> {
         match self.request(&Request::Survey { sample_ms }, &[]).await? {
             Reply::Survey(survey) => Ok(*survey),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Orders something about disks that move to other places on this host, or looks at them.
+    pub(crate) async fn storage(
+        &self,
+        migration: MigrationId,
+        order: StorageOrder,
+        descriptors: &[OwnedFd],
+    ) -> Result<StorageStatus, ControlError> {
+        match self.request(&Request::Storage { migration, order }, descriptors).await? {
+            Reply::Storage(status) => Ok(*status),
             other => Err(unexpected(&other)),
         }
     }

@@ -71,8 +71,8 @@ pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result
     let StartVm { name, epoch, spec } = asked;
     agent.keep.forget(vm);
     // Whatever became of its last arrival, its disks are its own.
-    let settled = Arc::clone(&agent);
-    blocking(move || settled.arrivals.settle(vm)).await;
+    let (settled, disks) = (Arc::clone(&agent), spec.disks.clone());
+    blocking(move || settled.arrivals.settle_started(vm, &disks)).await;
     let (role, addresses, arriving) = (Role::Boot, Vec::new(), Vec::new());
     let launch = Launch { vm, name, epoch, spec, role, addresses, kept: None, arriving };
     let (machine, _) = agent.launch(launch).await?;

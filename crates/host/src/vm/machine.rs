@@ -1,15 +1,16 @@
 //! A VM whose process runs on this host.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use godwit_types::agent::{GuestAddress, LocalVm};
-use godwit_types::control::{Request, Role, VmmConfig, VmmState};
+use godwit_types::control::{DiskBacking, Request, Role, VmmConfig, VmmState};
 use godwit_types::{Bytes, VmId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::arrivals::NewImage;
 use super::cgroup::Cgroup;
 use super::control::Control;
 use super::dir::VmDir;
@@ -28,6 +29,7 @@ const GONE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A VM's process and everything that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    /// As it was started; see [`Machine::disks`] for where its disks are now.
     pub(crate) config: VmmConfig,
     pub(crate) dir: VmDir,
     pub(crate) control: Control,
@@ -35,6 +37,8 @@ pub(crate) struct Machine {
     pub(crate) ports: Vec<Port>,
     pub(crate) addresses: Vec<Addresses>,
     state: Mutex<State>,
+    /// Where disks are that have moved since.
+    moved: Mutex<Vec<NewImage>>,
     /// Becomes true when the process has ended and nothing of it is left.
     gone: watch::Sender<bool>,
 }
@@ -58,6 +62,7 @@ impl Machine {
             ports,
             addresses,
             state: Mutex::new(state),
+            moved: Mutex::default(),
             gone: watch::Sender::new(false),
         }
     }
@@ -100,7 +105,35 @@ impl Machine {
 
     /// The VM as it would be started on this host, for an agent that finds it later.
     pub(crate) fn settled_config(&self) -> VmmConfig {
-        VmmConfig { role: Role::Boot, epoch: self.state(|state| state.epoch), ..self.config.clone() }
+        let mut config =
+            VmmConfig { role: Role::Boot, epoch: self.state(|state| state.epoch), ..self.config.clone() };
+        config.disks = self.disks();
+        for new in self.moved().iter() {
+            if let Some(disk) = config.spec.disks.get_mut(new.index as usize) {
+                disk.image = new.image.clone();
+            }
+        }
+        config
+    }
+
+    /// Where its disks lie.
+    pub(crate) fn disks(&self) -> Vec<DiskBacking> {
+        let mut disks = self.config.disks.clone();
+        for new in self.moved().iter() {
+            if let Some(disk) = disks.get_mut(new.index as usize) {
+                *disk = new.backing.clone();
+            }
+        }
+        disks
+    }
+
+    /// Disks have moved to other places.
+    pub(crate) fn has_moved(&self, disks: Vec<NewImage>) {
+        self.moved().extend(disks);
+    }
+
+    fn moved(&self) -> MutexGuard<'_, Vec<NewImage>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the process in good order, or at once if that takes too long. Returns when nothing of it is left.

@@ -20,6 +20,7 @@ mod question;
 mod registry;
 mod shares;
 mod state;
+pub(crate) mod storage;
 mod supervise;
 pub(crate) mod traffic;
 mod user;

@@ -90,7 +90,8 @@ pub(crate) async fn guest(agent: &Agent, vm: VmId) -> Result<GuestFacts, ApiErro
     let machine = running(agent, vm)?;
     let guest = machine.control.guest().await?;
     let disks = blocking(move || {
-        let measured = machine.config.disks.iter().map(godwit_provision::measure);
+        let disks = machine.disks();
+        let measured = disks.iter().map(godwit_provision::measure);
         measured.collect::<Result<Vec<_>, _>>()
     });
     // Without them the VM can still move where its disks need not.
@@ -233,13 +234,13 @@ pub(crate) fn outgoing(agent: &Agent, vm: VmId, migration: MigrationId) -> Resul
 pub(crate) async fn remove_left(agent: Arc<Agent>, vm: VmId, asked: RemoveLeft) -> Result<(), ApiError> {
     let _turn = agent.vms.lock(vm).await;
     if agent.arrivals.is_noted(vm) {
-        return Err(conflict(format!("VM {vm} is on its way back to {}", agent.config.name)));
+        return Err(conflict(format!("disks of VM {vm} are on their way to {}", agent.config.name)));
     }
     // A process that has handed the VM over may still keep its memory, and needs no file for that.
     let here = agent.vms.live(vm).filter(|machine| machine.report().state != LocalState::HandedOver);
     let removed = blocking(move || {
-        let in_use = here.as_ref().map_or(&[][..], |machine| &machine.config.disks);
-        let remove = |image| places::remove_left(&agent.config, (vm, asked.epoch), image, in_use);
+        let in_use = here.as_ref().map(|machine| machine.disks()).unwrap_or_default();
+        let remove = |image| places::remove_left(&agent.config, (vm, asked.epoch), image, &in_use);
         asked.images.iter().map(remove).filter_map(Result::err).collect::<Vec<_>>()
     });
     let kept = removed.await;
@@ -265,6 +266,6 @@ fn no_migration(agent: &Agent, vm: VmId, migration: MigrationId) -> ApiError {
     ApiError::new(ErrorCode::NotFound, message)
 }
 
-fn conflict(message: String) -> ApiError {
+pub(super) fn conflict(message: String) -> ApiError {
     ApiError::new(ErrorCode::Conflict, message)
 }

@@ -16,7 +16,8 @@ use nix::unistd::{AccessFlags, access};
 use super::dir::absent_is_fine;
 use crate::config::HostConfig;
 
-/// Where the disk of a VM can be made that will run here at `epoch`: nothing is there, or what the VM has left there itself.
+/// Where the disk of a VM can be made that will run here at `epoch`: nothing is there, or what the VM has left there itself
+/// before that.
 pub(super) fn to_arrive(
     config: &HostConfig,
     vm: VmId,
@@ -29,17 +30,12 @@ pub(super) fn to_arrive(
     let blocked = |reason: String, remedy: &str| Finding::blocked(Check::Disks, reason, remedy);
     let unusable = |error: io::Error| {
         let reason = format!("{name} cannot make {image} in {}: {error}", datastore.path.display());
-        blocked(
-            reason,
-            "let root of that host write to the datastore, or name another: --move-disks=DATASTORE",
-        )
+        blocked(reason, "let root of that host write to the datastore, or name another")
     };
     let path = inside(&datastore.path, &image.path).map_err(unusable)?;
     let above = path.ancestors().skip(1).find(|directory| directory.exists()).unwrap_or(Path::new("/"));
     access(above, AccessFlags::W_OK).map_err(|errno| unusable(errno.into()))?;
-    let taken = |reason: String| {
-        blocked(reason, "move the file out of the way, or name another datastore: --move-disks=DATASTORE")
-    };
+    let taken = |reason: String| blocked(reason, "move the file out of the way, or name another datastore");
     let lock = lock_of(&path);
     let record = record(&lock);
     let own = record.as_ref().is_some_and(|record| record.vm == vm && record.epoch < epoch);

@@ -68,7 +68,7 @@ pub(crate) async fn ask(agent: Arc<Agent>, machine: Arc<Machine>, question: Ques
 /// Opens and closes the VM's images and locks. Its process holds them open from before, and some file systems of a network
 /// look for what another host has written only when a file is opened.
 async fn look_at_images(machine: &Arc<Machine>) {
-    let disks = machine.config.disks.clone();
+    let disks = machine.disks();
     let looked = blocking(move || {
         for path in disks.iter().flat_map(|disk| [&disk.path, &disk.lock]) {
             // What cannot be opened any more is found out by the process, which says so.

@@ -211,7 +211,7 @@ fn arrived(agent: &Arc<Agent>, machine: &Arc<Machine>) {
         open_taps(&machine).await;
         let settled = Arc::clone(&machine);
         let written = blocking(move || {
-            arrived.arrivals.settle(settled.id());
+            arrived.arrivals.settle(settled.id(), migration);
             settled.dir.write_config(&settled.settled_config())
         });
         if let Err(error) = written.await {

@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use godwit_types::control::{
-    MigrationStatus, Notice, Question, Reply, Request, Role, Status, VmmConfig, VmmState,
+    MigrationStatus, Notice, Question, Reply, Request, Role, Status, StorageOrder, VmmConfig, VmmState,
 };
 use godwit_types::migration::{MigrationOutcome, Phase};
 use godwit_types::ownership::{Verdict, Witness};
+use godwit_types::storage::{StoragePhase, StorageProgress, StorageStatus};
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
 
 const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
@@ -64,6 +65,7 @@ struct Inner {
     epoch: Epoch,
     open: Option<Question>,
     migration: Option<MigrationStatus>,
+    storage: Option<StorageStatus>,
     subscribers: Vec<UnixStream>,
 }
 
@@ -81,7 +83,14 @@ fn run(config: &Path) -> ! {
     let listening = listener.as_ref().map(|listener| listener.local_addr().unwrap());
     let control = godwit_provision::listen(given.control).unwrap();
     let epoch = config.epoch;
-    let inner = Mutex::new(Inner { state, epoch, open: None, migration: None, subscribers: Vec::new() });
+    let inner = Mutex::new(Inner {
+        state,
+        epoch,
+        open: None,
+        migration: None,
+        storage: None,
+        subscribers: Vec::new(),
+    });
     let vmm = Arc::new(Vmm { config, taps, listening, inner });
     if let Some(listener) = listener {
         let vmm = Arc::clone(&vmm);
@@ -158,11 +167,48 @@ impl Vmm {
                 let error = ApiError::new(ErrorCode::Conflict, "the commit has been asked for");
                 return Reply::Error { error };
             }
+            Request::Storage { migration, order } => return self.storage(&mut inner, migration, order),
             Request::Answer { migration, verdict } => self.answered(&mut inner, migration, verdict),
             Request::Subscribe | Request::PowerButton | Request::Quit => {}
             Request::Balloon { .. } | Request::Reconnect { .. } => {}
         }
         Reply::Done
+    }
+
+    /// A move is in sync at once.
+    fn storage(&self, inner: &mut Inner, migration: MigrationId, order: StorageOrder) -> Reply {
+        let refused = |code, why: &str| Reply::Error { error: ApiError::new(code, why) };
+        if let StorageOrder::Begin { disks, .. } = &order {
+            if self.config.spec.boot.cmdline.contains("immovable") {
+                return refused(ErrorCode::Failed, "its disks do not move");
+            }
+            self.say(&format!("moves into {}", disks[0].backing.path.display()));
+            let progress = StorageProgress {
+                phase: StoragePhase::InSync,
+                copied: Bytes(1),
+                remaining: Bytes(0),
+                bytes_per_s: 1,
+                elapsed_ms: 1,
+            };
+            inner.storage = Some(StorageStatus { migration, progress, ended: None });
+        }
+        let Some(status) = inner.storage.as_mut().filter(|status| status.migration == migration) else {
+            return refused(ErrorCode::NotFound, "no such move");
+        };
+        let phase = &mut status.progress.phase;
+        match order {
+            StorageOrder::Begin { .. } | StorageOrder::Look => {}
+            StorageOrder::Hold => *phase = StoragePhase::Held,
+            StorageOrder::Switch if *phase < StoragePhase::Held => {
+                return refused(ErrorCode::Conflict, "not held");
+            }
+            StorageOrder::Switch => *phase = StoragePhase::Switched,
+            StorageOrder::Cancel if *phase == StoragePhase::Switched => {
+                return refused(ErrorCode::Conflict, "moved already");
+            }
+            StorageOrder::Cancel => status.ended = Some(ApiError::new(ErrorCode::Cancelled, "cancelled")),
+        }
+        Reply::Storage(Box::new(status.clone()))
     }
 
     fn status(&self, inner: &Inner) -> Status {

@@ -2,6 +2,7 @@
 
 mod fake_manager;
 mod fake_vmm;
+mod storage;
 mod world;
 
 use std::io::Write;

@@ -8,14 +8,15 @@ use std::time::Duration;
 use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, MovedDisk, PrepareIncoming, RemoveLeft,
-    StartOutgoing, StartVm, StopVm,
+    AskAdmission, AskSurvey, BeginStorage, Fence, Incoming, Leftover, LocalState, LocalVm, MovedDisk,
+    NewDiskPlace, PrepareIncoming, RemoveLeft, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
 use godwit_types::forecast::{Reading, Survey};
+use godwit_types::storage::StorageStatus;
 use godwit_types::task::SetBandwidth;
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Bytes, Epoch, MigrationId, VmId};
@@ -95,6 +96,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let datastore = directory.path().join("shared");
         std::fs::create_dir(&datastore).unwrap();
+        std::fs::create_dir(directory.path().join("fast")).unwrap();
         for file in ["vmlinuz", "web1.raw"] {
             std::fs::write(datastore.join(file), "x").unwrap();
         }
@@ -119,7 +121,9 @@ impl World {
                 bridge: "gwtbr".to_owned(),
                 uplink: None,
             }],
-            datastores: vec![DatastoreConfig { name: "shared".parse().unwrap(), path: path("shared") }],
+            datastores: ["shared", "fast"]
+                .map(|name| DatastoreConfig { name: name.parse().unwrap(), path: path(name) })
+                .into(),
             vm_users: 1_900_200_000..=1_900_200_099,
             keep: None,
             cgroup: format!("godwit-test-{}", std::process::id()).into(),
@@ -152,6 +156,44 @@ impl World {
         let (stop, task) = self.agent.take().expect("an agent runs");
         drop(stop);
         timeout(PATIENCE, task).await.expect("it ends").unwrap();
+    }
+
+    /// A file in the other datastore.
+    pub(crate) fn fast(&self, name: &str) -> PathBuf {
+        self.directory.path().join("fast").join(name)
+    }
+
+    /// Has the VM's disk move to the other datastore, at the epoch at which it runs here.
+    pub(crate) async fn begin_storage(&self, epoch: u64) -> Result<StorageStatus, ApiError> {
+        let place = NewDiskPlace { index: 0, image: "fast/vms/web1.raw".parse().unwrap() };
+        let asked = BeginStorage {
+            migration: MIGRATION,
+            epoch: Epoch(epoch),
+            disks: vec![place],
+            bandwidth_bytes_per_s_max: None,
+        };
+        self.client.post(&format!("/v1/vms/{VM}/storage"), &asked).await
+    }
+
+    pub(crate) async fn storage(&self) -> Result<StorageStatus, ApiError> {
+        self.client.get(&format!("/v1/vms/{VM}/storage/{MIGRATION}")).await
+    }
+
+    pub(crate) async fn hold_storage(&self) -> Result<StorageStatus, ApiError> {
+        self.client.post(&format!("/v1/vms/{VM}/storage/{MIGRATION}/hold"), &Empty {}).await
+    }
+
+    pub(crate) async fn switch_storage(&self) -> Result<Empty, ApiError> {
+        self.client.post(&format!("/v1/vms/{VM}/storage/{MIGRATION}/switch"), &Empty {}).await
+    }
+
+    pub(crate) async fn cancel_storage(&self) -> Result<Empty, ApiError> {
+        self.client.delete(&format!("/v1/vms/{VM}/storage/{MIGRATION}")).await
+    }
+
+    /// What the agent last told of images whose fate it does not know.
+    pub(crate) fn told_leftovers(&self) -> Vec<Leftover> {
+        self.book.lock().unwrap().reports.last().map(|report| report.leftovers.clone()).unwrap_or_default()
     }
 
     /// A file in the datastore.
@@ -324,6 +366,7 @@ pub(crate) fn guest() -> GuestFacts {
         cpu,
         blockers: vec!["a card that is passed through".into()],
         moves_disks: true,
+        moves_storage: true,
         disks: vec![],
     }
 }

@@ -36,6 +36,7 @@ pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
         super::vms::start,
         super::vms::stop,
         super::vms::migrate,
+        super::vms::move_storage,
         super::vms::plan_migration,
         super::vms::migration_check,
         super::console::open,

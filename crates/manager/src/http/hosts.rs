@@ -56,6 +56,11 @@ async fn tell(manager: &Manager, host: &HostName, orders: Orders) {
     for (vm, migration) in orders.discard {
         tasks::discard(manager, host, vm, Side::Incoming, migration).await;
     }
+    for (vm, migration, word) in orders.storage {
+        if let Err(error) = tasks::tell_storage(manager, host, (vm, migration), word).await {
+            tracing::info!("{host} was not told what became of the disks of VM {vm}: {error}");
+        }
+    }
     for (vm, fence) in orders.fence {
         let told = match manager.agent(host).await {
             Ok(agent) => agent.post::<_, Empty>(&format!("/v1/vms/{vm}/fence"), &fence).await.map(drop),

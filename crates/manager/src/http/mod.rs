@@ -43,6 +43,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vms/{vm}/start", post(vms::start)),
         ("/v1/vms/{vm}/stop", post(vms::stop)),
         ("/v1/vms/{vm}/migrate", post(vms::migrate)),
+        ("/v1/vms/{vm}/move-storage", post(vms::move_storage)),
         ("/v1/vms/{vm}/plan-migration", post(vms::plan_migration)),
         ("/v1/vms/{vm}/migration-check", get(vms::migration_check)),
         ("/v1/vms/{vm}/console", get(console::open)),

@@ -7,6 +7,7 @@ use godwit_types::api::Empty;
 use godwit_types::check::MigrationCheck;
 use godwit_types::forecast::{MigrationPlan, PlanMigration};
 use godwit_types::migration::{Budget, MigrateVm, MoveDisks};
+use godwit_types::storage::MoveStorage;
 use godwit_types::task::Task;
 use godwit_types::vm::{CreateVm, StartRequest, Vm};
 use godwit_types::{ApiError, HostName, Name};
@@ -88,6 +89,18 @@ pub(super) async fn migrate(
     Json(asked): Json<MigrateVm>,
 ) -> Answer<Task> {
     Ok(Json(tasks::request_migration(&manager, vm, asked).await?))
+}
+
+/// Moves disks of a running VM to another datastore of its host, while its guest goes on.
+#[utoipa::path(post, path = "/v1/vms/{vm}/move-storage", operation_id = "move_storage", tag = "vms", request_body = MoveStorage,
+    params(("vm" = String, Path, description = "name or id")),
+    responses((status = 200, body = Task), (status = "default", body = ApiError)))]
+pub(super) async fn move_storage(
+    State(manager): Shared,
+    Path(vm): Path<String>,
+    Json(asked): Json<MoveStorage>,
+) -> Answer<Task> {
+    Ok(Json(tasks::request_storage_move(&manager, vm, asked).await?))
 }
 
 /// What moving a VM to a host would cost, and whether it can move there. Watches the guest for a moment; moves and reserves nothing.

@@ -10,6 +10,7 @@ mod migrations;
 mod moved_disks;
 mod ownership;
 mod schema;
+mod storage_moves;
 mod tasks;
 mod vms;
 
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use events::NewEvent;
 pub(crate) use hosts::HostRow;
 pub(crate) use moved_disks::Left;
+pub(crate) use storage_moves::{StorageMove, StorageState};
 pub use vms::Power;
 pub(crate) use vms::VmRow;
 

@@ -1,7 +1,7 @@
 //! Disks that move with their VMs: what follows from the commit, and what stays behind at the source.
 
 use godwit_types::agent::RemoveLeft;
-use godwit_types::vm::DatastorePath;
+use godwit_types::vm::{DatastorePath, VmSpec};
 use godwit_types::{Epoch, HostName, MigrationId, VmId};
 use rusqlite::{OptionalExtension, params};
 
@@ -35,18 +35,16 @@ impl Tx<'_> {
     /// The VM is the destination's from now on, with its disks: they lie where they have come, and what they were copied
     /// from is left behind. What the VM had left at the destination itself is replaced, where the disks have come to it.
     pub(super) fn commit_moving(&self, m: &Migration) -> Result<(), StoreError> {
-        let moving = self.moving(m.id)?;
-        if let Some(moving) = &moving {
-            self.sql
-                .prepare_cached("UPDATE vms SET spec = ? WHERE id = ?")?
-                .execute(params![Doc(&moving.spec), Text(&m.vm)])?;
-            self.set_left(m.id, Some(&moving.images))?;
-        }
-        for left in self.left(m.vm, &m.destination)? {
-            let spec = moving.as_ref().map(|moving| &moving.spec);
-            let replaced = |image: &DatastorePath| {
-                spec.is_some_and(|spec| spec.disks.iter().any(|disk| disk.image == *image))
-            };
+        let Some(moving) = self.moving(m.id)? else { return Ok(()) };
+        self.set_spec(m.vm, &moving.spec)?;
+        self.set_left(m.id, Some(&moving.images))?;
+        self.replace_left(m.vm, &m.destination, &moving.spec)
+    }
+
+    /// Of what the VM has left at a host, nothing is left where it has disks now.
+    pub(super) fn replace_left(&self, vm: VmId, host: &HostName, spec: &VmSpec) -> Result<(), StoreError> {
+        for left in self.left(vm, host)? {
+            let replaced = |image: &DatastorePath| spec.disks.iter().any(|disk| disk.image == *image);
             let images: Vec<_> = left.order.images.into_iter().filter(|image| !replaced(image)).collect();
             self.set_left(left.migration, Some(&images).filter(|images| !images.is_empty()))?;
         }
@@ -58,11 +56,12 @@ impl Tx<'_> {
         Ok(self.left_at(host)?.into_iter().filter(|left| left.vm == vm).collect())
     }
 
-    /// What VMs have left at a host.
+    /// What VMs have left at a host: when they moved away with their disks, or when these moved to another datastore.
     pub(crate) fn left_at(&self, host: &HostName) -> Result<Vec<Left>, StoreError> {
         let mut query = self.sql.prepare_cached(
             "SELECT m.vm, m.id, m.epoch, d.left_behind FROM moved_disks d JOIN migrations m ON m.id = d.migration
-             WHERE m.source = ? AND d.left_behind IS NOT NULL ORDER BY m.rowid",
+             WHERE m.source = ?1 AND d.left_behind IS NOT NULL
+             UNION ALL SELECT vm, id, epoch, left_behind FROM storage_moves WHERE host = ?1 AND left_behind IS NOT NULL",
         )?;
         let left = query.query_map([Text(host)], |row| {
             let (vm, migration) = (row.get::<_, Text<_>>(0)?.0, row.get::<_, Text<_>>(1)?.0);
@@ -72,19 +71,21 @@ impl Tx<'_> {
         Ok(left.collect::<Result<_, _>>()?)
     }
 
-    /// Nothing is left at the source of this migration any more.
+    /// Nothing is left of what this migration, or move of storage, has left behind.
     pub(crate) fn set_nothing_left(&self, migration: MigrationId) -> Result<(), StoreError> {
         self.set_left(migration, None)
     }
 
-    fn set_left(
+    pub(super) fn set_left(
         &self,
         migration: MigrationId,
         images: Option<&Vec<DatastorePath>>,
     ) -> Result<(), StoreError> {
-        self.sql
-            .prepare_cached("UPDATE moved_disks SET left_behind = ? WHERE migration = ?")?
-            .execute(params![images.map(Doc), Text(&migration)])?;
+        for (table, id) in [("moved_disks", "migration"), ("storage_moves", "id")] {
+            self.sql
+                .prepare_cached(&format!("UPDATE {table} SET left_behind = ? WHERE {id} = ?"))?
+                .execute(params![images.map(Doc), Text(&migration)])?;
+        }
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 5] = ["
+const STEPS: [&str; 6] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -130,6 +130,24 @@ CREATE TABLE moved_disks (
     moving      TEXT NOT NULL,                      -- Moving: which disks, and what follows from the commit
     left_behind TEXT                                -- Vec<DatastorePath>: what is still at the source
 ) STRICT;
+", "
+ALTER TABLE tasks ADD COLUMN storage TEXT;          -- StorageProgress: of disks that move to another datastore
+
+CREATE TABLE storage_moves (
+    id          TEXT PRIMARY KEY,                   -- a MigrationId
+    task        TEXT NOT NULL UNIQUE,
+    vm          TEXT NOT NULL REFERENCES vms ON DELETE CASCADE,
+    host        TEXT NOT NULL REFERENCES hosts,
+    epoch       INTEGER NOT NULL CHECK (epoch >= 1),
+    moving      TEXT NOT NULL,                      -- Moving: which disks, and what follows from the switch
+    state       TEXT NOT NULL CHECK (state IN ('copying', 'switched', 'aborted')),
+    left_behind TEXT                                -- Vec<DatastorePath>: what is still where the disks were
+) STRICT;
+
+-- Where disks lie is decided once.
+CREATE TRIGGER storage_move_ends_once BEFORE UPDATE OF state ON storage_moves
+WHEN old.state <> 'copying' AND new.state <> old.state
+BEGIN SELECT RAISE(ABORT, 'a move of storage ends once'); END;
 "];
 
 /// Opens the file, alone, at the newest version.

@@ -63,6 +63,7 @@ fn task(vm: &VmRow) -> Task {
         finished_unix_ms: None,
         turn: None,
         progress: None,
+        storage: None,
         forecast: None,
         report: None,
         error: None,

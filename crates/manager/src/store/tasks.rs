@@ -2,6 +2,7 @@
 
 use godwit_types::forecast::Forecast;
 use godwit_types::migration::{Budget, MigrationProgress, MigrationReport};
+use godwit_types::storage::StorageProgress;
 use godwit_types::task::{Task, TaskState, Turn};
 use godwit_types::{ApiError, TaskId, VmId};
 use rusqlite::{OptionalExtension, Row, ToSql, params};
@@ -19,10 +20,10 @@ const FINISHED_TASKS_MAX: u32 = 1_000;
 /// Migrations that are looked back upon.
 const PAST_MOVES_MAX: u32 = 200;
 
-const COLUMNS: &str = "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast, turn";
+const COLUMNS: &str = "id, vm, vm_name, kind, state, message, started_unix_ms, finished_unix_ms, progress, report, error, forecast, turn, storage";
 
 /// How many they are.
-const COLUMN_COUNT: usize = 13;
+const COLUMN_COUNT: usize = 14;
 
 impl Tx<'_> {
     /// Adds a task that begins now, with what more its kind needs to be driven.
@@ -145,6 +146,13 @@ impl Tx<'_> {
         Ok(())
     }
 
+    pub(crate) fn set_task_storage(&self, id: TaskId, storage: &StorageProgress) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE tasks SET storage = ? WHERE id = ? AND finished_unix_ms IS NULL")?
+            .execute(params![Doc(storage), Text(&id)])?;
+        Ok(())
+    }
+
     pub(crate) fn set_task_forecast(&self, id: TaskId, forecast: &Forecast) -> Result<(), StoreError> {
         self.sql
             .prepare_cached("UPDATE tasks SET forecast = ? WHERE id = ? AND finished_unix_ms IS NULL")?
@@ -204,5 +212,6 @@ fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         error: row.get::<_, Option<Doc<_>>>(10)?.map(|doc| doc.0),
         forecast: row.get::<_, Option<Doc<_>>>(11)?.map(|doc| doc.0),
         turn: row.get::<_, Option<Doc<_>>>(12)?.map(|doc| doc.0),
+        storage: row.get::<_, Option<Doc<_>>>(13)?.map(|doc| doc.0),
     })
 }

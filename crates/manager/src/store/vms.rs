@@ -58,6 +58,13 @@ impl Tx<'_> {
         Ok(())
     }
 
+    pub(super) fn set_spec(&self, id: VmId, spec: &VmSpec) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE vms SET spec = ? WHERE id = ?")?
+            .execute(params![Doc(spec), Text(&id)])?;
+        Ok(())
+    }
+
     pub(crate) fn set_power(&self, id: VmId, power: Power) -> Result<(), StoreError> {
         self.sql
             .prepare_cached("UPDATE vms SET power = ? WHERE id = ?")?
@@ -86,10 +93,13 @@ fn shown_state(power: Power, task: Option<&Task>, owner_up: bool) -> VmState {
         (Some(TaskKind::StartVm { .. }), _) => VmState::Starting,
         (Some(TaskKind::StopVm { .. }), _) => VmState::Stopping,
         (Some(TaskKind::MigrateVm { .. }), _) => VmState::Migrating,
-        (None, Power::Stopped) => VmState::Stopped,
-        (None, Power::Crashed) => VmState::Crashed,
-        (None, Power::Running) if owner_up => VmState::Running,
-        (None, Power::Running) => VmState::Unknown,
+        // Its guest goes on as if nothing were done with it.
+        (Some(TaskKind::MoveStorage { .. }) | None, power) => match power {
+            Power::Stopped => VmState::Stopped,
+            Power::Crashed => VmState::Crashed,
+            Power::Running if owner_up => VmState::Running,
+            Power::Running => VmState::Unknown,
+        },
     }
 }
 

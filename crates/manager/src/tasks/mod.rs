@@ -15,6 +15,7 @@ mod migrate;
 mod queue;
 mod start;
 mod stop;
+mod storage;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub(crate) use migrate::{Side, discard, remove_left, request as request_migratio
 pub(crate) use queue::usher;
 pub(crate) use start::request as request_start;
 pub(crate) use stop::request as request_stop;
+pub(crate) use storage::{Word, request as request_storage_move, tell as tell_storage};
 
 /// Drives the task `id` to its end, beside everything else.
 fn drive(manager: &Arc<Manager>, task: Task, resumed: bool) {
@@ -93,7 +95,7 @@ pub(crate) async fn set_bandwidth(
             return Err(ApiError::new(ErrorCode::Conflict, message));
         }
         if !matches!(task.kind, TaskKind::MigrateVm { .. }) {
-            return Err(ApiError::new(ErrorCode::Invalid, format!("task {id} moves nothing")));
+            return Err(ApiError::new(ErrorCode::Invalid, format!("task {id} is no migration")));
         }
         let mut wish: Wish = tx.task_request(id)?;
         wish.budget.bandwidth_bytes_per_s_max = asked.bytes_per_s_max;
@@ -116,6 +118,7 @@ fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
         finished_unix_ms: None,
         turn: None,
         progress: None,
+        storage: None,
         forecast: None,
         report: None,
         error: None,
@@ -138,6 +141,7 @@ pub(crate) fn busy(task: &Task) -> (String, String) {
         TaskKind::StartVm { host } => format!("being started on {host}"),
         TaskKind::StopVm { .. } => "being stopped".to_owned(),
         TaskKind::MigrateVm { from, to } => format!("migrating from {from} to {to}"),
+        TaskKind::MoveStorage { to, .. } => format!("moving disks to '{to}'"),
     };
     let remedy = format!("wait for it, or cancel it: godwit task cancel {}", task.id);
     (format!("{} is {doing} already: task {}", task.vm_name, task.id), remedy)
@@ -181,6 +185,7 @@ impl Driver {
             TaskKind::StartVm { host } => start::run(&mut self, &host).await?,
             TaskKind::StopVm { .. } => stop::run(&mut self).await?,
             TaskKind::MigrateVm { .. } => migrate::run(&mut self).await?,
+            TaskKind::MoveStorage { .. } => storage::run(&mut self).await?,
         };
         let task = self.task;
         let finished = self.manager.store.write(move |tx| Ok(finish(tx, &task, ending)?)).await;

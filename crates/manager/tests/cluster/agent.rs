@@ -30,6 +30,7 @@ use godwit_types::migration::{
     Verification,
 };
 use godwit_types::ownership::{ClaimRequest, CommitRequest, Verdict, Witness};
+use godwit_types::storage::StorageStatus;
 use godwit_types::task::SetBandwidth;
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, HostName, MigrationId, VmId, VmName};
 use hyper_util::rt::TokioIo;
@@ -73,6 +74,15 @@ pub(crate) struct Script {
     pub dies_unclaimed: bool,
     /// Does not remove what a VM has left.
     pub keeps_left: bool,
+    /// Never comes to an end of copying disks.
+    pub hold_copy: bool,
+    /// Why disks do not move any more.
+    pub storage_error: Option<ApiError>,
+    /// Why it does not hold disks in sync.
+    pub hold_error: Option<ApiError>,
+    /// Does not use new images, or give them up, when it is told.
+    pub refuses_switch: bool,
+    pub refuses_cancel: bool,
 }
 
 /// A running fake. Clones are the same agent.
@@ -81,7 +91,7 @@ pub(crate) struct Agent {
     pub(crate) name: HostName,
     pub(crate) address: SocketAddr,
     manager: Client,
-    script: watch::Sender<Script>,
+    pub(crate) script: watch::Sender<Script>,
     alive: watch::Sender<bool>,
     state: Arc<Mutex<Known>>,
     work: Arc<Mutex<JoinSet<()>>>,
@@ -97,6 +107,8 @@ pub(crate) struct Known {
     pub(crate) requests: Vec<String>,
     /// Disks that have arrived, or were to.
     pub(crate) arriving: Vec<MovedDisk>,
+    /// Moves of storage whose fate it does not know.
+    pub(crate) storage: BTreeMap<MigrationId, (VmId, StorageStatus)>,
     peers: BTreeMap<HostName, Agent>,
 }
 
@@ -116,6 +128,7 @@ impl Agent {
                 bandwidths: BTreeMap::new(),
                 requests: Vec::new(),
                 arriving: Vec::new(),
+                storage: BTreeMap::new(),
                 peers: BTreeMap::new(),
             })),
             work: Arc::default(),
@@ -171,12 +184,13 @@ impl Agent {
     }
 
     fn report(&self) -> HostReport {
+        let leftovers = self.storage_leftovers();
         let known = self.known();
         let vms = known.vms.values().cloned().collect();
         let mut facts = known.facts.clone();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         facts.clock_unix_ms = (now.as_millis() as u64).saturating_add_signed(self.script.borrow().clock_ms);
-        HostReport { name: self.name.clone(), agent: self.address, facts, vms, leftovers: Vec::new() }
+        HostReport { name: self.name.clone(), agent: self.address, facts, vms, leftovers }
     }
 
     async fn report_for_ever(self) {
@@ -289,6 +303,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/kept", delete(forget_kept))
         .route("/v1/vms/{id}/left", post(remove_left))
+        .merge(super::fake_storage::router())
         .route("/v1/vms/{id}/incoming", post(incoming))
         .route("/v1/vms/{id}/incoming/{migration}", delete(discard))
         .route("/v1/vms/{id}/outgoing", post(outgoing))
@@ -296,9 +311,9 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/outgoing/{migration}/bandwidth", post(set_bandwidth))
 }
 
-type Answer<T> = Result<Json<T>, ErrorResponse>;
+pub(crate) type Answer<T> = Result<Json<T>, ErrorResponse>;
 
-fn unknown() -> ErrorResponse {
+pub(crate) fn unknown() -> ErrorResponse {
     ApiError::new(ErrorCode::NotFound, "no such thing here").into()
 }
 
@@ -328,6 +343,7 @@ async fn guest(State(agent): State<Agent>, Path(vm): Path<VmId>) -> Answer<Guest
         cpu,
         blockers: vec![],
         moves_disks: true,
+        moves_storage: true,
         disks: vec![DiskFacts { size: Bytes::mib(9), allocated: Bytes::mib(3), layered: false }],
     }))
 }

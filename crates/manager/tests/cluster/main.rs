@@ -2,12 +2,14 @@
 
 mod agent;
 mod checks;
+mod fake_storage;
 mod lifecycle;
 mod migrations;
 mod plans;
 mod queue;
 mod requests;
 mod restarts;
+mod storage;
 
 use std::time::Duration;
 

@@ -17,19 +17,21 @@ use godwit_types::forecast::{SAMPLE_MS_MAX, Survey};
 use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId, MigrationKey};
 
 use super::hub::Hub;
-use crate::machine::Machine;
+use crate::machine::{Machine, StorageMove};
 use crate::sandbox::{self, Kind};
 
 /// The machine, and the migration away if one is under way.
 pub struct Desk {
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     hub: Arc<Hub>,
-    starter: Starter,
+    pub(super) starter: Starter,
     listening: Option<SocketAddr>,
     /// Locked while a migration starts, so that its end is seen after its beginning.
     outgoing: Mutex<Option<(MigrationId, Arc<SourceRun>)>>,
     /// Where memory goes once the VM has left.
     keep: Mutex<Option<Keep>>,
+    /// Disks that move to other places on this host, or have. Locked behind `outgoing`.
+    pub(super) storage: Mutex<Option<Arc<StorageMove>>>,
 }
 
 /// A file for the memory of a VM that has left.
@@ -47,7 +49,8 @@ impl Desk {
         starter: Starter,
         listening: Option<SocketAddr>,
     ) -> Self {
-        Self { machine, hub, starter, listening, outgoing: Mutex::default(), keep: Mutex::default() }
+        let (outgoing, keep, storage) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { machine, hub, starter, listening, outgoing, keep, storage }
     }
 
     /// The migration away that is under way.
@@ -108,6 +111,7 @@ impl Desk {
                 self.under_way(migration).and_then(|run| run.set_bandwidth(bytes_per_s_max))
             }
             Request::CancelMigration { migration } => self.under_way(migration).and_then(|run| run.cancel()),
+            Request::Storage { migration, order } => return self.storage(migration, order, descriptors),
             Request::Answer { migration, verdict } => self.hub.answer(migration, verdict),
         };
         done.map_or_else(|error| Reply::Error { error }, |()| Reply::Done)
@@ -164,6 +168,7 @@ impl Desk {
         if let Some((migration, _)) = &*outgoing {
             return Err(conflict(format!("the VM is already being migrated away, by migration {migration}")));
         }
+        self.require_storage_still()?;
         let moved = self.machine.move_disks(disks);
         moved.map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
         let migration = request.migration;
@@ -195,12 +200,12 @@ impl Desk {
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<(MigrationId, Arc<SourceRun>)>> {
+    pub(super) fn current(&self) -> MutexGuard<'_, Option<(MigrationId, Arc<SourceRun>)>> {
         self.outgoing.lock().expect("no request panics")
     }
 
     /// Only a running VM can be reset, powered off or migrated.
-    fn running(&self) -> Result<(), ApiError> {
+    pub(super) fn running(&self) -> Result<(), ApiError> {
         match self.hub.status().0 {
             Some((VmmState::Running, _)) => Ok(()),
             Some((state, _)) => Err(conflict(format!("the VM is {state:?} here, not running"))),
@@ -238,7 +243,10 @@ impl Starter {
         Ok(Self(work))
     }
 
-    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let (done, answer) = sync_channel(1);
         // What it does is quick, and nobody waits who is gone.
         let order = Box::new(move || drop(done.send(work())));
@@ -247,6 +255,6 @@ impl Starter {
     }
 }
 
-fn conflict(message: String) -> ApiError {
+pub(super) fn conflict(message: String) -> ApiError {
     ApiError::new(ErrorCode::Conflict, message)
 }

@@ -3,6 +3,7 @@
 pub mod desk;
 pub mod hub;
 pub mod server;
+mod storage;
 
 use std::os::fd::OwnedFd;
 

@@ -8,6 +8,7 @@ mod hold;
 mod life;
 mod sections;
 mod source;
+mod storage;
 mod survey;
 mod vcpu;
 
@@ -40,6 +41,7 @@ pub use build::{BuildError, Observer, Parts};
 use disks::{Arriving, Leaving};
 use doorbell::Doorbell;
 pub use life::{Illegal, Life, Step};
+pub use storage::{StorageMove, Target};
 use survey::LogUser;
 use vcpu::Vcpu;
 
@@ -117,6 +119,7 @@ impl Machine {
             cpu: self.cpu.lock().expect("no user of the CPU model panics").facts(),
             blockers: Source::blockers(self),
             moves_disks: true,
+            moves_storage: true,
             disks: Vec::new(),
         }
     }

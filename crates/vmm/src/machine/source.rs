@@ -25,8 +25,7 @@ impl Source for Machine {
         Manifest {
             vm: self.config.vm,
             epoch: self.condition().epoch,
-            spec_json: serde_json::to_vec(&self.config.spec)
-                .expect("a specification has no maps with odd keys"),
+            spec_json: serde_json::to_vec(&self.spec()).expect("a specification has no maps with odd keys"),
             ranges: self.ram.ranges().to_vec(),
             disks: self.leaving().map_or_else(Vec::new, |leaving| leaving.ranges().to_vec()),
             cpu: self.cpu.lock().expect("no user of the CPU model panics").encode(),

@@ -8,6 +8,7 @@ mod migration;
 mod reference;
 mod return_trip;
 mod slow;
+mod storage;
 mod support;
 mod survey;
 mod ways;

@@ -202,14 +202,25 @@ impl Fixture {
         self.start_destination(here, n, route, None)
     }
 
+    /// The same, on the disks that the source has now.
+    pub(crate) fn destination_on(&self, here: &Vmm, n: u64) -> Vmm {
+        let mut config = self.destination_config(here, n, Route::default());
+        config.disks.clone_from(&here.config.disks);
+        Vmm::start(config)
+    }
+
     fn start_destination(&self, here: &Vmm, n: u64, route: Route, kept: Option<OwnedFd>) -> Vmm {
+        Vmm::start_with(self.destination_config(here, n, route), kept)
+    }
+
+    fn destination_config(&self, here: &Vmm, n: u64, route: Route) -> VmmConfig {
         let listen = "127.0.0.1:0".parse().unwrap();
         let role =
             Role::Incoming { migration: migration_id(n), listen, key: route.key(), disks: BTreeSet::new() };
         let epoch = here.status().epoch.0 + 1;
         let spec = here.config.spec.clone();
         let config = Vmm::config(self.folder.path(), n as usize, &self.guest, spec, epoch, role);
-        Vmm::start_with(self.equip(config, n), kept)
+        self.equip(config, n)
     }
 
     /// Waits until a process that does not run the guest any more has ended, and takes its tap away.

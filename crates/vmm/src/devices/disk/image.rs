@@ -109,26 +109,27 @@ impl Image {
     /// Gives `found` the parts of a range, which lies on the disk, that may hold anything but zeros, ascending.
     pub fn data(&self, offset: u64, bytes: u64, mut found: impl FnMut(Range<u64>)) -> io::Result<()> {
         let (mut at, end) = (offset, offset + bytes);
-        while at < end {
-            let part = match self.format {
-                DiskFormat::Raw => match allocated(&self.file, at, end)? {
-                    Some(part) => part,
-                    None => return Ok(()),
-                },
-                DiskFormat::Qcow2 => {
-                    let (mapping, length) = self.access.get_mapping(at, end - at)?;
-                    let part = at..at + length.clamp(1, end - at);
-                    if matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. }) {
-                        at = part.end;
-                        continue;
-                    }
-                    part
-                }
-            };
+        while let Some(part) = self.next_data(at, end)? {
             at = part.end;
             found(part);
         }
         Ok(())
+    }
+
+    /// The first of these parts between `at` and `end`.
+    pub fn next_data(&self, mut at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+        if self.format == DiskFormat::Raw {
+            return if at < end { allocated(&self.file, at, end) } else { Ok(None) };
+        }
+        while at < end {
+            let (mapping, length) = self.access.get_mapping(at, end - at)?;
+            let part = at..at + length.clamp(1, end - at);
+            if !matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. }) {
+                return Ok(Some(part));
+            }
+            at = part.end;
+        }
+        Ok(None)
     }
 
     /// Makes a range read as zeros; with `unmap`, its space may be given back.

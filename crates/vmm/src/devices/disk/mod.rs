@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   built: capacity known      take(epoch), reclaim: lock, record, open, drop caches
-//!     closed -----------------------------------------------------------------> open
+//!     closed -----------------------------------------------------------------> open, perhaps with a mirror: see `mirror`
 //!       ^ |                                                                     ^ |
 //!       | +--- take over: lock ---> locked ------- take(epoch): record, open ---+ |
 //!       |                              |                                          |
@@ -17,9 +17,12 @@
 //! `fdatasync`, and `take` drops what this host may have cached from an earlier stay, so that it reads what the last owner
 //! has written.
 
+mod access;
 mod arrival;
+mod course;
 mod image;
 mod lock;
+mod mirror;
 mod written;
 
 use std::io;
@@ -29,10 +32,14 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::lock::LockRecord;
+use godwit_types::vm::DatastorePath;
 use godwit_types::{Epoch, HostName, MigrationId, VmId};
 
+pub use access::Change;
 pub use image::Image;
 pub use lock::{DiskLock, LockError};
+pub use mirror::{Copied, MirrorError};
+use mirror::{Decisions, Mirroring};
 pub use written::{BLOCK_BYTES, WriteLog};
 
 /// Bytes of a sector, the unit of a disk's capacity.
@@ -40,14 +47,33 @@ pub const SECTOR_BYTES: u64 = 512;
 
 /// One disk of the VM.
 pub struct Disk {
-    backing: DiskBacking,
-    files: DiskDescriptors<OwnedFd>,
+    read_only: bool,
     vm: VmId,
     host: HostName,
     sectors: u64,
     written: WriteLog,
     /// Read by those who read the image, written by those who change it.
-    state: RwLock<State>,
+    inner: RwLock<Inner>,
+    decisions: Decisions,
+}
+
+struct Inner {
+    place: Place,
+    state: State,
+}
+
+/// Where the disk lies.
+struct Place {
+    backing: DiskBacking,
+    files: DiskDescriptors<OwnedFd>,
+    /// Its name in the VM's specification, if it is another than this process was started with.
+    image: Option<DatastorePath>,
+}
+
+impl Place {
+    fn open(&self) -> Result<Image, DiskError> {
+        Image::open(&self.backing, &self.files.images)
+    }
 }
 
 #[derive(Default)]
@@ -62,6 +88,8 @@ enum State {
         image: Image,
         /// `None` for a read-only disk. Dropped behind the image.
         lock: Option<DiskLock>,
+        /// The image to which the disk moves.
+        mirror: Mirroring,
     },
 }
 
@@ -91,8 +119,9 @@ impl Disk {
         host: HostName,
     ) -> Result<Self, DiskError> {
         let sectors = image::capacity_bytes(&backing, &files.images)? / SECTOR_BYTES;
-        let (written, state) = (WriteLog::default(), RwLock::default());
-        Ok(Self { backing, files, vm, host, sectors, written, state })
+        let (read_only, written, decisions) = (backing.read_only, WriteLog::default(), Decisions::default());
+        let inner = RwLock::new(Inner { place: Place { backing, files, image: None }, state: State::Closed });
+        Ok(Self { read_only, vm, host, sectors, written, inner, decisions })
     }
 
     /// The capacity that the guest sees, in [`SECTOR_BYTES`].
@@ -107,7 +136,12 @@ impl Disk {
 
     /// Whether the guest may only read.
     pub fn read_only(&self) -> bool {
-        self.backing.read_only
+        self.read_only
+    }
+
+    /// Where the specification has the disk, if it has moved since this process was started.
+    pub fn moved_to(&self) -> Option<DatastorePath> {
+        self.state().place.image.clone()
     }
 
     /// Takes the lock with `epoch`, unless it is taken over already, then opens the image for I/O.
@@ -118,13 +152,13 @@ impl Disk {
     /// Takes the lock that a dead source of `migration` has left; `false` if it is held. `None`: a read-only disk has no
     /// lock to tell by, and one that arrives has none that the source has held.
     pub fn take_over(&self, source: Epoch, migration: MigrationId) -> Result<Option<bool>, DiskError> {
-        let mut state = self.changing();
-        let Some(file) = &self.files.lock else { return Ok(None) };
-        if matches!(*state, State::Arriving(_)) {
+        let Inner { place, state } = &mut *self.changing();
+        let Some(file) = &place.files.lock else { return Ok(None) };
+        if matches!(state, State::Arriving(_)) {
             return Ok(None);
         }
-        if matches!(*state, State::Closed) {
-            let lock = DiskLock::take_over(file, &self.backing.lock, self.vm, source, migration)?;
+        if matches!(state, State::Closed) {
+            let lock = DiskLock::take_over(file, &place.backing.lock, self.vm, source, migration)?;
             let Some(lock) = lock else { return Ok(Some(false)) };
             *state = State::Locked(lock);
         }
@@ -140,11 +174,12 @@ impl Disk {
     /// Whether the lock that a source on another host is known to hold can be seen from here. `None`: a read-only disk
     /// has none, and that of one that arrives is not its source's.
     pub fn sees_lock(&self) -> Option<bool> {
-        if matches!(*self.state(), State::Arriving(_)) {
+        let Inner { place, state } = &*self.state();
+        if matches!(state, State::Arriving(_)) {
             return None;
         }
         // A lock that cannot be asked for is not seen.
-        self.files.lock.as_ref().map(|file| DiskLock::is_seen(file).unwrap_or(false))
+        place.files.lock.as_ref().map(|file| DiskLock::is_seen(file).unwrap_or(false))
     }
 
     fn record(&self, epoch: Epoch) -> LockRecord {
@@ -157,8 +192,8 @@ impl Disk {
         record: &LockRecord,
         take: impl FnOnce(&OwnedFd, &Path, &LockRecord) -> Result<DiskLock, LockError>,
     ) -> Result<(), DiskError> {
-        let mut state = self.changing();
-        let lock = match (&*state, &self.files.lock) {
+        let Inner { place, state } = &mut *self.changing();
+        let lock = match (&*state, &place.files.lock) {
             (State::Open { lock, .. }, _) => {
                 return match lock {
                     Some(lock) if record.ran_on_after.is_some() => Ok(lock.renew(record)?),
@@ -170,83 +205,48 @@ impl Disk {
                 None
             }
             (State::Closed | State::Arriving(_), file) => {
-                file.as_ref().map(|file| take(file, &self.backing.lock, record)).transpose()?
+                file.as_ref().map(|file| take(file, &place.backing.lock, record)).transpose()?
             }
         };
-        if let State::Arriving(_) = &*state
-            && let State::Arriving(image) = std::mem::take(&mut *state)
+        if let State::Arriving(_) = state
+            && let State::Arriving(image) = std::mem::take(state)
         {
-            *state = State::Open { image, lock };
+            *state = State::Open { image, lock, mirror: Mirroring::Off };
             return Ok(());
         }
-        let image = Image::open(&self.backing, &self.files.images)?;
+        let image = place.open()?;
         let found = image.bytes();
         if found / SECTOR_BYTES != self.sectors {
-            let (path, expected) = (self.backing.path.clone(), self.sectors * SECTOR_BYTES);
+            let (path, expected) = (place.backing.path.clone(), self.sectors * SECTOR_BYTES);
             return Err(DiskError::Resized { path, expected, found });
         }
-        let lock = match std::mem::take(&mut *state) {
+        let lock = match std::mem::take(state) {
             State::Locked(lock) => Some(lock),
             _ => lock,
         };
-        *state = State::Open { image, lock };
+        *state = State::Open { image, lock, mirror: Mirroring::Off };
         Ok(())
     }
 
     /// Closes the image, then lets go of the lock; its record stays. A flush that fails is logged, since nobody who
     /// lets go can wait for it; [`Disk::flush`] before is where it counts.
     pub fn release(&self) {
-        if let State::Open { image, .. } = std::mem::take(&mut *self.changing())
-            && let Err(cause) = image.flush()
+        let Inner { place, state } = &mut *self.changing();
+        // Whichever of two images is the disk when it is opened again has everything.
+        if let State::Open { image, mirror, .. } = std::mem::take(state)
+            && let Err(cause) = image.flush().and(mirror.flush())
         {
-            let error = DiskError::Flush { path: self.backing.path.clone(), cause };
+            let error = DiskError::Flush { path: place.backing.path.clone(), cause };
             tracing::error!(%error, "closing a disk");
         }
     }
 
-    /// Makes everything written durable. Nothing to do while the disk is closed.
-    pub fn flush(&self) -> Result<(), DiskError> {
-        let path = || self.backing.path.clone();
-        match &*self.state() {
-            State::Open { image, .. } => {
-                image.flush().map_err(|cause| DiskError::Flush { path: path(), cause })
-            }
-            _ => Ok(()),
-        }
+    fn state(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().expect(NO_PANIC)
     }
 
-    /// Reads the open image, or flushes it, beside others who do; an error while it is closed.
-    pub fn with_image<T>(&self, access: impl FnOnce(&Image) -> io::Result<T>) -> io::Result<T> {
-        match &*self.state() {
-            State::Open { image, .. } => access(image),
-            _ => Err(closed()),
-        }
-    }
-
-    /// Changes `bytes` at `offset` of the open image, which lie on the disk, while nobody reads it.
-    pub fn change(
-        &self,
-        (offset, bytes): (u64, u64),
-        access: impl FnOnce(&mut Image) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let State::Open { image, .. } = &mut *self.changing() else { return Err(closed()) };
-        let changed = access(image);
-        // Also of a change that has failed, perhaps halfway.
-        self.written.note(offset, bytes);
-        changed
-    }
-
-    /// Which parts of the disk [`Disk::change`] has changed.
-    pub fn written(&self) -> &WriteLog {
-        &self.written
-    }
-
-    fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().expect(NO_PANIC)
-    }
-
-    fn changing(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().expect(NO_PANIC)
+    fn changing(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().expect(NO_PANIC)
     }
 }
 

@@ -151,7 +151,8 @@ impl Vmm {
         std::thread::spawn(move || exchange(stream, &request, &[]))
     }
 
-    fn ask_with(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Reply {
+    /// The same, with descriptors.
+    pub(crate) fn ask_with(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Reply {
         exchange(UnixStream::connect(&self.config.control).unwrap(), request, descriptors)
     }
 
@@ -256,6 +257,17 @@ impl Vmm {
         self.migrate(destination, migration, budget, Route::default(), kept)
     }
 
+    /// The same, which may be refused.
+    pub(crate) fn try_migrate(&self, destination: &Self, migration: MigrationId) -> Result<(), ApiError> {
+        match self.request_migration(destination, migration, Budget::default(), Route::default(), None).0 {
+            Reply::Error { error } => Err(error),
+            reply => {
+                assert_eq!(reply, Reply::Done);
+                Ok(())
+            }
+        }
+    }
+
     fn migrate(
         &self,
         destination: &Self,
@@ -264,6 +276,19 @@ impl Vmm {
         route: Route,
         kept: Option<OwnedFd>,
     ) -> Vec<TcpStream> {
+        let (reply, connections) = self.request_migration(destination, migration, budget, route, kept);
+        assert_eq!(reply, Reply::Done, "{}", self.errors());
+        connections
+    }
+
+    fn request_migration(
+        &self,
+        destination: &Self,
+        migration: MigrationId,
+        budget: Budget,
+        route: Route,
+        kept: Option<OwnedFd>,
+    ) -> (Reply, Vec<TcpStream>) {
         let address: SocketAddr = destination.status().listening.expect("an incoming VMM listens");
         let disks = match &destination.config.role {
             Role::Incoming { disks, .. } => disks.clone(),
@@ -274,9 +299,7 @@ impl Vmm {
         let (key, keep) = (route.key(), kept.is_some());
         let request = Request::MigrateOut { migration, destination, address, key, keep, disks, budget };
         let given: Vec<_> = connections.iter().map(AsFd::as_fd).chain(kept.iter().map(AsFd::as_fd)).collect();
-        let reply = self.ask_with(&request, &given);
-        assert_eq!(reply, Reply::Done, "{}", self.errors());
-        connections
+        (self.ask_with(&request, &given), connections)
     }
 
     /// Waits until it wishes for new connections, and answers, for which there is a network or not.

@@ -9,7 +9,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::{Block, RANGE_SECTORS_MAX, REQUEST_BYTES_MAX};
-use crate::devices::disk::{Image, SECTOR_BYTES};
+use crate::devices::disk::{Change, SECTOR_BYTES};
 use crate::devices::virtio::{Chain, DriverFault};
 
 const HEADER_BYTES: usize = 16;
@@ -69,15 +69,15 @@ fn execute(block: &Block, kind: u32, sector: u64, chain: &mut Chain<'_>) -> Resu
             let bytes = chain.readable_bytes();
             let offset = range_start(block, sector, bytes)?;
             let buffers = chain.readable.make_contiguous();
-            block.disk.change((offset, bytes as u64), |image| image.write(buffers, offset))?;
+            block.disk.change((offset, bytes as u64), Change::Write(buffers))?;
         }
-        VIRTIO_BLK_T_FLUSH => block.disk.with_image(Image::flush)?,
+        VIRTIO_BLK_T_FLUSH => block.disk.sync()?,
         VIRTIO_BLK_T_GET_ID => written = chain.put(&block.id) as u32,
         VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => clear(block, kind, chain)?,
         _ => return Err(Refusal::Unsupported),
     }
     if writes && !block.driver_flushes() {
-        block.disk.with_image(Image::flush)?;
+        block.disk.sync()?;
     }
     Ok(written)
 }
@@ -98,10 +98,8 @@ fn clear(block: &Block, kind: u32, chain: &mut Chain<'_>) -> Result<(), Refusal>
         return Err(Refusal::Invalid);
     }
     let (offset, bytes) = bounds(block, sector, sectors.into())?;
-    block.disk.change((offset, bytes), |image| {
-        if zeroes { image.write_zeroes(offset, bytes, unmap) } else { image.discard(offset, bytes) }
-    })?;
-    Ok(())
+    let change = if zeroes { Change::Zero { unmap } } else { Change::Discard };
+    Ok(block.disk.change((offset, bytes), change)?)
 }
 
 /// Where a transfer of `bytes` starts in the image.
