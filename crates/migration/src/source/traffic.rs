@@ -18,6 +18,9 @@ const HANDOFF_FLIGHTS: u32 = 4;
 const ASSUMED_BYTES_PER_S: f64 = 125e6;
 /// A smaller round takes mostly the time of a round trip: the true rate is at least what it shows.
 const LARGE_ROUND_PAGES: u64 = 256;
+/// Rounds that were settled in less than this, one right after the other, are measured together: what lies between two
+/// acknowledgements is then mostly chance.
+const TELLING: Duration = Duration::from_micros(500);
 /// Weight of the newest value in moving averages.
 const NEWEST_WEIGHT: f64 = 0.4;
 
@@ -31,6 +34,7 @@ pub(super) struct Traffic {
     /// Rounds that are not settled.
     rounds: VecDeque<Round>,
     round_settled: Duration,
+    lap: Option<Lap>,
     /// Guest memory per second, as the rounds after the first have shown.
     round_rate: Option<f64>,
     /// Bytes on the wire per second.
@@ -56,6 +60,13 @@ struct Round {
     pages: u64,
 }
 
+/// Rounds that were on their way one right after the other, and are measured together.
+#[derive(Debug, Clone, Copy)]
+struct Lap {
+    began: Duration,
+    pages: u64,
+}
+
 impl Traffic {
     pub(super) fn new(streams: u32) -> Self {
         Self {
@@ -64,6 +75,7 @@ impl Traffic {
             scheduled_pages: 0,
             rounds: VecDeque::new(),
             round_settled: Duration::ZERO,
+            lap: None,
             round_rate: None,
             wire: RateMeter::default(),
             goodput: RateMeter::default(),
@@ -116,21 +128,37 @@ impl Traffic {
     }
 
     fn settle_rounds(&mut self, now: Duration) {
+        let before = self.round_settled;
         while let Some(round) = self.rounds.front().filter(|round| self.is_settled(round.number)) {
-            let time = now.saturating_sub(round.began.max(self.round_settled)).as_secs_f64();
-            let rate = (round.pages * PAGE_SIZE_BYTES) as f64 / time.max(1e-6);
-            // The first round is all of memory, and says little about what the guest writes.
-            if round.number > 1 {
-                self.round_rate = Some(match self.round_rate {
-                    Some(average) if round.pages < LARGE_ROUND_PAGES => average.max(rate),
-                    Some(average) => average + NEWEST_WEIGHT * (rate - average),
-                    None if round.pages < LARGE_ROUND_PAGES => self.first_guess().unwrap_or(rate).max(rate),
-                    None => rate,
-                });
-            }
-            self.round_settled = now;
+            let Round { number, began, pages } = *round;
             self.rounds.pop_front();
+            self.round_settled = now;
+            self.lap = match self.lap {
+                // It says little about what the guest writes: it is all of memory.
+                _ if number == 1 => None,
+                Some(lap) if began <= before.max(lap.began) => Some(Lap { pages: lap.pages + pages, ..lap }),
+                _ => Some(Lap { began: began.max(before), pages }),
+            };
         }
+        if self.lap.is_some_and(|lap| self.learn(lap, now)) {
+            self.lap = None;
+        }
+    }
+
+    /// Takes in how fast pages went, if that took long enough to tell.
+    fn learn(&mut self, lap: Lap, now: Duration) -> bool {
+        let time = now.saturating_sub(lap.began);
+        if time < TELLING {
+            return false;
+        }
+        let rate = (lap.pages * PAGE_SIZE_BYTES) as f64 / time.as_secs_f64();
+        self.round_rate = Some(match self.round_rate {
+            Some(average) if lap.pages < LARGE_ROUND_PAGES => average.max(rate),
+            Some(average) => average + NEWEST_WEIGHT * (rate - average),
+            None if lap.pages < LARGE_ROUND_PAGES => self.first_guess().unwrap_or(rate).max(rate),
+            None => rate,
+        });
+        true
     }
 
     /// Guest memory per second, as the first round shows it: everything the guest writes may turn out not to be zero.
@@ -241,6 +269,29 @@ fn moving_average(average: Duration, newest: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_that_are_acknowledged_at_once_are_not_infinitely_fast() {
+        let us = Duration::from_micros;
+        let mut traffic = Traffic::new(1);
+        round(&mut traffic, 0, 100, (1000, 1000));
+        let known = traffic.streams[0];
+        let ack = |rounds: u32| {
+            let pages = known.pages + u64::from(rounds) * 100;
+            let wire_bytes = known.wire_bytes + u64::from(rounds) * 100 * PAGE_SIZE_BYTES;
+            Ack { wire_bytes, pages, round: known.round + rounds, ..known }
+        };
+        for number in 1..=6 {
+            traffic.schedule(us(200_000), known.round + number, 100);
+        }
+        // 200 pages in 2 ms, twice; then what seems to take a moment each.
+        for (at, rounds) in [(2000, 2), (4000, 4), (4010, 5), (4020, 6)] {
+            assert!(traffic.acknowledge(us(200_000 + at), ack(rounds)));
+        }
+        let rate = traffic.later_bytes_per_s().unwrap();
+        let true_rate = 100_000.0 * PAGE_SIZE_BYTES as f64;
+        assert!((rate / true_rate - 1.0).abs() < 0.1, "{rate}");
+    }
 
     /// Sends one round and has it acknowledged after `ms`; `raw` of its pages are not zero.
     fn round(traffic: &mut Traffic, start_ms: u64, ms: u64, (pages, raw): (u64, u64)) {
