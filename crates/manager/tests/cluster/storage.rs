@@ -179,6 +179,8 @@ async fn a_host_that_could_not_be_told_is_told_when_it_reports() {
 
     cluster.a.script(|script| (script.hold_copy, script.refuses_cancel) = (true, true));
     let task = try_move(&cluster, "shared").await.unwrap();
+    // Before, there is nothing that it could be told of.
+    until_asked(&cluster, "POST storage 0 to shared/web1.raw").await;
     cluster.cancel(task.id).await.unwrap();
     assert_eq!(cluster.ended(task.id).await.state, TaskState::Cancelled);
     cluster.a.script(|script| script.refuses_cancel = false);
