@@ -28,7 +28,16 @@ pub enum WeightError {
 pub struct Balance {
     hosts: usize,
     weights: Vec<f64>,
+    /// One row of dimensions for each host.
+    scales: Vec<Scale>,
     sums: Vec<Sums>,
+}
+
+/// How a use becomes a part of a host's whole, without a division: use * inverse / 2^shift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scale {
+    inverse: u64,
+    shift: u32,
 }
 
 /// Of one dimension, over all hosts.
@@ -48,15 +57,19 @@ impl Balance {
         if let Some(weight) = weights.iter().find(|weight| !(0.0..=1e9).contains(*weight)) {
             return Err(WeightError::Value(*weight));
         }
-        let sums = |dimension| {
-            let mut sums = Sums::default();
-            for host in 0..cluster.hosts() {
-                sums.add(part(cluster, host, dimension, cluster.used(host, dimension).0));
-            }
-            sums
+        let rows =
+            (0..cluster.hosts()).flat_map(|host| (0..expected).map(move |dimension| (host, dimension)));
+        let mut balance = Self {
+            hosts: cluster.hosts(),
+            weights: weights.to_vec(),
+            scales: rows.clone().map(|(host, of)| Scale::new(cluster.used(host, of).1.whole)).collect(),
+            sums: vec![Sums::default(); expected],
         };
-        let sums = (0..expected).map(sums).collect();
-        Ok(Self { hosts: cluster.hosts(), weights: weights.to_vec(), sums })
+        for (host, dimension) in rows {
+            let part = balance.part(host, dimension, cluster.used(host, dimension).0);
+            balance.sums[dimension].add(part);
+        }
+        Ok(balance)
     }
 
     /// The less, the more even.
@@ -89,10 +102,28 @@ impl Balance {
         }
         let (at_from, at_to) = cluster.used_after(change, dimension);
         for (host, after) in [(from, at_from), (to, at_to)] {
-            sums.remove(part(cluster, host, dimension, cluster.used(host, dimension).0));
-            sums.add(part(cluster, host, dimension, after));
+            sums.remove(self.part(host, dimension, cluster.used(host, dimension).0));
+            sums.add(self.part(host, dimension, after));
         }
         sums
+    }
+
+    /// What part of the host's whole so much is.
+    fn part(&self, host: usize, dimension: usize, used: u64) -> u64 {
+        self.scales[host * self.weights.len() + dimension].part(used)
+    }
+}
+
+impl Scale {
+    /// The inverse has 63 bits whatever the whole, which is at least 1.
+    fn new(whole: u64) -> Self {
+        let shift = (u64::BITS - whole.leading_zeros()) + (u64::BITS - 2 - WHOLE_SHIFT);
+        Self { inverse: ((1u128 << (shift + WHOLE_SHIFT)) / u128::from(whole)) as u64, shift }
+    }
+
+    fn part(self, used: u64) -> u64 {
+        let part = (u128::from(used) * u128::from(self.inverse)) >> self.shift;
+        u64::try_from(part).unwrap_or(u64::MAX).min(PART_MAX)
     }
 }
 
@@ -113,11 +144,4 @@ impl Sums {
         let scaled = (count * self.squares - self.parts * self.parts) as f64;
         scaled.sqrt() / (count as f64 * (1u64 << WHOLE_SHIFT) as f64)
     }
-}
-
-/// What part of the host's whole would be used.
-fn part(cluster: &Cluster, host: usize, dimension: usize, used: u64) -> u64 {
-    let whole = cluster.used(host, dimension).1.whole;
-    let part = (u128::from(used) << WHOLE_SHIFT) / u128::from(whole);
-    u64::try_from(part).unwrap_or(u64::MAX).min(PART_MAX)
 }

@@ -106,6 +106,23 @@ proptest! {
     }
 
     #[test]
+    fn nobody_is_a_whole_unit_below_an_exact_division((capacity, claims) in small()) {
+        prop_assume!(claims.iter().map(floor).sum::<u64>() <= capacity);
+        let exact = |level: f64, claim: &Claim| {
+            (level * claim.shares.get() as f64).clamp(floor(claim) as f64, claim.ceiling as f64)
+        };
+        let (mut below, mut above) = (0.0, 1000.0);
+        for _ in 0..100 {
+            let level = f64::midpoint(below, above);
+            let all: f64 = claims.iter().map(|claim| exact(level, claim)).sum();
+            if all < capacity as f64 { below = level } else { above = level }
+        }
+        for (claim, given) in claims.iter().zip(divide(capacity, &claims)) {
+            prop_assert!(given as f64 > exact(below, claim) - 1.0 - 1e-6, "{given} of {claim:?}");
+        }
+    }
+
+    #[test]
     fn equal_shares_are_equal_to_the_unit(
         ceilings in prop::collection::vec(any::<u32>(), 1..9),
         shares in 1..=u64::MAX,
