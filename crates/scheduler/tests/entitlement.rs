@@ -16,7 +16,18 @@ fn all<T: Clone>(value: T) -> PerResource<T> {
 }
 
 fn pool(called: &str, parent: Option<&str>, controls: Controls) -> Pool {
-    Pool { name: name(called), parent: parent.map(name), controls: all(controls), scalable_shares: false }
+    Pool {
+        name: name(called),
+        parent: parent.map(name),
+        controls: all(controls),
+        expandable: all(true),
+        scalable_shares: false,
+    }
+}
+
+/// One that may not borrow.
+fn alone(pool: Pool) -> Pool {
+    Pool { expandable: all(false), ..pool }
 }
 
 fn vm(called: &str, pool: Option<&str>, controls: Controls, demand: u64) -> Vm {
@@ -66,8 +77,7 @@ fn a_reservation_below_an_expandable_pool_holds_against_the_shares_above() {
     let vms = || vec![vm("a", Some("small"), reserved(600), 1000), vm("b", None, shares(1_000_000), 1000)];
     let expandable = Tree::new(vec![pool("small", None, shares(1))], vms()).unwrap();
     assert_eq!(entitled(&expandable, 1000), [600, 400]);
-    let alone = Controls { expandable: false, ..shares(1) };
-    let alone = Tree::new(vec![pool("small", None, alone)], vms()).unwrap();
+    let alone = Tree::new(vec![alone(pool("small", None, shares(1)))], vms()).unwrap();
     assert_eq!(entitled(&alone, 1000), [0, 1000], "the pool has nothing to guarantee it with");
 }
 
@@ -128,15 +138,14 @@ fn of_cpu(tree: &Tree, hosts: &[u64], lost: usize) -> Vec<Refusal> {
 
 #[test]
 fn a_pool_that_may_not_borrow_refuses_what_it_has_not_reserved() {
-    let tree = |top: Controls, below: Controls| {
-        let pools = vec![pool("top", None, top), pool("below", Some("top"), below)];
-        Tree::new(
-            pools,
-            vec![vm("a", Some("below"), reserved(30), 0), vm("b", Some("below"), reserved(20), 0)],
-        )
-        .unwrap()
+    type Kind = fn(Pool) -> Pool;
+    let tree = |(top_is, top): (Kind, u64), (below_is, below): (Kind, u64)| {
+        let top = top_is(pool("top", None, reserved(top)));
+        let below = below_is(pool("below", Some("top"), reserved(below)));
+        let vms = [("a", 30), ("b", 20)].map(|(called, own)| vm(called, Some("below"), reserved(own), 0));
+        Tree::new(vec![top, below], vms.to_vec()).unwrap()
     };
-    let alone = |reservation| Controls { expandable: false, ..reserved(reservation) };
+    let (alone, borrows): (Kind, Kind) = (alone, |pool| pool);
     let refused = |called, missing| Refusal::Pool { pool: name(called), resource: Resource::Cpu, missing };
     let cpu = |tree: &Tree| {
         let refusals = of_cpu(tree, &[100], 0);
@@ -145,15 +154,15 @@ fn a_pool_that_may_not_borrow_refuses_what_it_has_not_reserved() {
             .filter(|refusal| matches!(refusal, Refusal::Pool { resource: Resource::Cpu, .. }))
             .collect::<Vec<_>>()
     };
-    assert_eq!(cpu(&tree(reserved(0), alone(45))), [refused("below", 5)]);
+    assert_eq!(cpu(&tree((borrows, 0), (alone, 45))), [refused("below", 5)]);
     assert_eq!(
-        cpu(&tree(alone(45), reserved(10))),
+        cpu(&tree((alone, 45), (borrows, 10))),
         [refused("top", 5)],
         "it borrows, and the pool above cannot lend"
     );
-    assert_eq!(cpu(&tree(alone(50), reserved(10))), []);
+    assert_eq!(cpu(&tree((alone, 50), (borrows, 10))), []);
     assert_eq!(
-        cpu(&tree(alone(45), alone(45))),
+        cpu(&tree((alone, 45), (alone, 45))),
         [refused("below", 5)],
         "what is refused is not asked for above"
     );
@@ -213,26 +222,25 @@ fn the_mean_weighs_by_shares_whatever_their_scale() {
 /// Up to 5 pools, each in one before it or in none, and up to 10 VMs; amounts of a few units.
 fn trees() -> impl Strategy<Value = (Vec<Pool>, Vec<Vm>)> {
     let controls = || {
-        (0..8u64, prop::option::of(0..30u64), 1..5u32, any::<bool>()).prop_map(
-            |(reservation, more, shares, expandable)| Controls {
-                reservation,
-                limit: more.map(|more| reservation + more),
-                shares,
-                expandable,
-            },
-        )
+        (0..8u64, prop::option::of(0..30u64), 1..5u32).prop_map(|(reservation, more, shares)| Controls {
+            reservation,
+            limit: more.map(|more| reservation + more),
+            shares,
+        })
     };
-    let pools = prop::collection::vec((controls(), any::<prop::sample::Index>(), any::<bool>()), 0..6);
+    let pool_of = (controls(), any::<prop::sample::Index>(), any::<bool>(), any::<bool>());
+    let pools = prop::collection::vec(pool_of, 0..6);
     let vms = prop::collection::vec((controls(), any::<prop::sample::Index>(), 0..40u64), 0..11);
     (pools, vms).prop_map(|(pools, vms)| {
         let parent = |index: prop::sample::Index, before: usize| {
             index.index(before + 1).checked_sub(1).map(|parent| format!("p{parent}"))
         };
         let count = pools.len();
-        let pools = pools.into_iter().enumerate().map(|(at, (controls, index, scalable_shares))| Pool {
-            scalable_shares,
-            ..pool(&format!("p{at}"), parent(index, at).as_deref(), controls)
-        });
+        let pools =
+            pools.into_iter().enumerate().map(|(at, (controls, index, expandable, scalable_shares))| {
+                let pool = pool(&format!("p{at}"), parent(index, at).as_deref(), controls);
+                Pool { expandable: all(expandable), scalable_shares, ..pool }
+            });
         let vms = vms.into_iter().enumerate().map(|(at, (controls, index, demand))| {
             vm(&format!("v{at}"), parent(index, count).as_deref(), controls, demand)
         });

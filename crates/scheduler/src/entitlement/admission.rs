@@ -95,9 +95,10 @@ impl Tree {
             let (pool, controls) = (node.item.name.clone(), &node.item.controls[resource]);
             let reserved = inside.remove(&Some(place)).unwrap_or(0);
             let limit = controls.limit.unwrap_or(u64::MAX);
-            let bound = if controls.expandable { limit } else { controls.reservation };
+            let expandable = node.item.expandable[resource];
+            let bound = if expandable { limit } else { controls.reservation };
             let missing = reserved.saturating_sub(bound);
-            if missing > 0 && controls.expandable {
+            if missing > 0 && expandable {
                 refusals.push(Refusal::Limit { pool, resource, missing });
             } else if missing > 0 {
                 refusals.push(Refusal::Pool { pool, resource, missing });

@@ -70,7 +70,7 @@ impl Claims {
         for (place, pool) in tree.pools.iter().enumerate().rev() {
             let controls = &pool.item.controls[resource];
             let Inside { floors, ceilings } = inside.remove(&Some(place)).unwrap_or_default();
-            let borrowed = if controls.expandable { floors } else { 0 };
+            let borrowed = if pool.item.expandable[resource] { floors } else { 0 };
             let times = if pool.item.scalable_shares { below[place] } else { 1 };
             let claim = claim(controls, controls.reservation.max(borrowed), ceilings, times);
             inside.entry(pool.parent).or_default().add(&claim);

@@ -17,15 +17,12 @@ pub struct Controls {
     pub limit: Option<u64>,
     /// The weight against those in the same pool; at least 1.
     pub shares: u32,
-    /// Of a pool: whether it may reserve for those in it what it has not reserved itself, from the pool above. Means nothing
-    /// for a VM.
-    pub expandable: bool,
 }
 
 impl Default for Controls {
-    /// Nothing reserved, no limit, an expandable pool; vSphere's shares of a virtual CPU.
+    /// Nothing reserved, no limit; vSphere's shares of a virtual CPU.
     fn default() -> Self {
-        Self { reservation: 0, limit: None, shares: 1000, expandable: true }
+        Self { reservation: 0, limit: None, shares: 1000 }
     }
 }
 
@@ -36,6 +33,8 @@ pub struct Pool {
     /// The pool that it is in; `None` directly below the cluster.
     pub parent: Option<Name>,
     pub controls: PerResource<Controls>,
+    /// Whether what those in it reserve beyond its own reservation may come from the pool above.
+    pub expandable: PerResource<bool>,
     /// Whether its shares count once for each VM in it and in the pools below, so that more VMs do not mean less for each.
     pub scalable_shares: bool,
 }
@@ -120,7 +119,7 @@ fn controls(pools: &[Pool], vms: &[Vm]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (owner, controls) in of_pools.chain(of_vms) {
         for resource in Resource::ALL {
-            let Controls { reservation, limit, shares, .. } = controls[resource];
+            let Controls { reservation, limit, shares } = controls[resource];
             let owner = owner.clone();
             if shares == 0 {
                 findings.push(Finding::NoShares { owner: owner.clone(), resource });
