@@ -84,8 +84,9 @@ fn a_reservation_below_an_expandable_pool_holds_against_the_shares_above() {
 #[test]
 fn what_is_wrong_is_told_all_at_once_and_with_a_remedy() {
     let above = Controls { reservation: 2048, limit: Some(1024), ..Controls::default() };
-    let pools =
-        vec![pool("a", Some("nowhere"), shares(1)), pool("b", None, shares(0)), pool("b", None, shares(1))];
+    let below = |called, parent| pool(called, Some(parent), shares(1));
+    let twice = [pool("b", None, shares(0)), pool("b", None, shares(1))];
+    let pools = [vec![below("a", "nowhere"), below("under", "a"), below("c", "c")], twice.to_vec()].concat();
     let mut limited = vm("v", Some("gone"), shares(1), 1);
     limited.controls.memory = above;
     let findings = Tree::new(pools, vec![limited]).unwrap_err();
@@ -98,6 +99,7 @@ fn what_is_wrong_is_told_all_at_once_and_with_a_remedy() {
         Finding::ReservationAboveLimit { owner: vm(), resource: memory, reservation: 2048, limit: 1024 };
     let mut expected =
         vec![Finding::Twice(owner("b")), unknown(owner("a"), "nowhere"), unknown(vm(), "gone")];
+    expected.push(Finding::Cycle(name("c")));
     expected.extend(no_shares);
     expected.push(limit.clone());
     assert_eq!(findings, expected);

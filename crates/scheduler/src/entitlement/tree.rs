@@ -74,12 +74,14 @@ impl Tree {
         let mut findings = controls(&pools, &vms);
         findings.extend(twice(&pools, &vms));
         findings.extend(unknown(&pools, &vms));
+        let order = top_down(&pools).unwrap_or_else(|cycles| {
+            findings.extend(cycles.into_iter().map(Finding::Cycle));
+            Vec::new()
+        });
         if !findings.is_empty() {
             findings.sort();
             return Err(findings);
         }
-        let order =
-            top_down(&pools).map_err(|cycles| cycles.into_iter().map(Finding::Cycle).collect::<Vec<_>>())?;
         let places: BTreeMap<Name, usize> =
             order.iter().enumerate().map(|(place, index)| (pools[*index].name.clone(), place)).collect();
         let place = |parent: &Option<Name>| parent.as_ref().and_then(|name| places.get(name)).copied();
@@ -167,7 +169,7 @@ fn top_down(pools: &[Pool]) -> Result<Vec<usize>, Vec<Name>> {
         order.extend(children.remove(&Some(&pools[index].name)).unwrap_or_default());
         next += 1;
     }
-    // Those that are left hang from a cycle, or are of it.
+    // Those that are left are of a cycle, or hang from one or from a pool that does not exist.
     if children.is_empty() { Ok(order) } else { Err(cycles(pools, children.into_values().flatten())) }
 }
 
