@@ -1,0 +1,102 @@
+//! A cluster that is tried in other places than those in which its VMs run.
+
+use crate::balance::{Balance, WeightError};
+use crate::cluster::{Cluster, Move};
+
+/// The cluster, its score, and which of its VMs are not where they were at the beginning.
+#[derive(Debug, Clone)]
+pub(super) struct Placement {
+    pub(super) cluster: Cluster,
+    balance: Balance,
+    home: Vec<u32>,
+    /// VMs that are away, and of each VM where it stands among them.
+    away: Vec<u32>,
+    slot: Vec<u32>,
+}
+
+impl Placement {
+    /// Everybody is at home.
+    pub(super) fn new(cluster: Cluster, weights: &[f64]) -> Result<Self, WeightError> {
+        let vms = cluster.vms();
+        Ok(Self {
+            balance: Balance::new(&cluster, weights)?,
+            home: (0..vms).map(|vm| cluster.host_of(vm) as u32).collect(),
+            away: Vec::new(),
+            slot: vec![0; vms],
+            cluster,
+        })
+    }
+
+    pub(super) fn score(&self) -> f64 {
+        self.balance.score()
+    }
+
+    pub(super) fn score_after(&self, change: Move) -> f64 {
+        self.balance.score_after(&self.cluster, change)
+    }
+
+    pub(super) fn home(&self, vm: usize) -> usize {
+        self.home[vm] as usize
+    }
+
+    pub(super) fn away(&self) -> &[u32] {
+        &self.away
+    }
+
+    /// How many VMs would be away after the move.
+    pub(super) fn away_after(&self, change: Move) -> usize {
+        let (from, to) = self.cluster.ends(change);
+        let step =
+            |vm: usize, from, to| (usize::from(self.home(vm) != to), usize::from(self.home(vm) != from));
+        let (more, less) = match change {
+            Move::Relocate { vm, .. } => step(vm, from, to),
+            Move::Swap { one, other } => {
+                let (there, back) = (step(one, from, to), step(other, to, from));
+                (there.0 + back.0, there.1 + back.1)
+            }
+        };
+        self.away.len() + more - less
+    }
+
+    pub(super) fn apply(&mut self, change: Move) {
+        self.balance.apply(&self.cluster, change);
+        self.cluster.apply(change);
+        match change {
+            Move::Relocate { vm, .. } => self.note(vm),
+            Move::Swap { one, other } => {
+                self.note(one);
+                self.note(other);
+            }
+        }
+    }
+
+    /// VMs that are away and where, by VM.
+    pub(super) fn places(&self) -> Vec<(u32, u32)> {
+        let mut away = self.away.clone();
+        away.sort_unstable();
+        away.into_iter().map(|vm| (vm, self.cluster.host_of(vm as usize) as u32)).collect()
+    }
+
+    /// From everybody at home to these places.
+    pub(super) fn take(&mut self, places: &[(u32, u32)]) {
+        for (vm, to) in places {
+            self.apply(Move::Relocate { vm: *vm as usize, to: *to as usize });
+        }
+    }
+
+    /// Puts the VM on the list of those that are away, or off it.
+    fn note(&mut self, vm: usize) {
+        let slot = self.slot[vm] as usize;
+        let listed = self.away.get(slot).is_some_and(|at| *at as usize == vm);
+        let away = self.cluster.host_of(vm) != self.home(vm);
+        if away && !listed {
+            self.slot[vm] = self.away.len() as u32;
+            self.away.push(vm as u32);
+        } else if !away && listed {
+            self.away.swap_remove(slot);
+            if let Some(last) = self.away.get(slot) {
+                self.slot[*last as usize] = slot as u32;
+            }
+        }
+    }
+}
