@@ -240,8 +240,8 @@ impl Engine {
             | State::FinalHarvest
             | State::Preparing => Phase::Switchover,
             State::Committing { .. } => Phase::Commit,
-            State::Serving { .. } if self.has_resumed() => Phase::PostCopy,
-            State::HandingOver { .. } | State::HandedOver | State::Serving { .. } => Phase::Resume,
+            State::HandingOver { .. } | State::HandedOver => Phase::Resume,
+            State::Serving { .. } => Phase::PostCopy,
             State::Reclaiming { phase, .. } | State::Resuming { phase, .. } => *phase,
             State::Verifying(_) => Phase::Verify,
             State::Ended => Phase::Done,

@@ -26,7 +26,7 @@ use crate::wire::{Committed, Control, Done, Resumed, WANT_PAGES_MAX, Want, Whole
 
 /// Between two attempts to connect again, the first and the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// How the destination can be reached.
 #[derive(Debug, Clone, PartialEq)]

@@ -152,9 +152,13 @@ pub fn after_commit(
         // Running at this epoch, it has claimed.
         DestinationView::State(LocalState::Running | LocalState::Outgoing) => {
             match source {
-                // It takes as long as it takes to read all memory, and ends by itself.
+                // Both take as long as they take, and end by themselves.
                 SourceView::Working(Some(progress)) if progress.phase == Phase::Verify => {
                     let message = format!("{} reads the memory once more, to compare", m.source);
+                    return Step::Wait { message, progress: Some(progress.clone()) };
+                }
+                SourceView::Working(Some(progress)) if progress.phase == Phase::PostCopy => {
+                    let message = format!("running on {}, memory follows from {}", m.destination, m.source);
                     return Step::Wait { message, progress: Some(progress.clone()) };
                 }
                 // The source reports what it measured as soon as it has heard of the resume.

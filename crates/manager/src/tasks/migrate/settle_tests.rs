@@ -158,11 +158,11 @@ fn a_source_that_still_works_is_given_time_for_its_report_and_not_for_ever() {
 }
 
 #[test]
-fn a_source_that_reads_memory_once_more_is_waited_for_however_long_that_takes() {
+fn a_source_that_reads_memory_once_more_or_still_has_some_is_waited_for_however_long_that_takes() {
     let claimed = migration(MigrationState::Claimed);
     let runs = DestinationView::State(LocalState::Running);
-    let progress = MigrationProgress {
-        phase: Phase::Verify,
+    let progress = |phase| MigrationProgress {
+        phase,
         round: 3,
         bytes_sent: 0,
         remaining: Bytes(0),
@@ -173,6 +173,12 @@ fn a_source_that_reads_memory_once_more_is_waited_for_however_long_that_takes() 
         slowdown_percent: 0.0,
         elapsed_ms: 0,
     };
-    let reads = SourceView::Working(Some(progress));
-    assert!(matches!(after_commit(&claimed, &reads, &runs, LONG_AGO), Step::Wait { progress: Some(_), .. }));
+    let judged = |phase| {
+        let works = SourceView::Working(Some(progress(phase)));
+        after_commit(&claimed, &works, &runs, LONG_AGO)
+    };
+    for phase in [Phase::Verify, Phase::PostCopy] {
+        assert!(matches!(judged(phase), Step::Wait { progress: Some(_), .. }), "{phase:?}");
+    }
+    assert!(matches!(judged(Phase::Resume), Step::Moved { .. }));
 }
