@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use godwit_migration::is_zero;
 use godwit_types::Epoch;
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::storage::StoragePhase;
@@ -261,6 +262,7 @@ impl Mirror {
         let length = (data.end - data.start).min(buffer.len() as u64);
         let contents = &mut buffer[..length as usize];
         source.read_bytes(contents, data.start)?;
+        // Whole sectors, as all that is copied.
         let pieces: Vec<&[u8]> = contents.chunks(PIECE_BYTES).collect();
         let mut at = data.start;
         for run in pieces.chunk_by(|one, next| is_zero(one) == is_zero(next)) {
@@ -274,10 +276,6 @@ impl Mirror {
         }
         Ok((length, data.start + length))
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Decisions about held mirrors, for those who wait for one.
