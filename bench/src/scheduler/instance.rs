@@ -87,10 +87,9 @@ impl Instance {
         Self { name: format!("generated-{hosts}-{vms}-{seed}"), data, loads }
     }
 
-    /// What the VM has of memory, by its place in the file.
-    pub(super) fn memory_mib(&self, vm: usize) -> u64 {
-        let vm = self.rows(is_vm).nth(vm);
-        vm.and_then(|fields| fields[1].parse().ok()).unwrap_or(0)
+    /// What each VM has of memory, in the order of the file.
+    pub(super) fn memory_mib(&self) -> Vec<u64> {
+        self.rows(is_vm).map(|fields| fields[1].parse().unwrap_or(0)).collect()
     }
 
     /// As the scheduler knows it.
@@ -153,7 +152,7 @@ mod tests {
         assert_ne!(instance.data, Instance::generate(10, 120, 8).data);
         assert!(Balance::new(&cluster, &WEIGHTS).unwrap().score() > 0.5);
         let used: u64 = (0..10).map(|host| cluster.used(host, 0).0 - 4096).sum();
-        assert_eq!(used, (0..120).map(|vm| instance.memory_mib(vm)).sum::<u64>());
+        assert_eq!(used, instance.memory_mib().iter().sum::<u64>());
     }
 
     #[test]

@@ -99,12 +99,13 @@ fn plan(instance: &Instance, moves_max: usize, seed: u64) -> Result<Planned> {
     while search.advance(PORTION) {}
     let plan = search.plan(0.0);
     let cpu_s = began.elapsed().as_secs_f64();
+    let memory_mib = instance.memory_mib();
     Ok(Planned {
         instance: instance.name.clone(),
         planner: "godwit",
         moves_max: Some(moves_max),
         moved: plan.steps.len(),
-        moved_mib: plan.steps.iter().map(|step| instance.memory_mib(step.vm)).sum(),
+        moved_mib: plan.steps.iter().map(|step| memory_mib[step.vm]).sum(),
         score_before: plan.score_before,
         score_after: plan.score_after,
         cpu_s,

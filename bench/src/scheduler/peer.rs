@@ -45,12 +45,13 @@ pub(super) fn plan(instance: &Instance) -> Result<Planned> {
         .filter(|(_, (vm, host))| after.get(vm) != Some(host))
         .map(|(index, _)| index)
         .collect();
+    let memory_mib = instance.memory_mib();
     Ok(Planned {
         instance: instance.name.clone(),
         planner: "hbal",
         moves_max: None,
         moved: moved.len(),
-        moved_mib: moved.iter().map(|vm| instance.memory_mib(*vm)).sum(),
+        moved_mib: moved.iter().map(|vm| memory_mib[*vm]).sum(),
         score_before,
         score_after,
         cpu_s,
