@@ -39,14 +39,14 @@ impl Aside {
     ///
     /// They are whole pages of a private anonymous mapping, and nobody needs their contents any more.
     pub(super) unsafe fn take(&self, start: *mut u8, bytes: usize) -> io::Result<()> {
-        let mut to = Mapping::reserve(start as usize % DIRECTORY_BYTES, bytes)?;
+        let to = Mapping::reserve(start as usize % DIRECTORY_BYTES, bytes)?;
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         // SAFETY: the caller has vouched for the pages, and the place that they go to is this call's own.
         let moved = unsafe { libc::mremap(start.cast(), bytes, bytes, flags, to.start) };
         if moved == libc::MAP_FAILED {
-            let error = io::Error::last_os_error();
-            to.free(bytes);
-            return Err(error);
+            // The kernel may have cleared the place before it failed, and somebody else may have it by now: it is left alone.
+            // It holds no memory.
+            return Err(io::Error::last_os_error());
         }
         self.mappings().push(to);
         Ok(())
