@@ -28,8 +28,6 @@ pub(crate) enum BenchError {
     #[error("{count} of {runs} runs went wrong; they are named above")]
     RunsFailed { count: usize, runs: usize },
     #[error("{0}")]
-    Instance(String),
-    #[error("{0}")]
     Memory(String),
     #[error("cannot hold memory ready: {0}")]
     Warm(String),

@@ -10,7 +10,6 @@
 //!   blackout one VM to and fro many times by Godwit alone: the blackout's parts
 //!   evacuate several VMs at once, against one alone
 //!   returns  there and back: what the way home costs
-//!   scheduler    how even a cluster the scheduler leaves, against Ganeti's hbal; no guest, no KVM
 //!   goodput  how fast memory moves, without guests, against plain TCP and rustls
 //! ```
 
@@ -31,7 +30,6 @@ mod ratio;
 mod returns;
 mod row;
 mod run;
-mod scheduler;
 mod stats;
 mod table;
 mod warm;
@@ -104,18 +102,6 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench return-trip\n  cargo xtask bench return-trip --memory 2GiB --json"
     )]
     ReturnTrip(ReturnTrip),
-    /// Plan for a cluster, and compare with its peers. No guest, no KVM.
-    #[command(subcommand)]
-    Scheduler(Scheduler),
-}
-
-#[derive(Debug, Subcommand)]
-enum Scheduler {
-    /// Make a cluster more even, against Ganeti's hbal by its own score.
-    #[command(
-        after_help = "Examples:\n  cargo xtask bench scheduler hbal\n  cargo xtask bench scheduler hbal --instance c50.data --json\n  cargo xtask bench scheduler hbal --instance c50.data --moves 90 --moves 120 --alone"
-    )]
-    Hbal(scheduler::Hbal),
 }
 
 #[derive(Debug, Args)]
@@ -195,7 +181,6 @@ fn main() -> ExitCode {
         Verb::Goodput(options) => measure_goodput(&options),
         Verb::Evacuate(options) => evacuate(&options),
         Verb::ReturnTrip(options) => return_trip(&options),
-        Verb::Scheduler(Scheduler::Hbal(options)) => hbal(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -253,14 +238,6 @@ fn return_trip(options: &ReturnTrip) -> Result<()> {
     let returns = returns::measure(options.memory.0 >> 20, |found| tell(options.json, found))?;
     if !options.json {
         print(&table::returns(&returns));
-    }
-    Ok(())
-}
-
-fn hbal(options: &scheduler::Hbal) -> Result<()> {
-    let rows = scheduler::measure(options, |row| tell(options.json, row))?;
-    if !options.json {
-        print(&table::planned(&rows));
     }
     Ok(())
 }

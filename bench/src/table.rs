@@ -8,7 +8,6 @@ use crate::goodput::Goodput;
 use crate::ratio::Ratio;
 use crate::returns::Return;
 use crate::row::Row;
-use crate::scheduler::Planned;
 
 const MEBIBYTE: f64 = 1_048_576.0;
 
@@ -142,24 +141,6 @@ pub(crate) fn evacuations(rows: &[evacuate::Row]) -> String {
             number(row.undisturbed_gap_ms, 1),
             number(row.bytes_sent.map(|bytes| bytes / MEBIBYTE), 0),
             row.runs.to_string(),
-        ]
-    });
-    table(&header, lines)
-}
-
-/// One line for each plan.
-pub(crate) fn planned(rows: &[Planned]) -> String {
-    let header = ["instance", "planner", "may move", "moved", "GiB", "score before", "score after", "CPU s"];
-    let lines = rows.iter().map(|row| {
-        vec![
-            row.instance.clone(),
-            row.planner.to_owned(),
-            row.moves_max.map_or_else(|| "any".to_owned(), |most| most.to_string()),
-            row.moved.to_string(),
-            number(Some(row.moved_mib as f64 / 1024.0), 0),
-            number(Some(row.score_before), 4),
-            number(Some(row.score_after), 4),
-            number(Some(row.cpu_s), 2),
         ]
     });
     table(&header, lines)

@@ -56,13 +56,14 @@ enum Verb {
     },
     /// Check formatting, lints, layering, licences and duplicate versions.
     Check,
-    /// Measure migrations against QEMU's; takes the arguments of `godwit-bench`.
+    /// Measure migrations against QEMU's, and plans against other schedulers'.
     #[command(after_help = "Examples:
   cargo xtask bench migrate --quick
   cargo xtask bench migrate --repeat 5 --json > rows.jsonl
+  cargo xtask bench scheduler hbal
   cargo xtask bench -- migrate --help            all arguments")]
     Bench {
-        /// What `godwit-bench` is given.
+        /// What `godwit-bench` is given, or `scheduler` and what `godwit-bench-scheduler` is given.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         arguments: Vec<String>,
     },
@@ -148,7 +149,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(options) => run_demo(&options),
         Verb::Test { no_lab } => test::run(no_lab),
         Verb::Check => check::run(),
-        Verb::Bench { arguments } => hand_to("godwit-bench", &arguments),
+        Verb::Bench { arguments } => match arguments.split_first() {
+            Some((first, rest)) if first == "scheduler" => hand_to("godwit-bench-scheduler", rest),
+            _ => hand_to("godwit-bench", &arguments),
+        },
         Verb::Sim { arguments } => hand_to("godwit-sim", &arguments),
         Verb::Fuzz { target, seconds } => {
             let effort = seconds.map_or(fuzz::Effort::Bounded, fuzz::Effort::Seconds);

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use self::instance::Instance;
 use crate::error::{BenchError, Result};
+use crate::output::{print, table, tell};
 
 /// Moves that are looked at for each VM and host: enough for the climb, and for the annealing to come to rest.
 const PROPOSALS_PER_PAIR: u64 = 100;
@@ -36,29 +37,37 @@ pub(crate) struct Hbal {
     alone: bool,
     /// Print one JSON object a line on standard output, as soon as it is known, instead of a table at the end.
     #[arg(long)]
-    pub(crate) json: bool,
+    json: bool,
 }
 
 /// One planner on one instance.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Planned {
-    pub(crate) instance: String,
+struct Planned {
+    instance: String,
     /// `godwit` or `hbal`.
-    pub(crate) planner: &'static str,
+    planner: &'static str,
     /// Most VMs that it might move; none if as many as it liked.
-    pub(crate) moves_max: Option<usize>,
+    moves_max: Option<usize>,
     /// VMs that are elsewhere in the end.
-    pub(crate) moved: usize,
-    pub(crate) moved_mib: u64,
+    moved: usize,
+    moved_mib: u64,
     /// `hbal`'s cluster score.
-    pub(crate) score_before: f64,
-    pub(crate) score_after: f64,
+    score_before: f64,
+    score_after: f64,
     /// Processor time, in seconds.
-    pub(crate) cpu_s: f64,
+    cpu_s: f64,
+}
+
+pub(crate) fn run(options: &Hbal) -> Result<()> {
+    let rows = measure(options, |row| tell(options.json, row))?;
+    if !options.json {
+        print(&planned(&rows));
+    }
+    Ok(())
 }
 
 /// Every instance by `hbal`, then by the scheduler with as many moves, each told as soon as it is known.
-pub(crate) fn measure(wanted: &Hbal, mut tell: impl FnMut(&Planned) -> Result<()>) -> Result<Vec<Planned>> {
+fn measure(wanted: &Hbal, mut tell: impl FnMut(&Planned) -> Result<()>) -> Result<Vec<Planned>> {
     if !wanted.alone {
         peer::ensure()?;
     }
@@ -110,4 +119,22 @@ fn plan(instance: &Instance, moves_max: usize, seed: u64) -> Result<Planned> {
         score_after: plan.score_after,
         cpu_s,
     })
+}
+
+/// One line for each plan.
+fn planned(rows: &[Planned]) -> String {
+    let header = ["instance", "planner", "may move", "moved", "GiB", "score before", "score after", "CPU s"];
+    let lines = rows.iter().map(|row| {
+        vec![
+            row.instance.clone(),
+            row.planner.to_owned(),
+            row.moves_max.map_or_else(|| "any".to_owned(), |most| most.to_string()),
+            row.moved.to_string(),
+            format!("{:.0}", row.moved_mib as f64 / 1024.0),
+            format!("{:.4}", row.score_before),
+            format!("{:.4}", row.score_after),
+            format!("{:.2}", row.cpu_s),
+        ]
+    });
+    table(&header, lines)
 }
