@@ -11,9 +11,14 @@
 
 pub mod balance;
 pub mod cluster;
+pub mod decision;
 pub mod entitlement;
+pub mod planner;
+pub mod policy;
 mod random;
 pub mod resource;
+pub mod rules;
 pub mod search;
+pub mod snapshot;
 
 pub use resource::{PerResource, Resource};

@@ -1,0 +1,131 @@
+//! What is known of a cluster at one moment: all that a decision rests on.
+//!
+//! It is recorded with each decision, so a decision can be made again. Times are milliseconds since 1970, amounts in the units of
+//! [`Resource`](crate::Resource).
+
+use std::collections::BTreeSet;
+
+use godwit_types::{HostName, Name, VmName};
+use serde::{Deserialize, Serialize};
+
+use crate::entitlement::{Controls, Pool};
+use crate::policy::Automation;
+use crate::resource::PerResource;
+use crate::rules::Rule;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub at_unix_ms: u64,
+    pub hosts: Vec<Host>,
+    pub vms: Vec<Vm>,
+    pub pools: Vec<Pool>,
+    pub rules: Vec<Rule>,
+}
+
+/// A host as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    pub name: HostName,
+    pub state: HostState,
+    /// Since when it is in that state.
+    pub since_unix_ms: u64,
+    /// When it was last heard of.
+    pub seen_unix_ms: u64,
+    /// What it has for VMs, without what it needs itself.
+    pub capacity: PerResource<u64>,
+    /// Its kind of CPU; hosts of one class run the same VMs. Unknown if none.
+    pub cpu_class: Option<Name>,
+    pub networks: BTreeSet<Name>,
+    pub datastores: BTreeSet<Name>,
+    /// With which other hosts it would be lost at once: a rack, a power feed.
+    pub domain: Option<Name>,
+    /// Names that rules may give to several hosts.
+    pub labels: BTreeSet<Name>,
+    pub migration: MigrationRoom,
+    /// None if it cannot be switched off and on by itself.
+    pub power: Option<PowerModel>,
+}
+
+/// What a host is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// It runs VMs.
+    On,
+    /// It is being emptied, or is empty, to be patched. It gets no VM.
+    Maintenance,
+    /// It is switched off to save power, and can be woken.
+    Standby,
+    /// It was woken, and is not there yet.
+    Waking,
+    /// It is not heard of. Its VMs can be neither moved nor counted on to be gone.
+    Lost,
+}
+
+/// How much a host moves at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationRoom {
+    /// Migrations away from it at a time, and as many to it.
+    pub moves_max: u32,
+    /// What all of them send in bytes per second, and as much arrives.
+    pub bytes_per_s: u64,
+}
+
+/// What a host draws, in watts: linear between the points, which stand for 0 % of its CPU, evenly on to 100 %.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerModel {
+    /// At least two.
+    pub watts: Vec<u32>,
+    /// Drawn while it is switched off.
+    pub standby_watts: u32,
+    /// How long it takes to be there, in milliseconds.
+    pub wake_ms: u64,
+}
+
+/// A VM that runs, or is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    pub name: VmName,
+    /// None if it is to be placed.
+    pub host: Option<HostName>,
+    /// Directly below the cluster if none.
+    pub pool: Option<Name>,
+    pub controls: PerResource<Controls>,
+    /// What it would use now if nothing held it back.
+    pub demand: PerResource<u64>,
+    /// The most that it is expected to want within the next hour; 0 if nothing is known.
+    pub expected: PerResource<u64>,
+    /// When demand was measured; never if none, and then it is not moved for its own sake.
+    pub measured_unix_ms: Option<u64>,
+    pub vcpus: u32,
+    /// What a host must have free for it, in bytes, whatever it uses.
+    pub memory: u64,
+    pub needs: Needs,
+    /// Why it cannot be moved now, in plain words: a task under way, a disk that only its host reaches.
+    pub pinned: Option<String>,
+    pub automation: Automation,
+    pub writes: Writes,
+    /// When it was moved within the last day, in order.
+    pub moved_unix_ms: Vec<u64>,
+}
+
+/// What a host must have for a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Classes of CPU that it runs on; any if none.
+    pub cpu_classes: Option<BTreeSet<Name>>,
+    pub networks: BTreeSet<Name>,
+    pub datastores: BTreeSet<Name>,
+}
+
+/// What decides how long a migration takes: memory that was touched, and how it is written. The model is mVM's (BtrPlace).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writes {
+    /// Memory that is not zero, in bytes.
+    pub used: u64,
+    /// Memory that is written over and over, in bytes.
+    pub hot: u64,
+    /// Bytes of memory that are written anew each second, the hot ones counted once.
+    pub bytes_per_s: u64,
+}
