@@ -93,6 +93,7 @@ pub(crate) fn host(name: &str) -> HostRow {
             id: None,
         }],
         migration: Default::default(),
+        usage: None,
         clock_unix_ms: 0,
     };
     HostRow {

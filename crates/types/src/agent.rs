@@ -50,6 +50,9 @@ pub struct LocalVm {
     /// The guest's addresses as seen on its network cards, for [`PrepareIncoming::addresses`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<GuestAddress>,
+    /// What it uses; none until that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<crate::usage::VmUsage>,
 }
 
 /// An address that a guest was seen to use.

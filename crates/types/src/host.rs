@@ -48,6 +48,9 @@ pub struct HostFacts {
     /// How much it moves at once.
     #[serde(default)]
     pub migration: MigrationLimits,
+    /// What all that runs on it uses; none until that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<crate::usage::HostUsage>,
     /// Milliseconds since 1970 by the host's clock when the facts were taken, to see skew.
     pub clock_unix_ms: u64,
 }

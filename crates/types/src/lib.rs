@@ -22,6 +22,7 @@ pub mod ownership;
 pub mod storage;
 pub mod task;
 pub mod units;
+pub mod usage;
 pub mod vm;
 
 pub use error::{ApiError, ErrorCode};

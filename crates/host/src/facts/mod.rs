@@ -51,6 +51,7 @@ pub(crate) fn gather(
         networks: networks.collect(),
         datastores,
         migration: migration_limits(config, cpus),
+        usage: None,
         clock_unix_ms: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64),

@@ -86,6 +86,7 @@ impl Machine {
             state,
             detail,
             addresses: self.seen(),
+            usage: None,
         }
     }
 

@@ -171,6 +171,7 @@ impl Agent {
             state,
             detail: None,
             addresses: vec![],
+            usage: None,
         };
         self.known().vms.insert(vm, local);
     }
@@ -567,6 +568,7 @@ fn facts() -> HostFacts {
         }],
         // Most tests have several moves under way and none that waits.
         migration: MigrationLimits { moves_max: 8, bandwidth_bytes_per_s_max: None, link_bits_per_s: None },
+        usage: None,
         clock_unix_ms: 0,
     }
 }
