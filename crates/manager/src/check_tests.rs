@@ -65,8 +65,8 @@ fn task() -> Task {
     Task {
         id: TaskId(Uuid::nil()),
         kind: TaskKind::MigrateVm { from: "a".parse().unwrap(), to },
-        vm: vm("web1").id,
-        vm_name: "web1".parse().unwrap(),
+        vm: Some(vm("web1").id),
+        vm_name: "web1".parse().ok(),
         state: TaskState::Running,
         message: String::new(),
         started_unix_ms: 0,

@@ -1,11 +1,11 @@
-//! Whether a host can run a VM, and which host runs it best: pure functions of what the hosts reported.
+//! Whether a host can run a VM: pure functions of what the hosts reported.
 
 use std::collections::BTreeSet;
 
 use godwit_types::check::{Check, Finding, refuse};
 use godwit_types::host::KvmFlavour;
 use godwit_types::vm::VmSpec;
-use godwit_types::{ApiError, Bytes, HostName, Name};
+use godwit_types::{ApiError, Bytes, Name};
 
 use crate::store::HostRow;
 
@@ -19,6 +19,11 @@ pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
     if !host.up {
         let reason = format!("{name} is down: the manager does not hear from it");
         let remedy = format!("start 'godwit host run' on {name} and check the network to it");
+        found.push(Finding::blocked(Check::Host, reason, remedy));
+    }
+    if host.maintenance.is_some() {
+        let reason = format!("{name} is in maintenance, and gets no VM");
+        let remedy = format!("name another host, or end it: godwit host maintenance exit {name}");
         found.push(Finding::blocked(Check::Host, reason, remedy));
     }
     if facts.kvm.flavour == KvmFlavour::None {
@@ -44,13 +49,16 @@ pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
     found
 }
 
-/// The host that a VM of `spec` is best started on: of those that can run it, the one with the most memory to spare.
-pub(crate) fn place(spec: &VmSpec, hosts: &[HostRow]) -> Result<HostName, ApiError> {
-    let able = hosts.iter().filter(|host| obstacles(spec, host).is_empty());
-    if let Some(best) = able.max_by_key(|host| (host.facts.memory_available, std::cmp::Reverse(&host.name))) {
-        return Ok(best.name.clone());
+/// Refuses with all that is against every host, unless nothing is against one.
+pub(crate) fn require_any(
+    hosts: &[HostRow],
+    against: impl Fn(&HostRow) -> Vec<Finding>,
+) -> Result<(), ApiError> {
+    let found: Vec<Vec<Finding>> = hosts.iter().map(against).collect();
+    if found.iter().any(Vec::is_empty) {
+        return Ok(());
     }
-    let mut all: Vec<Finding> = hosts.iter().flat_map(|host| obstacles(spec, host)).collect();
+    let mut all: Vec<Finding> = found.into_iter().flatten().collect();
     if all.is_empty() {
         all.push(Finding::blocked(
             Check::Host,
@@ -58,7 +66,7 @@ pub(crate) fn place(spec: &VmSpec, hosts: &[HostRow]) -> Result<HostName, ApiErr
             "start 'godwit host run' on a machine with /dev/kvm",
         ));
     }
-    refuse("no host can run the VM", &all).map(|()| unreachable!("there is at least one obstacle"))
+    refuse("no host can run the VM", &all)
 }
 
 pub(crate) fn needed_networks(spec: &VmSpec) -> BTreeSet<&Name> {
@@ -77,10 +85,12 @@ pub(crate) fn needed_memory(spec: &VmSpec) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use godwit_types::ErrorCode;
+    use godwit_types::{ErrorCode, TaskId};
+    use uuid::Uuid;
 
     use super::*;
     use crate::fixtures::{host, spec};
+    use crate::store::InMaintenance;
 
     #[test]
     fn a_host_that_lacks_several_things_is_told_all_of_them() {
@@ -109,13 +119,22 @@ mod tests {
     }
 
     #[test]
-    fn the_able_host_with_most_memory_is_chosen_and_names_break_ties() {
-        let (a, mut b, mut c) = (host("a"), host("b"), host("c"));
-        assert_eq!(place(&spec(), &[a.clone(), b.clone()]).unwrap(), a.name);
-        b.facts.memory_available.0 += 1;
-        c.facts.memory_available.0 += 2;
-        c.facts.networks.clear();
-        assert_eq!(place(&spec(), &[a, b.clone(), c]).unwrap(), b.name);
-        assert_eq!(place(&spec(), &[]).unwrap_err().code, ErrorCode::Refused);
+    fn one_able_host_is_enough_and_without_any_all_reasons_are_told() {
+        let (a, mut b) = (host("a"), host("b"));
+        b.facts.networks.clear();
+        let against = |host: &HostRow| obstacles(&spec(), host);
+        assert_eq!(require_any(&[a.clone(), b.clone()], against), Ok(()));
+        let error = require_any(&[b], against).unwrap_err();
+        assert!(error.message.contains("network 'lan'"), "{error}");
+        assert_eq!(require_any(&[], against).unwrap_err().code, ErrorCode::Refused);
+    }
+
+    #[test]
+    fn a_host_in_maintenance_gets_no_vm_and_says_how_to_end_that() {
+        let mut resting = host("a");
+        resting.maintenance = Some(InMaintenance { since_unix_ms: 1, task: TaskId(Uuid::nil()) });
+        let error = refuse("web1 cannot start on a", &obstacles(&spec(), &resting)).unwrap_err();
+        assert!(error.message.contains("a is in maintenance"), "{error}");
+        assert!(error.remedy.unwrap().contains("godwit host maintenance exit a"));
     }
 }

@@ -105,5 +105,6 @@ pub(crate) fn host(name: &str) -> HostRow {
         up: true,
         clock_skew_ms: 0,
         last_seen_unix_ms: 0,
+        maintenance: None,
     }
 }

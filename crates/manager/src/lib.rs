@@ -7,6 +7,8 @@
 //!                           +----> arbiter, heartbeat --------+       |
 //!                                                                     |
 //!   agents <--HTTP-- tasks: one driver for each open task ------------+
+//!                      ^                                              |
+//!                      '------ scheduling: rounds, decisions ---------+
 //! ```
 //!
 //! `arbiter`, `admission`, `fit`, `moving`, `relocating`, `preflight`, `link`, `news` and `settle` decide, as pure functions; the rest asks them and writes down
@@ -29,6 +31,7 @@ pub mod news;
 mod plan;
 mod preflight;
 mod relocating;
+mod scheduling;
 mod store;
 mod tasks;
 
@@ -114,6 +117,7 @@ pub async fn serve(
     let watcher = Arc::clone(&manager);
     manager.spawn(async move { watcher.watch_hosts().await });
     manager.spawn(tasks::usher(Arc::clone(&manager)));
+    manager.spawn(scheduling::follow(Arc::clone(&manager)));
     tracing::info!("the manager serves on http://{}", listener.local_addr().unwrap_or(config.listen));
     let router = http::router(Arc::clone(&manager));
     let told = async {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::now_unix_ms;
+use crate::scheduling::Scheduling;
 use crate::store::{HostRow, NewEvent, Store};
 
 /// How often silent hosts are looked for.
@@ -26,6 +27,10 @@ pub struct Limits {
     pub poll: Duration,
     /// How long a task waits for an agent that cannot be reached before it ends.
     pub patience: Duration,
+    /// How often the scheduler looks at the cluster if nothing happens.
+    pub round: Duration,
+    /// How soon a VM that did not leave a host in maintenance is tried again; twice as late after each further failure.
+    pub retry: Duration,
 }
 
 impl Default for Limits {
@@ -34,6 +39,8 @@ impl Default for Limits {
             host_silence: Duration::from_secs(10),
             poll: Duration::from_millis(200),
             patience: Duration::from_secs(120),
+            round: Duration::from_secs(60),
+            retry: Duration::from_secs(15),
         }
     }
 }
@@ -50,6 +57,7 @@ pub(crate) struct Manager {
     pub queue: watch::Sender<()>,
     /// The tasks that wait and whose turn has come.
     pub called: watch::Sender<BTreeSet<TaskId>>,
+    pub scheduling: Scheduling,
     /// Changes when the manager ends.
     pub stop: watch::Sender<()>,
     /// Whatever goes on beside the requests: the tasks' drivers, streams to clients.
@@ -66,6 +74,7 @@ impl Manager {
             cancels: watch::Sender::new(()),
             queue: watch::Sender::new(()),
             called: watch::Sender::default(),
+            scheduling: Scheduling::default(),
             stop: watch::Sender::new(()),
             background: Mutex::default(),
             agents: Mutex::default(),

@@ -16,6 +16,7 @@ pub mod entitlement;
 pub mod planner;
 pub mod policy;
 mod random;
+pub mod record;
 pub mod resource;
 pub mod rules;
 pub mod search;

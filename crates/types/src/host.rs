@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::capability::VmmOffer;
-use crate::ids::{HostName, Name, VmId, VmName};
+use crate::ids::{HostName, Name, TaskId, VmId, VmName};
 use crate::units::Bytes;
 
 /// What a host's agent tells the manager when it joins, and again with every heartbeat.
@@ -173,6 +173,18 @@ pub enum HostState {
     Down,
 }
 
+/// That a host is being emptied, or is empty, to be patched. It gets no VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Maintenance {
+    /// Since when, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// The task that empties it.
+    pub task: TaskId,
+    /// Whether no VM runs on it any more.
+    pub empty: bool,
+}
+
 /// A host as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -186,6 +198,8 @@ pub struct Host {
     pub last_seen_ms: u64,
     /// VMs that it owns.
     pub vms: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 #[cfg(test)]

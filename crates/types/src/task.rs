@@ -28,6 +28,10 @@ pub enum TaskKind {
         host: HostName,
         to: Name,
     },
+    /// Empties `host`, and keeps it empty.
+    EnterMaintenance {
+        host: HostName,
+    },
 }
 
 /// Where a task is in its life.
@@ -79,8 +83,11 @@ pub struct Task {
     pub id: TaskId,
     #[serde(flatten)]
     pub kind: TaskKind,
-    pub vm: VmId,
-    pub vm_name: VmName,
+    /// Of one that is about a VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_name: Option<VmName>,
     pub state: TaskState,
     /// What it is doing now, or how it ended, in plain words.
     pub message: String,
@@ -104,6 +111,17 @@ pub struct Task {
     pub report: Option<MigrationReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
+}
+
+impl Task {
+    /// What it is about: a VM's name, or a host's.
+    pub fn subject(&self) -> &str {
+        match (&self.vm_name, &self.kind) {
+            (Some(vm), _) => vm.as_str(),
+            (None, TaskKind::EnterMaintenance { host }) => host.as_str(),
+            (None, _) => "-",
+        }
+    }
 }
 
 /// What became of one of several VMs: `godwit vm migrate --json` prints a list of them.

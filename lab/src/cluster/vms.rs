@@ -168,7 +168,7 @@ impl dyn Cluster + '_ {
         reached: impl Fn(&Task) -> bool,
     ) -> Result<Task> {
         let found = exec::poll(limit, exec::POLL_COMMAND, || Ok(Some(self.task(task)?).filter(&reached)))?;
-        found.ok_or_else(|| self.timeout(format!("the migration of {}: {what}", task.vm_name), limit))
+        found.ok_or_else(|| self.timeout(format!("the migration of {}: {what}", task.subject()), limit))
     }
 
     /// A VM as it is now.

@@ -172,7 +172,7 @@ fn describe(task: &Task) -> String {
 
 fn going_on(task: &Task, detached: bool) -> String {
     if detached {
-        format!("task {} migrates {}", task.id, task.vm_name)
+        format!("task {} migrates {}", task.id, task.subject())
     } else {
         format!("task {} goes on without this terminal", task.id)
     }

@@ -29,7 +29,7 @@ pub(crate) async fn run(session: &Session, options: VmMoveStorage) -> Result<(),
     if options.detach {
         return session
             .format
-            .print(&begun, |task| format!("task {} moves the disks of {}", task.id, task.vm_name));
+            .print(&begun, |task| format!("task {} moves the disks of {}", task.id, task.subject()));
     }
     let ended = wait(session, begun).await?;
     if !ended.state.is_final() {

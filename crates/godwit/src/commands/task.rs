@@ -32,8 +32,8 @@ pub(crate) async fn run(session: &Session, verb: TaskVerb) -> Result<(), ApiErro
             let asked = SetBandwidth { bytes_per_s_max: rate.0.map(|rate| rate.0) };
             let task: Task = session.client.post(&format!("/v1/tasks/{task}/bandwidth"), &asked).await?;
             session.format.print(&task, |task| match asked.bytes_per_s_max {
-                Some(rate) => format!("{} may send {}/s", task.vm_name, Bytes(rate)),
-                None => format!("{} may send as much as its hosts allow", task.vm_name),
+                Some(rate) => format!("{} may send {}/s", task.subject(), Bytes(rate)),
+                None => format!("{} may send as much as its hosts allow", task.subject()),
             })
         }
     }
@@ -108,20 +108,20 @@ async fn ls(session: &Session) -> Result<(), ApiError> {
             vec![
                 task.id.to_string(),
                 time(task.started_unix_ms),
-                task.vm_name.to_string(),
+                task.subject().to_owned(),
                 kind(&task.kind),
                 state(task.state).into(),
                 task.message.clone(),
             ]
         };
-        table(&["TASK", "STARTED", "VM", "WHAT", "STATE", "MESSAGE"], tasks.iter().map(row))
+        table(&["TASK", "STARTED", "OF", "WHAT", "STATE", "MESSAGE"], tasks.iter().map(row))
     })
 }
 
 fn describe(task: &Task) -> String {
     let mut rows = vec![
         ("task", task.id.to_string()),
-        ("vm", task.vm_name.to_string()),
+        ("of", task.subject().to_owned()),
         ("what", kind(&task.kind)),
         ("state", state(task.state).into()),
         ("message", task.message.clone()),
@@ -165,6 +165,7 @@ fn kind(kind: &TaskKind) -> String {
         TaskKind::StopVm { force: false } => "stop".into(),
         TaskKind::MigrateVm { from, to } => format!("migrate {from} -> {to}"),
         TaskKind::MoveStorage { host, to } => format!("move disks on {host} to {to}"),
+        TaskKind::EnterMaintenance { .. } => "enter maintenance".into(),
     }
 }
 

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use godwit_api::server::{Json, Path};
+use godwit_scheduler::record::Emptying;
 use godwit_types::api::Empty;
 use godwit_types::host::{Host, HostReport};
+use godwit_types::task::Task;
 use godwit_types::{ApiError, ErrorCode, HostName};
 
 use super::{Answer, Shared};
 use crate::clock::now_unix_ms;
 use crate::heartbeat::{self, Orders};
 use crate::manager::{Manager, unknown_host};
+use crate::scheduling;
 use crate::tasks::{self, Side};
 
 /// All hosts, by name.
@@ -28,6 +31,28 @@ pub(super) async fn show(State(manager): Shared, Path(name): Path<HostName>) -> 
     let hosts = manager.store.read(|tx| Ok(tx.shown_hosts(now_unix_ms())?)).await?;
     let host = hosts.into_iter().find(|host| host.name == name);
     Ok(Json(host.ok_or_else(|| unknown_host(name.as_str()))?))
+}
+
+/// Empties a host, to be patched: its VMs move away, and it gets none until it leaves maintenance.
+#[utoipa::path(post, path = "/v1/hosts/{name}/maintenance", operation_id = "enter_maintenance", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = Task), (status = "default", body = ApiError)))]
+pub(super) async fn enter_maintenance(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Task> {
+    Ok(Json(tasks::enter_maintenance(&manager, name).await?))
+}
+
+/// Lets a host take VMs again. One that is still being emptied is left as it is.
+#[utoipa::path(delete, path = "/v1/hosts/{name}/maintenance", operation_id = "exit_maintenance", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = Empty), (status = "default", body = ApiError)))]
+pub(super) async fn exit_maintenance(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Empty> {
+    tasks::exit_maintenance(&manager, name).await?;
+    Ok(Json(Empty {}))
+}
+
+/// Where the VMs of a host would go if it were emptied, and which could not. Moves nothing. The answer is an `Emptying`.
+#[utoipa::path(get, path = "/v1/hosts/{name}/maintenance", operation_id = "plan_maintenance", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+pub(super) async fn plan_maintenance(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Emptying> {
+    Ok(Json(scheduling::emptying(&manager, name).await?))
 }
 
 /// What a host's agent tells of itself, every 2 s and when something changes. The first one joins the cluster.

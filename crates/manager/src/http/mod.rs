@@ -5,6 +5,7 @@ mod console;
 mod document;
 mod events;
 mod hosts;
+mod scheduler;
 mod tasks;
 mod vms;
 
@@ -38,6 +39,18 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/hosts", get(hosts::list)),
         ("/v1/hosts/{name}", get(hosts::show)),
         ("/v1/hosts/{name}/heartbeat", post(hosts::heartbeat)),
+        (
+            "/v1/hosts/{name}/maintenance",
+            get(hosts::plan_maintenance)
+                .merge(post(hosts::enter_maintenance))
+                .merge(delete(hosts::exit_maintenance)),
+        ),
+        ("/v1/scheduler", get(scheduler::status)),
+        ("/v1/scheduler/run", post(scheduler::run)),
+        ("/v1/scheduler/decisions", get(scheduler::list)),
+        ("/v1/scheduler/decisions/{id}", get(scheduler::show)),
+        ("/v1/scheduler/decisions/{id}/apply", post(scheduler::apply)),
+        ("/v1/scheduler/decisions/{id}/reject", post(scheduler::reject)),
         ("/v1/vms", get(vms::list).post(vms::create)),
         ("/v1/vms/{vm}", get(vms::show).merge(delete(vms::remove))),
         ("/v1/vms/{vm}/start", post(vms::start)),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use godwit_types::agent::LocalVm;
-use godwit_types::host::{Host, HostFacts, HostState};
-use godwit_types::{HostName, VmId};
+use godwit_types::host::{Host, HostFacts, HostState, Maintenance};
+use godwit_types::{HostName, TaskId, VmId, VmName};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::codec::{Doc, Text};
@@ -25,19 +25,31 @@ pub(crate) struct HostRow {
     /// Its clock minus the manager's, in milliseconds, with the report's time on the way.
     pub clock_skew_ms: i64,
     pub last_seen_unix_ms: u64,
+    /// Kept by [`Tx::enter_maintenance`] and [`Tx::leave_maintenance`] alone.
+    pub maintenance: Option<InMaintenance>,
+}
+
+/// Since when a host is to be empty, and the task that empties it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InMaintenance {
+    pub since_unix_ms: u64,
+    pub task: TaskId,
 }
 
 const COLUMNS: &str = "name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms";
+const SELECT: &str =
+    "SELECT name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms, since_unix_ms, task
+    FROM hosts LEFT JOIN maintenance ON host = name";
 
 impl Tx<'_> {
     pub(crate) fn host(&self, name: &HostName) -> Result<Option<HostRow>, StoreError> {
-        let mut query = self.sql.prepare_cached(&format!("SELECT {COLUMNS} FROM hosts WHERE name = ?"))?;
+        let mut query = self.sql.prepare_cached(&format!("{SELECT} WHERE name = ?"))?;
         Ok(query.query_row([Text(name)], host).optional()?)
     }
 
     /// All hosts, by name.
     pub(crate) fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
-        let mut query = self.sql.prepare_cached(&format!("SELECT {COLUMNS} FROM hosts ORDER BY name"))?;
+        let mut query = self.sql.prepare_cached(&format!("{SELECT} ORDER BY name"))?;
         let hosts = query.query_map([], host)?;
         Ok(hosts.collect::<Result<_, _>>()?)
     }
@@ -62,14 +74,47 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// From now on no VM is to run on the host.
+    pub(crate) fn enter_maintenance(
+        &self,
+        host: &HostName,
+        entered: InMaintenance,
+    ) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("INSERT INTO maintenance (host, since_unix_ms, task) VALUES (?, ?, ?)")?
+            .execute(params![Text(host), entered.since_unix_ms, Text(&entered.task)])?;
+        Ok(())
+    }
+
+    pub(crate) fn leave_maintenance(&self, host: &HostName) -> Result<(), StoreError> {
+        self.sql.prepare_cached("DELETE FROM maintenance WHERE host = ?")?.execute([Text(host)])?;
+        Ok(())
+    }
+
+    /// The VMs that run on the host as far as is known, by name.
+    pub(crate) fn running_on(&self, host: &HostName) -> Result<Vec<VmName>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT name FROM vms JOIN ownership ON vm = id WHERE owner = ? AND power = 'running' ORDER BY name",
+        )?;
+        let names = query.query_map([Text(host)], |row| Ok(row.get::<_, Text<_>>(0)?.0))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+
     /// The hosts as the API shows them at the time `now_unix_ms`.
     pub(crate) fn shown_hosts(&self, now_unix_ms: u64) -> Result<Vec<Host>, StoreError> {
         let mut query = self.sql.prepare_cached("SELECT count(*) FROM ownership WHERE owner = ?")?;
         let show = |row: HostRow| {
             let vms = query.query_row([Text(&row.name)], |row| row.get(0))?;
+            let maintenance = match row.maintenance {
+                Some(InMaintenance { since_unix_ms, task }) => {
+                    Some(Maintenance { since_unix_ms, task, empty: self.running_on(&row.name)?.is_empty() })
+                }
+                None => None,
+            };
             let state = if row.up { HostState::Up } else { HostState::Down };
             let last_seen_ms = now_unix_ms.saturating_sub(row.last_seen_unix_ms);
-            Ok(Host { name: row.name, state, agent: row.agent, facts: row.facts, last_seen_ms, vms })
+            let HostRow { name, agent, facts, .. } = row;
+            Ok(Host { name, state, agent, facts, last_seen_ms, vms, maintenance })
         };
         self.hosts()?.into_iter().map(show).collect()
     }
@@ -85,5 +130,11 @@ fn host(row: &Row<'_>) -> rusqlite::Result<HostRow> {
         up: row.get(5)?,
         clock_skew_ms: row.get(6)?,
         last_seen_unix_ms: row.get(7)?,
+        maintenance: in_maintenance(row)?,
     })
+}
+
+fn in_maintenance(row: &Row<'_>) -> rusqlite::Result<Option<InMaintenance>> {
+    let (since_unix_ms, task): (Option<u64>, Option<Text<TaskId>>) = (row.get(8)?, row.get(9)?);
+    Ok(since_unix_ms.zip(task).map(|(since_unix_ms, task)| InMaintenance { since_unix_ms, task: task.0 }))
 }

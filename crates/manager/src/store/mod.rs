@@ -4,6 +4,8 @@
 //! from it. A job is a closure that runs inside a transaction, which is rolled back when the closure fails.
 
 mod codec;
+mod decisions;
+mod demand;
 mod events;
 mod hosts;
 mod migrations;
@@ -22,8 +24,10 @@ use godwit_types::{ApiError, ErrorCode};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use decisions::StepChange;
+pub(crate) use demand::SLOT_MS;
 pub(crate) use events::NewEvent;
-pub(crate) use hosts::HostRow;
+pub(crate) use hosts::{HostRow, InMaintenance};
 pub(crate) use moved_disks::Left;
 pub(crate) use storage_moves::{StorageMove, StorageState};
 pub use vms::Power;
@@ -51,6 +55,8 @@ pub enum StoreError {
     Thread { source: std::io::Error },
     #[error("the store's thread has ended; restart the manager and read its log for the reason")]
     Stopped,
+    #[error("a decision in the store cannot be packed or unpacked: {source}")]
+    Packing { source: std::io::Error },
     #[error("the store cannot be read or written; check the disk under the state directory")]
     Sql(#[from] rusqlite::Error),
 }

@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 6] = ["
+const STEPS: [&str; 7] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -148,6 +148,72 @@ CREATE TABLE storage_moves (
 CREATE TRIGGER storage_move_ends_once BEFORE UPDATE OF state ON storage_moves
 WHEN old.state <> 'copying' AND new.state <> old.state
 BEGIN SELECT RAISE(ABORT, 'a move of storage ends once'); END;
+", "
+CREATE TABLE tasks_7 (
+    id               TEXT PRIMARY KEY,
+    vm               TEXT,                          -- outlives the VM; none if it is about a host
+    vm_name          TEXT,
+    kind             TEXT NOT NULL,                 -- TaskKind
+    request          TEXT NOT NULL,                 -- what more was asked for, as its kind needs it
+    state            TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')),
+    message          TEXT NOT NULL,
+    started_unix_ms  INTEGER NOT NULL,
+    finished_unix_ms INTEGER,
+    turn             TEXT,                          -- Turn: what it waits for
+    progress         TEXT,                          -- MigrationProgress
+    report           TEXT,                          -- MigrationReport
+    error            TEXT,                          -- ApiError
+    forecast         TEXT,                          -- Forecast: what a migration was expected to cost
+    storage          TEXT,                          -- StorageProgress: of disks that move to another datastore
+    CHECK ((vm IS NULL) = (vm_name IS NULL)),
+    CHECK ((state IN ('waiting', 'running', 'cancelling')) = (finished_unix_ms IS NULL)),
+    CHECK ((state IN ('failed', 'cancelled')) = (error IS NOT NULL)),
+    CHECK (report IS NULL OR state = 'succeeded'),
+    CHECK (turn IS NULL OR state = 'waiting')
+) STRICT;
+INSERT INTO tasks_7 (id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, turn, progress, report, error, forecast, storage)
+SELECT id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, turn, progress, report, error, forecast, storage
+FROM tasks ORDER BY rowid;
+DROP TABLE tasks;
+ALTER TABLE tasks_7 RENAME TO tasks;
+CREATE UNIQUE INDEX one_open_task_for_each_vm ON tasks (vm) WHERE finished_unix_ms IS NULL;
+CREATE INDEX tasks_by_age ON tasks (started_unix_ms);
+
+CREATE TABLE maintenance (
+    host          TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
+    since_unix_ms INTEGER NOT NULL,
+    task          TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE decisions (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    unix_ms  INTEGER NOT NULL,
+    cause    TEXT NOT NULL,                         -- in plain words
+    goal     TEXT NOT NULL,                         -- Goal
+    outline  TEXT NOT NULL,                         -- Outline: what else is asked of it often
+    decision BLOB NOT NULL                          -- Decision: JSON, packed with zstd
+) STRICT;
+
+CREATE TABLE decision_steps (
+    decision        INTEGER NOT NULL REFERENCES decisions ON DELETE CASCADE,
+    step            INTEGER NOT NULL,
+    step_doc        TEXT NOT NULL,                  -- Step
+    state           TEXT NOT NULL CHECK (state IN ('recommended', 'approved', 'running', 'done', 'failed', 'rejected', 'dropped')),
+    applied         INTEGER NOT NULL CHECK (applied IN (0, 1)), -- by people, and not by the scheduler itself
+    changed_unix_ms INTEGER NOT NULL,
+    task            TEXT,
+    detail          TEXT,
+    PRIMARY KEY (decision, step)
+) STRICT;
+CREATE INDEX steps_to_be_done ON decision_steps (decision, step) WHERE state IN ('approved', 'running');
+
+-- The most that a VM wanted in each slot of time.
+CREATE TABLE demand (
+    vm           TEXT NOT NULL REFERENCES vms ON DELETE CASCADE,
+    slot_unix_ms INTEGER NOT NULL,
+    peak         TEXT NOT NULL,                     -- PerResource
+    PRIMARY KEY (vm, slot_unix_ms)
+) STRICT, WITHOUT ROWID;
 "];
 
 /// Opens the file, alone, at the newest version.

@@ -55,8 +55,8 @@ fn task(vm: &VmRow) -> Task {
     Task {
         id: TaskId(Uuid::new_v4()),
         kind,
-        vm: vm.id,
-        vm_name: vm.name.clone(),
+        vm: Some(vm.id),
+        vm_name: Some(vm.name.clone()),
         state: TaskState::Running,
         message: "m".into(),
         started_unix_ms: now_unix_ms(),

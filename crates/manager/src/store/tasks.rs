@@ -1,5 +1,7 @@
 //! Tasks.
 
+use std::collections::BTreeMap;
+
 use godwit_types::forecast::Forecast;
 use godwit_types::migration::{Budget, MigrationProgress, MigrationReport};
 use godwit_types::storage::StorageProgress;
@@ -26,6 +28,35 @@ const COLUMNS: &str = "id, vm, vm_name, kind, state, message, started_unix_ms, f
 const COLUMN_COUNT: usize = 14;
 
 impl Tx<'_> {
+    /// The migrations that have ended well, of VMs that are still there, with when that was.
+    pub(crate) fn moves_since(&self, unix_ms: u64) -> Result<Vec<(VmId, u64)>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT vm, finished_unix_ms FROM tasks WHERE state = 'succeeded' AND finished_unix_ms >= ?
+             AND json_extract(kind, '$.kind') = 'migrate_vm' ORDER BY finished_unix_ms",
+        )?;
+        let moves = query.query_map([unix_ms], |row| Ok((row.get::<_, Text<_>>(0)?.0, row.get(1)?)))?;
+        Ok(moves.collect::<Result<_, _>>()?)
+    }
+
+    /// What each VM was last expected to cost when it moved.
+    pub(crate) fn last_forecasts(&self) -> Result<BTreeMap<VmId, Forecast>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT vm, forecast FROM tasks WHERE forecast IS NOT NULL ORDER BY started_unix_ms",
+        )?;
+        let told =
+            query.query_map([], |row| Ok((row.get::<_, Text<_>>(0)?.0, row.get::<_, Doc<_>>(1)?.0)))?;
+        Ok(told.collect::<Result<_, _>>()?)
+    }
+
+    /// The tasks that are open.
+    pub(crate) fn open_tasks(&self) -> Result<Vec<Task>, StoreError> {
+        let mut query = self.sql.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM tasks WHERE finished_unix_ms IS NULL ORDER BY started_unix_ms, rowid"
+        ))?;
+        let tasks = query.query_map([], task)?;
+        Ok(tasks.collect::<Result<_, _>>()?)
+    }
+
     /// Adds a task that begins now, with what more its kind needs to be driven.
     pub(crate) fn add_task<R: Serialize>(&self, task: &Task, request: &R) -> Result<(), StoreError> {
         self.sql
@@ -35,8 +66,8 @@ impl Tx<'_> {
             )?
             .execute(params![
                 Text(&task.id),
-                Text(&task.vm),
-                Text(&task.vm_name),
+                task.vm.as_ref().map(Text),
+                task.vm_name.as_ref().map(Text),
                 Doc(&task.kind),
                 Word(&task.state),
                 task.message,
@@ -200,8 +231,8 @@ impl Tx<'_> {
 fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
     Ok(Task {
         id: row.get::<_, Text<_>>(0)?.0,
-        vm: row.get::<_, Text<_>>(1)?.0,
-        vm_name: row.get::<_, Text<_>>(2)?.0,
+        vm: row.get::<_, Option<Text<_>>>(1)?.map(|id| id.0),
+        vm_name: row.get::<_, Option<Text<_>>>(2)?.map(|name| name.0),
         kind: row.get::<_, Doc<_>>(3)?.0,
         state: row.get::<_, Word<_>>(4)?.0,
         message: row.get(5)?,

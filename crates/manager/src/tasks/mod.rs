@@ -11,6 +11,7 @@
 //!  succeeded | failed | cancelled
 //! ```
 
+mod maintenance;
 mod migrate;
 mod queue;
 mod start;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use godwit_api::Client;
 use godwit_types::migration::MigrationReport;
 use godwit_types::task::{SetBandwidth, Task, TaskKind, TaskState};
-use godwit_types::{ApiError, ErrorCode, HostName, TaskId};
+use godwit_types::{ApiError, ErrorCode, HostName, TaskId, VmId, VmName};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -31,6 +32,7 @@ use crate::manager::{Manager, unknown_task};
 use crate::moving::Wish;
 use crate::store::{NewEvent, Power, StoreError, Tx, VmRow};
 
+pub(crate) use maintenance::{enter as enter_maintenance, exit as exit_maintenance};
 pub use migrate::settle;
 pub(crate) use migrate::{Side, discard, remove_left, request as request_migration};
 pub(crate) use queue::usher;
@@ -40,10 +42,14 @@ pub(crate) use storage::{Word, request as request_storage_move, tell as tell_sto
 
 /// Drives the task `id` to its end, beside everything else.
 fn drive(manager: &Arc<Manager>, task: Task, resumed: bool) {
-    let driver = Driver { manager: Arc::clone(manager), task, resumed };
-    manager.spawn(async move {
-        let id = driver.task.id;
-        if let Err(error) = driver.run().await {
+    let manager = Arc::clone(manager);
+    Arc::clone(&manager).spawn(async move {
+        let id = task.id;
+        let driven = match (task.vm, task.vm_name.clone()) {
+            (Some(vm), Some(name)) => Driver { manager, task, vm, name, resumed }.run().await,
+            _ => maintenance::run(&manager, task).await,
+        };
+        if let Err(error) = driven {
             // Only the store can be the reason; the task stays open and is taken up after a restart.
             tracing::error!("task {id} stopped being driven: {error}");
         }
@@ -110,8 +116,8 @@ fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
     Task {
         id: TaskId(Uuid::new_v4()),
         kind,
-        vm: vm.id,
-        vm_name: vm.name.clone(),
+        vm: Some(vm.id),
+        vm_name: Some(vm.name.clone()),
         state: TaskState::Running,
         message,
         started_unix_ms: now_unix_ms(),
@@ -142,9 +148,10 @@ pub(crate) fn busy(task: &Task) -> (String, String) {
         TaskKind::StopVm { .. } => "being stopped".to_owned(),
         TaskKind::MigrateVm { from, to } => format!("migrating from {from} to {to}"),
         TaskKind::MoveStorage { to, .. } => format!("moving disks to '{to}'"),
+        TaskKind::EnterMaintenance { .. } => "entering maintenance".to_owned(),
     };
     let remedy = format!("wait for it, or cancel it: godwit task cancel {}", task.id);
-    (format!("{} is {doing} already: task {}", task.vm_name, task.id), remedy)
+    (format!("{} is {doing} already: task {}", task.subject(), task.id), remedy)
 }
 
 /// How a task ended.
@@ -171,10 +178,13 @@ impl Ending {
     }
 }
 
-/// One open task on its way.
+/// One open task of a VM on its way.
 struct Driver {
     manager: Arc<Manager>,
     task: Task,
+    /// The VM that it is about.
+    vm: VmId,
+    name: VmName,
     /// Whether an earlier manager has driven it.
     resumed: bool,
 }
@@ -186,9 +196,11 @@ impl Driver {
             TaskKind::StopVm { .. } => stop::run(&mut self).await?,
             TaskKind::MigrateVm { .. } => migrate::run(&mut self).await?,
             TaskKind::MoveStorage { .. } => storage::run(&mut self).await?,
+            // It is no VM's, and has a driver of its own.
+            TaskKind::EnterMaintenance { .. } => return Ok(()),
         };
-        let task = self.task;
-        let finished = self.manager.store.write(move |tx| Ok(finish(tx, &task, ending)?)).await;
+        let (id, vm, name) = (self.task.id, self.vm, self.name);
+        let finished = self.manager.store.write(move |tx| Ok(finish(tx, id, (vm, &name), ending)?)).await;
         self.manager.queue.send_replace(());
         finished
     }
@@ -236,13 +248,13 @@ impl Driver {
 }
 
 /// Writes how a task ended: in its row, in the VM's, and as an event.
-fn finish(tx: &Tx<'_>, task: &Task, ending: Ending) -> Result<(), StoreError> {
+fn finish(tx: &Tx<'_>, id: TaskId, (vm, name): (VmId, &VmName), ending: Ending) -> Result<(), StoreError> {
     let Ending { state, message, event, power, report, error } = ending;
-    tx.finish_task(task.id, state, &message, report.as_ref(), error.as_ref())?;
-    let owned = tx.ownership(task.vm)?.map(|(owned, _)| owned);
-    let mut event = NewEvent::new(event, message).vm(&task.vm_name).task(task.id);
+    tx.finish_task(id, state, &message, report.as_ref(), error.as_ref())?;
+    let owned = tx.ownership(vm)?.map(|(owned, _)| owned);
+    let mut event = NewEvent::new(event, message).vm(name).task(id);
     if let Some(power) = power {
-        tx.set_power(task.vm, power)?;
+        tx.set_power(vm, power)?;
     }
     if let Some(mut owned) = owned {
         event = event.host(&owned.owner);

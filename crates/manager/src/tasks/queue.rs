@@ -136,13 +136,12 @@ pub(super) async fn await_turn(driver: &Driver) -> Result<Result<(), ApiError>, 
             return Ok(Ok(()));
         };
         // What was well when it was asked for may have changed since.
-        let probe =
-            match preflight::ask(manager, &driver.task.vm.to_string(), Some(&to), wish.move_disks.as_ref())
-                .await
-            {
-                Ok(probe) => probe,
-                Err(error) => return Ok(Err(error)),
-            };
+        let probe = match preflight::ask(manager, &driver.vm.to_string(), Some(&to), wish.move_disks.as_ref())
+            .await
+        {
+            Ok(probe) => probe,
+            Err(error) => return Ok(Err(error)),
+        };
         let begun = manager.store.write(move |tx| {
             let is_called = waiting(tx)?.iter().any(|(task, turn)| task.id == id && turn.is_none());
             if is_called {

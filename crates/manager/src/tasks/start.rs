@@ -23,6 +23,7 @@ use super::{Driver, Ending, Silence, cancelled_error, drive, new_task, require_i
 use crate::fit;
 use crate::manager::{Manager, unknown_host, unknown_vm};
 use crate::moving::moving;
+use crate::scheduling;
 use crate::store::{HostRow, Power, Tx, VmRow};
 
 /// How long an agent may take to start a VM.
@@ -34,18 +35,39 @@ pub(crate) async fn request(
     vm: String,
     asked: StartRequest,
 ) -> Result<Task, ApiError> {
-    let task = manager.store.write(move |tx| plan(tx, &vm, asked.host.as_ref())).await?;
+    let task = match asked.host {
+        Some(host) => manager.store.write(move |tx| plan(tx, &vm, &host)).await?,
+        None => {
+            let name = vm.clone();
+            manager.store.read(move |tx| require_startable(tx, &name)).await?;
+            scheduling::place(manager, vm.clone(), move |tx, host| plan(tx, &vm, host)).await?
+        }
+    };
     drive(manager, task.clone(), false);
     Ok(task)
 }
 
-fn plan(tx: &Tx<'_>, vm: &str, host: Option<&HostName>) -> Result<Task, ApiError> {
+/// Refuses what no choice of a host could help, before one is looked for.
+fn require_startable(tx: &Tx<'_>, vm: &str) -> Result<(), ApiError> {
     let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
     require_idle(tx, &vm)?;
     let owned = tx.ownership(vm.id)?.map(|(owned, _)| owned);
     require_not_running(tx, &vm, owned.as_ref())?;
     let last = owned.as_ref().map(|owned| tx.host(&owned.owner)).transpose()?.flatten();
-    let host = choose(tx, &vm, host, last.as_ref())?;
+    let against = |host: &HostRow| against(&vm, host, last.as_ref());
+    let hosts = tx.hosts()?;
+    fit::require_any(&hosts, against)
+}
+
+fn plan(tx: &Tx<'_>, vm: &str, host: &HostName) -> Result<Task, ApiError> {
+    let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
+    require_idle(tx, &vm)?;
+    let owned = tx.ownership(vm.id)?.map(|(owned, _)| owned);
+    require_not_running(tx, &vm, owned.as_ref())?;
+    let last = owned.as_ref().map(|owned| tx.host(&owned.owner)).transpose()?.flatten();
+    let row = tx.host(host)?.ok_or_else(|| unknown_host(host.as_str()))?;
+    refuse(&format!("{} cannot start on {host}", vm.name), &against(&vm, &row, last.as_ref()))?;
+    let host = row.name;
     let epoch = owned.map_or(Epoch(0), |owned| owned.epoch).next();
     tx.put_ownership(&Ownership { vm: vm.id, owner: host.clone(), epoch, claimed: false })?;
     let message = format!("{host} starts {}", vm.name);
@@ -64,23 +86,11 @@ fn require_not_running(tx: &Tx<'_>, vm: &VmRow, owned: Option<&Ownership>) -> Re
     Err(ApiError::new(ErrorCode::Refused, message).remedy(format!("bring {host} or the network to it back")))
 }
 
-/// The host named, or the best one; one that reaches the VM's disks where `last` had them.
-fn choose(
-    tx: &Tx<'_>,
-    vm: &VmRow,
-    host: Option<&HostName>,
-    last: Option<&HostRow>,
-) -> Result<HostName, ApiError> {
-    let Some(name) = host else {
-        let mut hosts = tx.hosts()?;
-        hosts.retain(|host| elsewhere(vm, host, last).is_empty());
-        return fit::place(&vm.spec, &hosts);
-    };
-    let host: HostRow = tx.host(name)?.ok_or_else(|| unknown_host(name.as_str()))?;
-    let mut found = fit::obstacles(&vm.spec, &host);
-    found.extend(elsewhere(vm, &host, last));
-    refuse(&format!("{} cannot start on {name}", vm.name), &found)?;
-    Ok(host.name)
+/// All that keeps the VM from running on `host`, if `last` had it last.
+fn against(vm: &VmRow, host: &HostRow, last: Option<&HostRow>) -> Vec<Finding> {
+    let mut found = fit::obstacles(&vm.spec, host);
+    found.extend(elsewhere(vm, host, last));
+    found
 }
 
 /// Disks that a host does not share with the one that had the VM last: what it has under their names is something else, such
@@ -99,7 +109,7 @@ fn elsewhere(vm: &VmRow, host: &HostRow, last: Option<&HostRow>) -> Vec<Finding>
 
 /// Drives the task to its end.
 pub(super) async fn run(driver: &mut Driver, host: &HostName) -> Result<Ending, ApiError> {
-    let id = driver.task.vm;
+    let id = driver.vm;
     let rows = driver.manager.store.read(move |tx| Ok((tx.vm(&id.to_string())?, tx.ownership(id)?)));
     let (Some(vm), Some((owned, _))) = rows.await? else {
         return Ok(failed(driver, host, unknown_vm(&id.to_string())));
@@ -130,7 +140,7 @@ pub(super) async fn run(driver: &mut Driver, host: &HostName) -> Result<Ending, 
 /// Finds the VM running at its epoch, or starts it.
 async fn attempt(driver: &Driver, host: &HostName, start: &StartVm) -> Result<LocalVm, ApiError> {
     let agent = driver.agent(host).await?;
-    let path = format!("/v1/vms/{}", driver.task.vm);
+    let path = format!("/v1/vms/{}", driver.vm);
     match agent.get::<LocalVm>(&path).await {
         Ok(local) if local.epoch == start.epoch => Ok(local),
         Err(error) if error.code != ErrorCode::NotFound => Err(error),
@@ -139,7 +149,7 @@ async fn attempt(driver: &Driver, host: &HostName, start: &StartVm) -> Result<Lo
 }
 
 fn started(driver: &Driver, host: &HostName, local: &LocalVm) -> Ending {
-    let name = &driver.task.vm_name;
+    let name = &driver.name;
     match local.state {
         LocalState::Crashed => {
             let why = local.detail.as_deref().unwrap_or("its process ended by itself");
@@ -157,6 +167,6 @@ fn started(driver: &Driver, host: &HostName, local: &LocalVm) -> Ending {
 }
 
 fn failed(driver: &Driver, host: &HostName, error: ApiError) -> Ending {
-    let message = format!("{} was not started on {host}: {}", driver.task.vm_name, told(&error));
+    let message = format!("{} was not started on {host}: {}", driver.name, told(&error));
     Ending::failed("vm.start_failed", message, error)
 }

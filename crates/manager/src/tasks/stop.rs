@@ -44,7 +44,7 @@ fn plan(tx: &Tx<'_>, vm: &str, asked: &StopVm) -> Result<Task, ApiError> {
 
 /// Drives the task to its end.
 pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
-    let (id, vm) = (driver.task.id, driver.task.vm);
+    let (id, vm) = (driver.task.id, driver.vm);
     let rows = driver.manager.store.read(move |tx| Ok((tx.task_request(id)?, tx.ownership(vm)?)));
     let (asked, owned): (StopVm, _) = rows.await?;
     let Some((owned, _)) = owned else { return Ok(failed(driver, unknown_vm(&vm.to_string()))) };
@@ -58,7 +58,7 @@ pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
         silence.heard(&answer);
         match answer {
             Ok(()) => {
-                let message = format!("{} stopped on {}", driver.task.vm_name, owned.owner);
+                let message = format!("{} stopped on {}", driver.name, owned.owner);
                 return Ok(Ending::succeeded("vm.stopped", Power::Stopped, message));
             }
             Err(error)
@@ -76,13 +76,13 @@ pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
 async fn attempt(driver: &Driver, host: &HostName, asked: &StopVm) -> Result<(), ApiError> {
     let timeout = Duration::from_millis(asked.timeout_ms) + AGENT_MARGIN;
     let agent = driver.agent(host).await?.with_timeout(timeout);
-    match agent.post::<_, Empty>(&format!("/v1/vms/{}/stop", driver.task.vm), asked).await {
+    match agent.post::<_, Empty>(&format!("/v1/vms/{}/stop", driver.vm), asked).await {
         Err(error) if error.code == ErrorCode::NotFound => Ok(()),
         other => other.map(|_| ()),
     }
 }
 
 fn failed(driver: &Driver, error: ApiError) -> Ending {
-    let message = format!("{} was not stopped: {}", driver.task.vm_name, told(&error));
+    let message = format!("{} was not stopped: {}", driver.name, told(&error));
     Ending::failed("vm.stop_failed", message, error)
 }

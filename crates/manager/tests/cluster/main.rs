@@ -4,6 +4,7 @@ mod agent;
 mod checks;
 mod fake_storage;
 mod lifecycle;
+mod maintenance;
 mod migrations;
 mod plans;
 mod queue;
@@ -77,6 +78,8 @@ impl Cluster {
             host_silence: Duration::from_millis(400),
             poll: Duration::from_millis(10),
             patience: Duration::from_millis(300),
+            round: Duration::from_secs(60),
+            retry: Duration::from_millis(100),
         };
         let config = self.config.clone();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -22,7 +22,7 @@ impl Cluster {
         cluster
     }
 
-    async fn allow(&self, agent: &Agent, moves_max: u32) {
+    pub(crate) async fn allow(&self, agent: &Agent, moves_max: u32) {
         agent.known().facts.migration.moves_max = moves_max;
         let path = format!("/v1/hosts/{}", agent.name);
         self.until("the manager knows the limit", async |c| {
@@ -37,7 +37,7 @@ impl Cluster {
 
     async fn waits_at(&self, task: &Task, position: u32) -> Task {
         let at = async |c: &Self| c.task(task.id).await.turn.is_some_and(|turn| turn.position == position);
-        self.until(&format!("{} waits at {position}", task.vm_name), at).await;
+        self.until(&format!("{} waits at {position}", task.subject()), at).await;
         self.task(task.id).await
     }
 

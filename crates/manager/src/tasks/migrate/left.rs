@@ -14,7 +14,7 @@ impl Attempt<'_> {
         let left = self.driver.manager.store.read(move |tx| Ok(tx.left(vm, &source)?)).await?;
         for left in left.into_iter().filter(|left| left.migration == id) {
             let removed = remove_left(&self.driver.manager, &self.m.source, &left).await;
-            let (name, host, task) = (self.driver.task.vm_name.clone(), self.m.source.clone(), self.m.task);
+            let (name, host, task) = (self.driver.name.clone(), self.m.source.clone(), self.m.task);
             let event = match removed {
                 Ok(()) => continue,
                 Err(error) => {

@@ -87,8 +87,8 @@ fn plan(tx: &Tx<'_>, vm: &str, to: &HostName, wish: &Wish, probe: &Probe) -> Res
 /// Begins the migration of a task whose turn has come, unless it was cancelled.
 pub(super) fn begin(tx: &Tx<'_>, id: TaskId, wish: &Wish, probe: &Probe) -> Result<(), ApiError> {
     let task = tx.task(id)?.ok_or_else(|| unknown_task(id))?;
-    let TaskKind::MigrateVm { from, to } = task.kind else { return Ok(()) };
-    let situation = Situation::of(tx, &task.vm.to_string())?;
+    let (TaskKind::MigrateVm { from, to }, Some(vm)) = (task.kind, task.vm) else { return Ok(()) };
+    let situation = Situation::of(tx, &vm.to_string())?;
     // It is busy with this very task.
     let situation = Situation { busy: None, ..situation };
     let destination = tx.host(&to)?.ok_or_else(|| unknown_host(to.as_str()))?;
@@ -172,7 +172,7 @@ pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
 fn not_begun(driver: &Driver, error: ApiError) -> Ending {
     let cancelled = error.code == ErrorCode::Cancelled;
     let event = if cancelled { "vm.migration_cancelled" } else { "vm.migration_failed" };
-    let message = format!("{} has not begun to move: {}", driver.task.vm_name, told(&error));
+    let message = format!("{} has not begun to move: {}", driver.name, told(&error));
     Ending::failed(event, message, error)
 }
 
@@ -272,7 +272,7 @@ impl Attempt<'_> {
     }
 
     fn moved(&self, report: Option<MigrationReport>, runs: bool) -> Ending {
-        let (name, from, to) = (&self.driver.task.vm_name, &self.m.source, &self.m.destination);
+        let (name, from, to) = (&self.driver.name, &self.m.source, &self.m.destination);
         let power = if runs { Power::Running } else { Power::Stopped };
         if self.m.taken_over {
             let message = format!(
@@ -303,7 +303,7 @@ impl Attempt<'_> {
 
     fn failed(&self, error: ApiError, power: Option<Power>) -> Ending {
         let Migration { source, destination, state, .. } = &self.m;
-        let name = &self.driver.task.vm_name;
+        let name = &self.driver.name;
         let message = match state {
             MigrationState::Committed | MigrationState::Claimed => {
                 format!("{name} belongs to {destination}, and is not known to run there: {}", told(&error))

@@ -78,7 +78,7 @@ impl Attempt<'_> {
         let (m, manager) = (&self.m, &self.driver.manager);
         let foreseen =
             plan::foresee(manager, m.vm, (&m.source, &m.destination), (budget, disks), SAMPLE_MS).await;
-        let (name, task, host) = (self.driver.task.vm_name.clone(), m.task, m.source.clone());
+        let (name, task, host) = (self.driver.name.clone(), m.task, m.source.clone());
         let noted = manager.store.note(move |tx| {
             let (kind, message) = match &foreseen {
                 Ok(forecast) => {

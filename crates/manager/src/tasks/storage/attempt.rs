@@ -134,7 +134,7 @@ impl<'a> Attempt<'a> {
         if matches!(local, Some(LocalState::Running | LocalState::Outgoing)) {
             self.remove_left().await?;
         }
-        let (name, to) = (&self.driver.task.vm_name, &self.to);
+        let (name, to) = (&self.driver.name, &self.to);
         let count = match self.m.moving.disks.len() {
             1 => "its disk has".to_owned(),
             count => format!("{count} disks have"),
@@ -163,7 +163,7 @@ impl<'a> Attempt<'a> {
             tracing::info!("{host} was not told that the move {id} is aborted: {error}");
         }
         let power = ended(self.local().await);
-        let name = &self.driver.task.vm_name;
+        let name = &self.driver.name;
         let message = match power {
             Some(Power::Crashed) => {
                 format!("{name} crashed on {host}, and its disks are where they were: {}", told(&error))
@@ -178,7 +178,7 @@ impl<'a> Attempt<'a> {
 
     /// The record has changed, and the host does not answer.
     fn uncertain(&self, error: ApiError) -> Ending {
-        let (name, host, to) = (&self.driver.task.vm_name, &self.m.host, &self.to);
+        let (name, host, to) = (&self.driver.name, &self.m.host, &self.to);
         let message = format!(
             "the disks of {name} are those in '{to}', and {host}, which keeps both images the same, has not been told: {}; it will be when it is heard from",
             told(&error)
@@ -218,7 +218,7 @@ impl<'a> Attempt<'a> {
         let Some(left) = left.into_iter().find(|left: &Left| left.migration == id) else { return Ok(()) };
         let Err(error) = remove_left(&self.driver.manager, &self.m.host, &left).await else { return Ok(()) };
         let images: Vec<String> = left.order.images.iter().map(ToString::to_string).collect();
-        let (name, host) = (&self.driver.task.vm_name, &self.m.host);
+        let (name, host) = (&self.driver.name, &self.m.host);
         let message = format!(
             "{name} has left {} on {host}, which is not removed yet: {}",
             images.join(", "),

@@ -110,7 +110,7 @@ pub(super) async fn run(driver: &mut Driver) -> Result<Ending, ApiError> {
     let rows = driver.manager.store.read(move |tx| Ok((tx.storage_move_of(id)?, tx.task_request(id)?)));
     let (m, asked): (Option<StorageMove>, MoveStorage) = rows.await?;
     let Some(m) = m else {
-        let message = format!("{} is no more", driver.task.vm_name);
+        let message = format!("{} is no more", driver.name);
         return Ok(Ending::failed(
             "vm.storage_move_failed",
             message.clone(),

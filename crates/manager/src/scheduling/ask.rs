@@ -1,0 +1,180 @@
+//! What people ask of the scheduler.
+
+use std::sync::Arc;
+
+use godwit_scheduler::decision::{Decision, ENGINE_VERSION};
+use godwit_scheduler::planner::{Goal, Reason};
+use godwit_scheduler::record::{
+    AskReplay, DecisionRecord, Emptying, NameSteps, Ran, RunScheduler, SchedulerStatus, StepState,
+};
+use godwit_types::{ApiError, ErrorCode, HostName};
+
+use super::rounds::{Wanted, look};
+use super::snapshot::left_alone;
+use super::{Terms, execute};
+use crate::clock::now_unix_ms;
+use crate::manager::{Manager, unknown_host};
+use crate::store::{NewEvent, StepChange};
+
+/// `GET /v1/scheduler`.
+pub(crate) async fn status(manager: &Manager) -> Result<SchedulerStatus, ApiError> {
+    let looked_unix_ms = manager.scheduling.last.borrow().map(|last| last.unix_ms);
+    let limits = manager.limits.clone();
+    let status = manager.store.read(move |tx| {
+        let terms = Terms::of(tx, &limits)?;
+        let decision = tx.last_balance()?;
+        let mut open = tx.open_decisions()?;
+        open.extend(
+            decision
+                .iter()
+                .filter(|last| open.iter().all(|one| one.id != last.id))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        let count = |wanted: StepState| {
+            let steps = open.iter().flat_map(|record| &record.steps);
+            u32::try_from(steps.filter(|step| step.state == wanted).count()).unwrap_or(u32::MAX)
+        };
+        Ok(SchedulerStatus {
+            automation: terms.policy.automation,
+            threshold: terms.policy.threshold,
+            engine: ENGINE_VERSION,
+            looked_unix_ms,
+            recommended: count(StepState::Recommended),
+            approved: count(StepState::Approved),
+            running: count(StepState::Running),
+            decision,
+            left_alone: left_alone(tx, &terms, now_unix_ms())?,
+        })
+    });
+    status.await
+}
+
+/// `POST /v1/scheduler/run`.
+pub(crate) async fn run(manager: &Arc<Manager>, asked: RunScheduler) -> Result<Ran, ApiError> {
+    if asked.goal == Goal::Place {
+        let message = "a VM is placed when it starts: godwit vm start VM";
+        return Err(ApiError::new(ErrorCode::Invalid, message));
+    }
+    let wanted = if asked.dry_run { Wanted::ToTell } else { Wanted::ByPeople };
+    look(manager, "somebody has asked", asked.goal, wanted).await
+}
+
+/// `GET /v1/hosts/{host}/maintenance`: what emptying a host would do.
+pub(crate) async fn emptying(manager: &Arc<Manager>, host: HostName) -> Result<Emptying, ApiError> {
+    let name = host.clone();
+    let vms = manager.store.read(move |tx| {
+        tx.host(&name)?.ok_or_else(|| unknown_host(name.as_str()))?;
+        Ok(tx.running_on(&name)?)
+    });
+    let vms = vms.await?;
+    let goal = Goal::Evacuate { hosts: vec![host.clone()] };
+    let Ran { plan, .. } = look(manager, "", goal, Wanted::ToTell).await?;
+    Ok(Emptying { host, vms, plan })
+}
+
+/// `POST /v1/scheduler/decisions/{id}/apply`: does what was recommended, and what it waits for.
+pub(crate) async fn apply(
+    manager: &Arc<Manager>,
+    id: u64,
+    named: NameSteps,
+) -> Result<DecisionRecord, ApiError> {
+    let applied = manager.store.write(move |tx| {
+        let record = tx.decision_record(id)?.ok_or_else(|| unknown_decision(id))?;
+        let mut wanted = chosen(&record, &named)?;
+        while let Some(index) = wanted.pop() {
+            if let Some(step) = record.steps.get(index).filter(|step| step.state == StepState::Recommended) {
+                tx.apply_step(id, index)?;
+                wanted.extend(step.step.after.iter().copied().filter(|before| *before < index));
+            }
+        }
+        tx.add_event(NewEvent::new("scheduler.applied", format!("what decision {id} recommends is applied")))
+            .map_err(ApiError::from)
+    });
+    applied.await?;
+    {
+        let _alone = manager.scheduling.alone.lock().await;
+        execute::execute(manager).await?;
+    }
+    record_of(manager, id).await
+}
+
+/// `POST /v1/scheduler/decisions/{id}/reject`: the VMs stay where they are for their cool-down.
+pub(crate) async fn reject(manager: &Manager, id: u64, named: NameSteps) -> Result<DecisionRecord, ApiError> {
+    let rejected = manager.store.write(move |tx| {
+        let record = tx.decision_record(id)?.ok_or_else(|| unknown_decision(id))?;
+        for step in chosen(&record, &named)? {
+            if let Reason::Maintenance { host } = &record.steps[step].step.reason {
+                let message = format!("step {step} of decision {id} empties {host}, which was asked for");
+                let remedy = format!("end that instead: godwit host maintenance exit {host}");
+                return Err(ApiError::new(ErrorCode::Refused, message).remedy(remedy));
+            }
+            tx.change_step(&StepChange {
+                decision: id,
+                step,
+                state: StepState::Rejected,
+                task: None,
+                detail: None,
+            })?;
+        }
+        tx.add_event(NewEvent::new(
+            "scheduler.rejected",
+            format!("what decision {id} recommends was rejected"),
+        ))
+        .map_err(ApiError::from)
+    });
+    rejected.await?;
+    record_of(manager, id).await
+}
+
+/// The steps that wait for people, of those that were named; all of them if none was.
+fn chosen(record: &DecisionRecord, named: &NameSteps) -> Result<Vec<usize>, ApiError> {
+    let waits =
+        |index: &usize| record.steps.get(*index).is_some_and(|step| step.state == StepState::Recommended);
+    let id = record.id;
+    if let Some(other) = named.steps.iter().find(|index| !waits(index)) {
+        let message = format!("step {other} of decision {id} does not wait for anybody's word");
+        return Err(ApiError::new(ErrorCode::Conflict, message)
+            .remedy(format!("see what does: godwit scheduler show {id}")));
+    }
+    let all: Vec<usize> = (0..record.steps.len()).filter(waits).collect();
+    if all.is_empty() {
+        let message = format!("nothing in decision {id} waits for anybody's word");
+        return Err(ApiError::new(ErrorCode::Conflict, message)
+            .remedy("see what does: godwit scheduler recommendations"));
+    }
+    Ok(if named.steps.is_empty() { all } else { named.steps.clone() })
+}
+
+/// A decision, and the policy under which it is to be made again: its own if none.
+pub(crate) async fn replay(
+    manager: &Manager,
+    id: u64,
+    asked: AskReplay,
+) -> Result<(Decision, Option<godwit_scheduler::policy::Policy>), ApiError> {
+    let found = manager.store.read(move |tx| {
+        let decision = tx.decision(id)?.ok_or_else(|| unknown_decision(id))?;
+        let policy = match (asked.policy, asked.as_of_unix_ms) {
+            (Some(policy), _) => Some(policy),
+            (None, Some(unix_ms)) => Some(tx.policy_as_of(unix_ms)?.ok_or_else(no_policy)?),
+            (None, None) => None,
+        };
+        Ok((decision, policy))
+    });
+    found.await
+}
+
+fn no_policy() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "no decision is known from before that time, and so no policy")
+        .remedy("see from when on they are: godwit scheduler decisions")
+}
+
+async fn record_of(manager: &Manager, id: u64) -> Result<DecisionRecord, ApiError> {
+    let record = manager.store.read(move |tx| Ok(tx.decision_record(id)?)).await?;
+    record.ok_or_else(|| unknown_decision(id))
+}
+
+pub(crate) fn unknown_decision(id: u64) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no decision {id}"))
+        .remedy("list them: godwit scheduler decisions")
+}

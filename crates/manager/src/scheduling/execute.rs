@@ -1,0 +1,134 @@
+//! Doing what is to be done, as ordinary migrations: as far as the steps before are done and the hosts take it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use godwit_scheduler::planner::Action;
+use godwit_scheduler::record::{DecisionRecord, StepRecord, StepState};
+use godwit_types::migration::{Budget, MigrateVm};
+use godwit_types::task::{Task, TaskKind};
+use godwit_types::vm::StartRequest;
+use godwit_types::{ApiError, ErrorCode, HostName, TaskId};
+use tokio::task::JoinSet;
+
+use crate::admission::Place;
+use crate::manager::Manager;
+use crate::store::{StepChange, StoreError, Tx};
+use crate::tasks;
+
+/// Begins every step that can begin now. What cannot is looked at again in the next round.
+pub(super) async fn execute(manager: &Arc<Manager>) -> Result<(), ApiError> {
+    loop {
+        let ready = manager.store.read(|tx| Ok(ready(tx)?)).await?;
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let mut begun = JoinSet::new();
+        for (decision, step, action) in ready {
+            let manager = Arc::clone(manager);
+            begun.spawn(async move {
+                let (state, task, detail) = match begin(&manager, &action).await {
+                    Ok(task) => (StepState::Running, Some(task), None),
+                    Err(error) => (StepState::Failed, None, Some(error.message)),
+                };
+                StepChange { decision, step, state, task, detail }
+            });
+        }
+        let changes = begun.join_all().await;
+        let written = manager.store.write(move |tx| {
+            for change in &changes {
+                tx.change_step(change)?;
+            }
+            Ok(())
+        });
+        written.await?;
+    }
+}
+
+async fn begin(manager: &Arc<Manager>, action: &Action) -> Result<TaskId, ApiError> {
+    let task: Task = match action {
+        Action::Move { vm, to, .. } => {
+            let asked = MigrateVm { to: to.clone(), budget: Budget::default(), move_disks: None };
+            tasks::request_migration(manager, vm.to_string(), asked).await?
+        }
+        Action::Place { vm, on } => {
+            let asked = StartRequest { host: Some(on.clone()) };
+            tasks::request_start(manager, vm.to_string(), asked).await?
+        }
+        Action::Wake { host } | Action::Standby { host } => {
+            let message = format!("{host} cannot be switched by the manager");
+            return Err(ApiError::new(ErrorCode::Refused, message));
+        }
+    };
+    Ok(task.id)
+}
+
+/// The steps that can begin, each with its decision and its place in it.
+fn ready(tx: &Tx<'_>) -> Result<Vec<(u64, usize, Action)>, StoreError> {
+    let decisions = tx.open_decisions()?;
+    if decisions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut slots = Slots::of(tx)?;
+    let mut ready = Vec::new();
+    for record in &decisions {
+        for (index, step) in record.steps.iter().enumerate().filter(|(_, step)| can_begin(record, step)) {
+            let is_free = match &step.step.action {
+                Action::Move { vm, from, to } => {
+                    let row = tx.vm(vm.as_str())?;
+                    let busy = row.map(|row| tx.open_task(row.id)).transpose()?.flatten().is_some();
+                    !busy && slots.take(from, to)
+                }
+                _ => true,
+            };
+            if is_free {
+                ready.push((record.id, index, step.step.action.clone()));
+            }
+        }
+    }
+    Ok(ready)
+}
+
+/// Whether all that it waits for is done.
+fn can_begin(record: &DecisionRecord, step: &StepRecord) -> bool {
+    let is_done =
+        |before: &usize| record.steps.get(*before).is_some_and(|step| step.state == StepState::Done);
+    step.state == StepState::Approved && step.step.after.iter().all(is_done)
+}
+
+/// How many more migrations each host takes, each way. A step that had to wait in the queue would be done for a plan that is
+/// long another by then.
+struct Slots(BTreeMap<Place, u32>);
+
+impl Slots {
+    fn of(tx: &Tx<'_>) -> Result<Self, StoreError> {
+        let mut free = BTreeMap::new();
+        for host in tx.hosts()? {
+            for place in [Place::Out(host.name.clone()), Place::In(host.name)] {
+                free.insert(place, host.facts.migration.moves_max);
+            }
+        }
+        let mut slots = Self(free);
+        for task in tx.open_tasks()? {
+            if let TaskKind::MigrateVm { from, to } = task.kind {
+                slots.use_up(Place::Out(from));
+                slots.use_up(Place::In(to));
+            }
+        }
+        Ok(slots)
+    }
+
+    fn use_up(&mut self, place: Place) {
+        self.0.entry(place).and_modify(|free| *free = free.saturating_sub(1));
+    }
+
+    /// Takes a slot at both hosts, if both have one.
+    fn take(&mut self, from: &HostName, to: &HostName) -> bool {
+        let places = [Place::Out(from.clone()), Place::In(to.clone())];
+        let free = places.iter().all(|place| self.0.get(place).is_some_and(|free| *free > 0));
+        if free {
+            places.into_iter().for_each(|place| self.use_up(place));
+        }
+        free
+    }
+}

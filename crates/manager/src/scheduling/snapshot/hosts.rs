@@ -1,0 +1,176 @@
+//! Hosts as the scheduler is shown them: what they have for VMs, and which are alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use godwit_scheduler::PerResource;
+use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom};
+use godwit_types::capability::VmmOffer;
+use godwit_types::host::KvmFlavour;
+use godwit_types::ids::NAME_BYTES_MAX;
+use godwit_types::vm::VmSpec;
+use godwit_types::{HostName, Name};
+use uuid::Uuid;
+
+use crate::store::HostRow;
+
+/// Memory that a host keeps for itself: a part of what it has, up to a bound.
+const OWN_MEMORY_PART: u64 = 16;
+const OWN_MEMORY_MAX: u64 = 4 << 30;
+/// Speed of a CPU of which no host has told, in MHz.
+pub(super) const CPU_MHZ_ASSUMED: u32 = 2_000;
+/// Speed of a network of which no host has told, in bits per second.
+const LINK_BITS_PER_S_ASSUMED: u64 = 10_000_000_000;
+/// Reads and writes of disks per second: nobody measures what a host could do, and few come near to this.
+const STORAGE_OPS_PER_S_ASSUMED: u64 = 100_000;
+
+pub(super) fn shown(row: &HostRow, kinds: &Kinds) -> Host {
+    let link = row.facts.migration.link_bits_per_s.unwrap_or(LINK_BITS_PER_S_ASSUMED) / 8;
+    let state = match row.maintenance {
+        _ if !row.up => HostState::Lost,
+        Some(_) => HostState::Maintenance,
+        None => HostState::On,
+    };
+    Host {
+        name: row.name.clone(),
+        state,
+        since_unix_ms: row.maintenance.map_or(0, |entered| entered.since_unix_ms),
+        seen_unix_ms: row.last_seen_unix_ms,
+        capacity: PerResource {
+            cpu: u64::from(row.facts.cpus) * u64::from(cpu_mhz(row)),
+            memory: memory(row),
+            network: link.saturating_mul(2),
+            storage: STORAGE_OPS_PER_S_ASSUMED,
+        },
+        cpu_class: kinds.class_of(&row.name).cloned(),
+        networks: row.facts.networks.iter().map(|network| network.name.clone()).collect(),
+        datastores: kinds.datastores(row),
+        domain: None,
+        labels: BTreeSet::new(),
+        migration: MigrationRoom {
+            moves_max: row.facts.migration.moves_max,
+            bytes_per_s: row.facts.migration.bandwidth_bytes_per_s_max.unwrap_or(link).min(link),
+        },
+        power: None,
+    }
+}
+
+pub(super) fn cpu_mhz(row: &HostRow) -> u32 {
+    row.facts.usage.map_or(CPU_MHZ_ASSUMED, |usage| usage.cpu_mhz.max(1))
+}
+
+/// What VMs can have: not what the host keeps for itself, nor what other programs on it hold.
+fn memory(row: &HostRow) -> u64 {
+    let all = row.facts.memory.0;
+    let own = (all / OWN_MEMORY_PART).min(OWN_MEMORY_MAX);
+    let held: u64 = row.vms.iter().filter_map(|local| local.usage).map(|usage| usage.memory.0).sum();
+    (all - own).min(row.facts.memory_available.0.saturating_add(held))
+}
+
+/// Which hosts are alike, and which datastores of one name are not.
+#[derive(Debug)]
+pub(super) struct Kinds {
+    /// By host, the first host with the same CPU and VMM: its name is that of the class.
+    classes: BTreeMap<HostName, Name>,
+    /// By class.
+    offers: BTreeMap<Name, (KvmFlavour, Option<VmmOffer>)>,
+    /// Datastores that have a name in common with another: its name and id, and the name that tells it from the others.
+    unlike: BTreeMap<(Name, Uuid), Name>,
+}
+
+impl Kinds {
+    pub(super) fn of(rows: &[HostRow]) -> Self {
+        let (mut classes, mut offers) = (BTreeMap::new(), BTreeMap::<Name, _>::new());
+        for row in rows {
+            let offer = (row.facts.kvm.flavour, row.facts.vmm.clone());
+            let known = offers.iter().find(|(_, known)| **known == offer).map(|(name, _)| name.clone());
+            let class = known.unwrap_or_else(|| row.name.clone());
+            offers.entry(class.clone()).or_insert(offer);
+            classes.insert(row.name.clone(), class);
+        }
+        Self { classes, offers, unlike: unlike(rows) }
+    }
+
+    fn class_of(&self, host: &HostName) -> Option<&Name> {
+        self.classes.get(host)
+    }
+
+    /// The classes on which a VM that runs on `host` can go on. What its guest has seen is no more than what that offers.
+    pub(super) fn reachable(&self, host: &HostName, spec: &VmSpec) -> BTreeSet<Name> {
+        let Some(own) = self.class_of(host) else { return BTreeSet::new() };
+        let fits = |class: &Name| class == own || self.goes_on(own, class, spec);
+        self.offers.keys().filter(|class| fits(class)).cloned().collect()
+    }
+
+    fn goes_on(&self, from: &Name, to: &Name, spec: &VmSpec) -> bool {
+        let [Some((ours, Some(mine))), Some((theirs, Some(other)))] =
+            [from, to].map(|class| self.offers.get(class))
+        else {
+            return false;
+        };
+        let missing = mine.cpu.missing_on(&other.cpu, to.as_str());
+        ours == theirs
+            && mine.protocol.meets(other.protocol)
+            && runs(other, spec)
+            && missing.iter().all(|finding| !finding.is_blocked())
+    }
+
+    /// The classes on which a VM can start.
+    pub(super) fn startable(&self, spec: &VmSpec) -> BTreeSet<Name> {
+        let fits = |(flavour, offer): &(KvmFlavour, Option<VmmOffer>)| {
+            *flavour != KvmFlavour::None && offer.as_ref().is_none_or(|offer| runs(offer, spec))
+        };
+        self.offers.iter().filter(|(_, offer)| fits(offer)).map(|(class, _)| class.clone()).collect()
+    }
+
+    /// The names of all that the host reaches.
+    fn datastores(&self, row: &HostRow) -> BTreeSet<Name> {
+        let mut names = BTreeSet::new();
+        for store in &row.facts.datastores {
+            names.insert(store.name.clone());
+            match store.id {
+                Some(id) => names.extend(self.unlike.get(&(store.name.clone(), id)).cloned()),
+                // It is taken for any of them.
+                None => {
+                    let alike = self.unlike.iter().filter(|((name, _), _)| *name == store.name);
+                    names.extend(alike.map(|(_, told)| told.clone()));
+                }
+            }
+        }
+        names
+    }
+
+    /// What a VM needs whose host, the last if it does not run, is `host`.
+    pub(super) fn needed_datastores(&self, spec: &VmSpec, host: Option<&HostRow>) -> BTreeSet<Name> {
+        let mut needed: BTreeSet<Name> = crate::fit::needed_datastores(spec).into_iter().cloned().collect();
+        for disk in spec.disks.iter().filter(|disk| !disk.read_only) {
+            let name = &disk.image.datastore;
+            let id = host.and_then(|host| crate::moving::offer(host, name)).and_then(|offer| offer.id);
+            needed.extend(id.and_then(|id| self.unlike.get(&(name.clone(), id))).cloned());
+        }
+        needed
+    }
+}
+
+fn runs(offer: &VmmOffer, spec: &VmSpec) -> bool {
+    offer.vcpus_max >= u32::from(spec.vcpus)
+        && offer.machines.iter().any(|known| known == spec.machine.name())
+}
+
+/// Names for storages that go by one name on several hosts: that of the first host that has it is added.
+fn unlike(rows: &[HostRow]) -> BTreeMap<(Name, Uuid), Name> {
+    let mut first = BTreeMap::<Name, BTreeMap<Uuid, &HostName>>::new();
+    for row in rows {
+        for store in &row.facts.datastores {
+            let known = first.entry(store.name.clone()).or_default();
+            store.id.map(|id| known.entry(id).or_insert(&row.name));
+        }
+    }
+    let several = first.into_iter().filter(|(_, ids)| ids.len() > 1);
+    let told = several.flat_map(|(name, ids)| {
+        ids.into_iter().filter_map(move |(id, host)| {
+            let text: String = format!("{name}.{host}").chars().take(NAME_BYTES_MAX).collect();
+            Some(((name.clone(), id), text.parse().ok()?))
+        })
+    });
+    told.collect()
+}

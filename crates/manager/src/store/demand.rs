@@ -1,0 +1,66 @@
+//! What VMs have wanted, slot by slot: how a VM's demand changes with the hours.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use godwit_scheduler::{PerResource, Resource};
+use godwit_types::VmId;
+use rusqlite::{OptionalExtension, params};
+
+use super::codec::{Doc, Text};
+use super::{StoreError, Tx};
+
+/// The length of a slot, in milliseconds.
+pub(crate) const SLOT_MS: u64 = 5 * 60_000;
+/// How far back slots are kept: a day, and the hour that comes after the same hour of the day before.
+const KEPT_MS: u64 = 26 * 60 * 60_000;
+
+impl Tx<'_> {
+    /// Takes note of what VMs want at a time, as the most in its slot; and forgets what is too old.
+    pub(crate) fn note_demand(
+        &self,
+        unix_ms: u64,
+        demand: &BTreeMap<VmId, PerResource<u64>>,
+    ) -> Result<(), StoreError> {
+        let slot = unix_ms - unix_ms % SLOT_MS;
+        let mut known =
+            self.sql.prepare_cached("SELECT peak FROM demand WHERE vm = ? AND slot_unix_ms = ?")?;
+        let mut put = self
+            .sql
+            .prepare_cached("INSERT OR REPLACE INTO demand (vm, slot_unix_ms, peak) VALUES (?, ?, ?)")?;
+        for (vm, demand) in demand {
+            let before =
+                known.query_row(params![Text(vm), slot], |row| row.get::<_, Doc<_>>(0)).optional()?;
+            let peak = before.map_or(*demand, |before| larger(&before.0, demand));
+            put.execute(params![Text(vm), slot, Doc(&peak)])?;
+        }
+        self.sql
+            .prepare_cached("DELETE FROM demand WHERE slot_unix_ms < ?")?
+            .execute([slot.saturating_sub(KEPT_MS)])?;
+        Ok(())
+    }
+
+    /// The most that each VM wanted in the slots that begin at these times.
+    pub(crate) fn peak_demand(
+        &self,
+        slots: Range<u64>,
+    ) -> Result<BTreeMap<VmId, PerResource<u64>>, StoreError> {
+        let mut query = self
+            .sql
+            .prepare_cached("SELECT vm, peak FROM demand WHERE slot_unix_ms >= ? AND slot_unix_ms < ?")?;
+        let rows = query.query_map(params![slots.start, slots.end], |row| {
+            Ok((row.get::<_, Text<VmId>>(0)?.0, row.get::<_, Doc<PerResource<u64>>>(1)?.0))
+        })?;
+        let mut peaks = BTreeMap::<VmId, PerResource<u64>>::new();
+        for row in rows {
+            let (vm, demand) = row?;
+            let peak = peaks.entry(vm).or_default();
+            *peak = larger(peak, &demand);
+        }
+        Ok(peaks)
+    }
+}
+
+fn larger(a: &PerResource<u64>, b: &PerResource<u64>) -> PerResource<u64> {
+    PerResource::from_fn(|resource: Resource| a[resource].max(b[resource]))
+}
