@@ -1,0 +1,5 @@
+//! What plans promise.
+
+mod cases;
+mod mandatory;
+mod voluntary;
