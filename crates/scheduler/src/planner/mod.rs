@@ -18,7 +18,8 @@ pub(crate) mod objective;
 mod plan;
 mod priority;
 mod room;
-mod standing;
+mod space;
+pub(crate) mod standing;
 mod steps;
 mod work;
 

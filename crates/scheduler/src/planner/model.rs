@@ -122,6 +122,61 @@ impl<'a> Model<'a> {
         dearer + self.softer(unit, to) + self.away(unit, Some(to as u32)) - self.away(unit, self.place[unit])
     }
 
+    /// By how much the objective becomes more if two units change places; none if they may not.
+    pub(crate) fn look_swap(&self, one: usize, other: usize) -> Option<i64> {
+        let (from, to) = (self.place[one]? as usize, self.place[other]? as usize);
+        if from == to || !self.may_run(one, to) || !self.may_run(other, from) {
+            return None;
+        }
+        let (ours, theirs) = (&self.units[one], &self.units[other]);
+        let fits = |host: usize, comes: &Unit, leaves: &Unit| {
+            (0..4).all(|at| {
+                let (comes, leaves) = (comes.need[at], leaves.need[at]);
+                comes <= leaves || self.need[host][at] - leaves + comes <= self.capacity[host][at]
+            })
+        };
+        if !fits(to, ours, theirs) || !fits(from, theirs, ours) {
+            return None;
+        }
+        let softer = self.softer_swap(one, other)?;
+        let after = |host: usize, comes: &Unit, leaves: &Unit| {
+            let load = std::array::from_fn(|at| self.load[host][at] - leaves.load[at] + comes.load[at]);
+            self.objective.host(host, &load) - self.terms[host]
+        };
+        let away =
+            |unit: usize, to: usize| self.away(unit, Some(to as u32)) - self.away(unit, self.place[unit]);
+        Some(after(to, ours, theirs) + after(from, theirs, ours) + softer + away(one, to) + away(other, from))
+    }
+
+    /// By how much soft rules become dearer if two units change places; none if a must-rule is against it.
+    fn softer_swap(&self, one: usize, other: usize) -> Option<i64> {
+        let table = &self.case.table;
+        let count = |unit: usize, rule: u32| {
+            self.units[unit].rules.iter().find(|(known, _)| *known == rule).map_or(0, |(_, vms)| *vms)
+        };
+        let theirs = self.units[other].rules.iter().filter(|(rule, _)| count(one, *rule) == 0);
+        let mut softer = 0;
+        for (rule, _) in self.units[one].rules.iter().chain(theirs) {
+            // Only those that go beyond what comes back change anything.
+            let (goes, comes) = (count(one, *rule), count(other, *rule));
+            let (from, to, vms) = if goes >= comes {
+                (self.place[one], self.place[other]?, goes - comes)
+            } else {
+                (self.place[other], self.place[one]?, comes - goes)
+            };
+            if vms == 0 {
+                continue;
+            }
+            let worse = self.tally.worse(table, *rule, from, to, vms);
+            if !table.entries[*rule as usize].must {
+                softer += worse;
+            } else if worse > 0 || self.tally.arrives(table, *rule, from, to, vms) > 0 {
+                return None;
+            }
+        }
+        Some(self.objective.soft(softer))
+    }
+
     /// Moves the unit, whether it may or not.
     pub(crate) fn go(&mut self, unit: usize, to: usize) {
         self.soft_cost += self.softer(unit, to);

@@ -148,6 +148,11 @@ pub(crate) fn score(counted: i64) -> f64 {
     counted as f64 / WHOLE
 }
 
+/// The objective as documents have it: with twelve decimal places, so that a reader that is not exact to the last bit reads the same.
+pub(crate) fn shown(counted: i64) -> f64 {
+    (score(counted) * 1e12).round() / 1e12
+}
+
 fn whole(part: f64) -> i64 {
     (part * WHOLE).round() as i64
 }

@@ -17,24 +17,24 @@ const URGENT: i64 = 50_000;
 /// The priority of a soft rule that is mended.
 const SOFT: u8 = 3;
 
-/// The reason for a move and its priority, before it is made.
-pub(super) fn of(model: &Model<'_>, unit: usize, to: usize) -> (Reason, u8) {
+/// The reason for a move and its priority, before it is made. The model is the same afterwards.
+pub(super) fn of(model: &mut Model<'_>, unit: usize, to: usize) -> (Reason, u8) {
     let Some(from) = model.place[unit].map(|from| from as usize) else { return (Reason::Start, 1) };
-    let mut after = model.clone();
-    after.go(unit, to);
-    let happier = content(&after, [from, to]) - content(model, [from, to]);
+    let (softer, dearer) = (model.softer(unit, to), model.dearer(unit, to));
+    let softened = model.softened(unit, to).filter(|_| softer < 0 && softer <= dearer - softer);
+    let (matters, scarcest) = (evenness(model), scarcest(model, from));
+    let (content_before, before) = (content(model, [from, to]), deviations(model));
+    model.go(unit, to);
+    let (happier, after) = (content(model, [from, to]) - content_before, deviations(model));
+    model.go(unit, from);
     if happier >= NOTICED {
-        let resource = scarcest(model, from);
-        return (Reason::Entitlement { resource }, if happier >= URGENT { 2 } else { 3 });
+        return (Reason::Entitlement { resource: scarcest }, if happier >= URGENT { 2 } else { 3 });
     }
-    let softer = model.softer(unit, to);
-    if softer < 0
-        && softer <= model.dearer(unit, to) - softer
-        && let Some(rule) = model.softened(unit, to)
-    {
+    if let Some(rule) = softened {
         return (Reason::Rule { rule: model.case.table.entries[rule].name.clone() }, SOFT);
     }
-    (Reason::Evenness { resource: evened(model, &after, unit, from) }, evenness(model))
+    let gains = std::array::from_fn(|at| before[at] - after[at]);
+    (Reason::Evenness { resource: evened(model, gains, unit, from) }, matters)
 }
 
 /// How much evenness matters as things are.
@@ -52,21 +52,23 @@ fn content(model: &Model<'_>, hosts: [usize; 2]) -> i64 {
     each.map(|(_, Happiness(millionths))| i64::from(millionths)).sum()
 }
 
+fn deviations(model: &Model<'_>) -> [f64; 4] {
+    std::array::from_fn(|at| model.objective.deviation(at, &model.load))
+}
+
 /// What is most used of a host.
 fn scarcest(model: &Model<'_>, host: usize) -> Resource {
-    let part = |at: usize| model.objective.part(host, at, model.load[host][at]);
-    let most = (0..4).fold(0, |most, at| if part(at) > part(most) { at } else { most });
-    Resource::ALL[most]
+    most(std::array::from_fn(|at| model.objective.part(host, at, model.load[host][at])))
 }
 
 /// What becomes more even, most of all; or what the unit uses most, if no resource by itself does.
-fn evened(model: &Model<'_>, after: &Model<'_>, unit: usize, from: usize) -> Resource {
-    let gain =
-        |at: usize| model.objective.deviation(at, &model.load) - model.objective.deviation(at, &after.load);
-    let most = (0..4).fold(0, |most, at| if gain(at) > gain(most) { at } else { most });
-    if gain(most) > 1e-9 {
-        return Resource::ALL[most];
+fn evened(model: &Model<'_>, gains: [f64; 4], unit: usize, from: usize) -> Resource {
+    if gains.iter().any(|gain| *gain > 1e-9) {
+        return most(gains);
     }
-    let part = |at: usize| model.objective.part(from, at, model.units[unit].load[at]);
-    Resource::ALL[(0..4).fold(0, |most, at| if part(at) > part(most) { at } else { most })]
+    most(std::array::from_fn(|at| model.objective.part(from, at, model.units[unit].load[at])))
+}
+
+fn most(amounts: [f64; 4]) -> Resource {
+    Resource::ALL[(0..4).fold(0, |most, at| if amounts[at] > amounts[most] { at } else { most })]
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use super::Standing;
 use super::model::Model;
-use super::objective::score;
+use super::objective::shown;
 use crate::entitlement::{Claim, Happiness, Member, divide, mean};
 use crate::resource::{PerResource, Resource};
 use crate::snapshot::{HostState, PowerModel};
@@ -27,7 +27,7 @@ pub(super) fn of(model: &Model<'_>) -> Standing {
     }
     let entries = case.table.entries.iter().enumerate();
     Standing {
-        score: score(model.score()),
+        score: shown(model.score()),
         happiness: mean(&members),
         unhappiest: unhappiest.map(|(vm, happiness)| (case.vms[vm].name.clone(), happiness)),
         broken: entries
@@ -39,7 +39,7 @@ pub(super) fn of(model: &Model<'_>) -> Standing {
 }
 
 /// What each VM of a host receives: its reservation first, then in proportion to what it is entitled to, up to its demand.
-pub(super) fn received(model: &Model<'_>, host: usize) -> Vec<(usize, PerResource<u64>)> {
+pub(crate) fn received(model: &Model<'_>, host: usize) -> Vec<(usize, PerResource<u64>)> {
     let case = model.case;
     let mut vms: Vec<usize> = model
         .guests(host)

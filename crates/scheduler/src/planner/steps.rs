@@ -1,7 +1,7 @@
 //! From who goes where to a plan.
 
 use super::model::Model;
-use super::objective::score;
+use super::objective::shown;
 use super::standing;
 use super::work::Work;
 use super::{Action, Plan, Step, WhyNot};
@@ -62,7 +62,7 @@ fn step(work: &Work<'_>, model: &mut Model<'_>, timed: Timed) -> Step {
         action,
         priority: going.priority,
         reason: going.reason,
-        gain: score(before - model.score()),
+        gain: shown(before - model.score()),
         cost,
         after,
         begins_ms,
