@@ -20,6 +20,7 @@ pub mod record;
 pub mod resource;
 pub mod rules;
 pub mod search;
+mod sequence;
 pub mod snapshot;
 
 pub use resource::{PerResource, Resource};
