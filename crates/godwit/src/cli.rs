@@ -1,5 +1,7 @@
 //! The command line: every verb and option, and nothing that acts.
 
+pub(crate) mod scheduler;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use godwit_types::migration::OnDeadline;
 use godwit_types::vm::{CpuProfile, DatastorePath, MachineType};
 use godwit_types::{Bytes, HostName, Name, TaskId, VmName};
 
+use self::scheduler::{MaintenanceVerb, SchedulerVerb};
 use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, RateOption, UserRange};
 
 /// More migrations at once than a host can be told to take part in: each takes threads and memory of its own.
@@ -63,6 +66,9 @@ pub(crate) enum Verb {
     /// Virtual machines.
     #[command(subcommand)]
     Vm(VmVerb),
+    /// Where VMs should run: what the scheduler has decided and why, what it recommends, what it would do.
+    #[command(subcommand)]
+    Scheduler(SchedulerVerb),
     /// Tasks: what the manager is doing and has done.
     #[command(subcommand)]
     Task(TaskVerb),
@@ -105,6 +111,9 @@ Example:
     Ls,
     /// Show one host: its facts, networks and datastores.
     Show { host: HostName },
+    /// Empty a host to patch it, and let it take VMs again.
+    #[command(subcommand)]
+    Maintenance(MaintenanceVerb),
 }
 
 #[derive(Debug, Args)]
@@ -167,8 +176,8 @@ Example:
     /// Start a VM.
     Start {
         vm: VmName,
-        /// The host to start it on [default: the manager chooses].
-        #[arg(long)]
+        /// The host to start it on [default: the scheduler chooses].
+        #[arg(long, alias = "on")]
         host: Option<HostName>,
     },
     /// Stop a VM by its power button.
@@ -405,6 +414,26 @@ mod tests {
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e 100MiB",
             "godwit task set-bandwidth 0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e none",
             "godwit vm migrate web1 --to host-b --max-blackout 20ms --plan --sample 3s --json",
+            "godwit vm start web1 --on host-b",
+            "godwit host maintenance enter host-a",
+            "godwit host maintenance enter host-a --dry-run",
+            "godwit host maintenance enter host-a --no-wait --json",
+            "godwit host maintenance exit host-a",
+            "godwit scheduler status",
+            "godwit scheduler run",
+            "godwit scheduler run --dry-run --json",
+            "godwit scheduler run --goal evacuate:host-a,host-b --dry-run",
+            "godwit scheduler run --goal make-room:big1",
+            "godwit scheduler recommendations",
+            "godwit scheduler apply 12",
+            "godwit scheduler apply 12 0 3",
+            "godwit scheduler reject 12 3",
+            "godwit scheduler decisions --limit 100 --json",
+            "godwit scheduler show 12 --json",
+            "godwit scheduler replay 12",
+            "godwit scheduler replay 12 --policy stricter.json",
+            "godwit scheduler replay 12 --as-of 2026-11-24T12:00:00Z",
+            "godwit scheduler explain web1",
         ];
         for example in examples {
             Cli::try_parse_from(example.split_whitespace())

@@ -46,6 +46,10 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         Verb::Host(HostVerb::Run(options)) => commands::daemon::host(*options, cli.global).await,
         Verb::Host(HostVerb::Ls) => commands::host::ls(&Session::open(cli.global)?).await,
         Verb::Host(HostVerb::Show { host }) => commands::host::show(&Session::open(cli.global)?, &host).await,
+        Verb::Host(HostVerb::Maintenance(verb)) => {
+            commands::maintenance::run(&Session::open(cli.global)?, verb).await
+        }
+        Verb::Scheduler(verb) => commands::scheduler::run(&Session::open(cli.global)?, verb).await,
         Verb::Vm(verb) => commands::vm::run(&Session::open(cli.global)?, verb).await,
         Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
         Verb::Events { follow, after } => {

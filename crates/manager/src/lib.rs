@@ -31,6 +31,7 @@ pub mod news;
 mod plan;
 mod preflight;
 mod relocating;
+mod rulebook;
 mod scheduling;
 mod store;
 mod tasks;

@@ -1,7 +1,7 @@
 //! `host ls` and `host show`.
 
 use godwit_types::capability::VmmOffer;
-use godwit_types::host::{Host, HostState, KvmFlavour, MigrationLimits};
+use godwit_types::host::{Host, HostState, KvmFlavour, Maintenance, MigrationLimits};
 use godwit_types::usage::HostUsage;
 use godwit_types::{ApiError, Bytes, HostName};
 
@@ -14,7 +14,7 @@ pub(crate) async fn ls(session: &Session) -> Result<(), ApiError> {
         let row = |host: &Host| {
             vec![
                 host.name.to_string(),
-                state(host.state).into(),
+                state(host),
                 flavour(host.facts.kvm.flavour).into(),
                 host.facts.cpus.to_string(),
                 format!("{} of {}", host.facts.memory_available, host.facts.memory),
@@ -38,7 +38,7 @@ fn describe(host: &Host) -> String {
     };
     let mut rows = vec![
         ("host", host.name.to_string()),
-        ("state", format!("{}, last heard from {} ms ago", state(host.state), host.last_seen_ms)),
+        ("state", format!("{}, last heard from {} ms ago", state(host), host.last_seen_ms)),
         ("agent", host.agent.to_string()),
         ("version", facts.version.clone()),
         ("kernel", facts.kernel.clone()),
@@ -104,10 +104,16 @@ fn offer(vmm: &VmmOffer) -> String {
     )
 }
 
-const fn state(state: HostState) -> &'static str {
-    match state {
+/// Whether it is heard from, and whether it is to be empty.
+fn state(host: &Host) -> String {
+    let heard = match host.state {
         HostState::Up => "up",
         HostState::Down => "down",
+    };
+    match host.maintenance {
+        None => heard.to_owned(),
+        Some(Maintenance { empty: true, .. }) => format!("{heard}, in maintenance"),
+        Some(Maintenance { empty: false, .. }) => format!("{heard}, entering maintenance"),
     }
 }
 

@@ -5,7 +5,10 @@ mod console;
 mod document;
 mod events;
 mod hosts;
+mod pools;
+mod rules;
 mod scheduler;
+mod settings;
 mod tasks;
 mod vms;
 
@@ -51,6 +54,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/scheduler/decisions/{id}", get(scheduler::show)),
         ("/v1/scheduler/decisions/{id}/apply", post(scheduler::apply)),
         ("/v1/scheduler/decisions/{id}/reject", post(scheduler::reject)),
+        ("/v1/scheduler/decisions/{id}/replay", post(scheduler::replay)),
+        ("/v1/scheduler/explain/{vm}", get(scheduler::explain)),
         ("/v1/vms", get(vms::list).post(vms::create)),
         ("/v1/vms/{vm}", get(vms::show).merge(delete(vms::remove))),
         ("/v1/vms/{vm}/start", post(vms::start)),
@@ -60,6 +65,13 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vms/{vm}/plan-migration", post(vms::plan_migration)),
         ("/v1/vms/{vm}/migration-check", get(vms::migration_check)),
         ("/v1/vms/{vm}/console", get(console::open)),
+        ("/v1/vms/{vm}/settings", get(settings::show_vm).post(settings::set_vm)),
+        ("/v1/hosts/{name}/settings", get(settings::show_host).post(settings::set_host)),
+        ("/v1/rules", get(rules::list).post(rules::add)),
+        ("/v1/rules/{name}", get(rules::show).merge(delete(rules::remove))),
+        ("/v1/pools", get(pools::list)),
+        ("/v1/pools/{name}", get(pools::show).post(pools::set).merge(delete(pools::remove))),
+        ("/v1/policy", get(settings::show_policy).post(settings::set_policy)),
         ("/v1/tasks", get(tasks::list)),
         ("/v1/tasks/{id}", get(tasks::show)),
         ("/v1/tasks/{id}/cancel", post(tasks::cancel)),

@@ -2,10 +2,11 @@
 
 use axum::extract::State;
 use godwit_api::server::{Json, Path, Query};
+use godwit_scheduler::decision::{Explanation, Replay};
 use godwit_scheduler::record::{
-    DecisionRecord, NameSteps, Ran, RunScheduler, SchedulerStatus, WholeDecision,
+    AskReplay, DecisionRecord, NameSteps, Ran, RunScheduler, SchedulerStatus, WholeDecision,
 };
-use godwit_types::ApiError;
+use godwit_types::{ApiError, VmName};
 use serde::Deserialize;
 
 use super::{Answer, Shared};
@@ -78,4 +79,22 @@ pub(super) async fn reject(
     Json(named): Json<NameSteps>,
 ) -> Answer<DecisionRecord> {
     Ok(Json(scheduling::reject(&manager, id, named).await?))
+}
+
+/// Makes a decision again from what was known then: as it was decided, or under another policy.
+#[utoipa::path(post, path = "/v1/scheduler/decisions/{id}/replay", operation_id = "replay_decision", tag = "scheduler", params(("id" = u64, Path)),
+    request_body = serde_json::Value, responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+pub(super) async fn replay(
+    State(manager): Shared,
+    Path(id): Path<u64>,
+    Json(asked): Json<AskReplay>,
+) -> Answer<Replay> {
+    Ok(Json(scheduling::replay(&manager, id, asked).await?))
+}
+
+/// Why a VM is where it is: what it wants, is entitled to and receives, and what every host would give it.
+#[utoipa::path(get, path = "/v1/scheduler/explain/{vm}", operation_id = "explain_vm", tag = "scheduler", params(("vm" = String, Path)),
+    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+pub(super) async fn explain(State(manager): Shared, Path(vm): Path<VmName>) -> Answer<Explanation> {
+    Ok(Json(scheduling::explain(&manager, vm).await?))
 }

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use godwit_scheduler::decision::{Decision, ENGINE_VERSION};
+use godwit_scheduler::decision::{ENGINE_VERSION, Explanation, Replay};
 use godwit_scheduler::planner::{Goal, Reason};
 use godwit_scheduler::record::{
     AskReplay, DecisionRecord, Emptying, NameSteps, Ran, RunScheduler, SchedulerStatus, StepState,
 };
-use godwit_types::{ApiError, ErrorCode, HostName};
+use godwit_types::{ApiError, ErrorCode, HostName, VmName};
 
 use super::rounds::{Wanted, look};
-use super::snapshot::left_alone;
-use super::{Terms, execute};
+use super::snapshot::{left_alone, snapshot};
+use super::{Terms, decide, execute};
 use crate::clock::now_unix_ms;
-use crate::manager::{Manager, unknown_host};
-use crate::store::{NewEvent, StepChange};
+use crate::manager::{Manager, unknown_host, unknown_vm};
+use crate::store::{NewEvent, Power, StepChange};
 
 /// `GET /v1/scheduler`.
 pub(crate) async fn status(manager: &Manager) -> Result<SchedulerStatus, ApiError> {
@@ -146,12 +146,8 @@ fn chosen(record: &DecisionRecord, named: &NameSteps) -> Result<Vec<usize>, ApiE
     Ok(if named.steps.is_empty() { all } else { named.steps.clone() })
 }
 
-/// A decision, and the policy under which it is to be made again: its own if none.
-pub(crate) async fn replay(
-    manager: &Manager,
-    id: u64,
-    asked: AskReplay,
-) -> Result<(Decision, Option<godwit_scheduler::policy::Policy>), ApiError> {
+/// `POST /v1/scheduler/decisions/{id}/replay`: plans again from what was known then.
+pub(crate) async fn replay(manager: &Manager, id: u64, asked: AskReplay) -> Result<Replay, ApiError> {
     let found = manager.store.read(move |tx| {
         let decision = tx.decision(id)?.ok_or_else(|| unknown_decision(id))?;
         let policy = match (asked.policy, asked.as_of_unix_ms) {
@@ -161,7 +157,27 @@ pub(crate) async fn replay(
         };
         Ok((decision, policy))
     });
-    found.await
+    let (decision, policy) = found.await?;
+    let again = tokio::task::spawn_blocking(move || decision.replay(policy.as_ref()));
+    again.await.map_err(|error| ApiError::new(ErrorCode::Internal, format!("no plan was made: {error}")))
+}
+
+/// `GET /v1/scheduler/explain/{vm}`: why it is where it is, and what the other hosts would give it.
+pub(crate) async fn explain(manager: &Arc<Manager>, vm: VmName) -> Result<Explanation, ApiError> {
+    let limits = manager.limits.clone();
+    let name = vm.clone();
+    let scene = manager.store.read(move |tx| {
+        let row = tx.vm(name.as_str())?.ok_or_else(|| unknown_vm(name.as_str()))?;
+        let terms = Terms::of(tx, &limits)?;
+        let placing = Some(&row).filter(|row| row.power != Power::Running);
+        Ok((snapshot(tx, &terms, placing, now_unix_ms())?, terms.policy))
+    });
+    let (snapshot, policy) = scene.await?;
+    let decision = decide(snapshot, policy, Goal::Balance).await?;
+    let told =
+        tokio::task::spawn_blocking(move || decision.explain(&vm).ok_or_else(|| unknown_vm(vm.as_str())));
+    told.await
+        .map_err(|error| ApiError::new(ErrorCode::Internal, format!("nothing was explained: {error}")))?
 }
 
 fn no_policy() -> ApiError {

@@ -18,8 +18,8 @@ mod rounds;
 mod settle;
 mod snapshot;
 
-use godwit_scheduler::decision::{Decision, ENGINE_VERSION};
-use godwit_scheduler::planner::{Goal, plan};
+use godwit_scheduler::decision::Decision;
+use godwit_scheduler::planner::Goal;
 use godwit_scheduler::policy::Policy;
 use godwit_scheduler::snapshot::Snapshot;
 use godwit_types::{ApiError, ErrorCode};
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::manager::Limits;
 
-pub(crate) use ask::{apply, emptying, reject, replay, run, status, unknown_decision};
+pub(crate) use ask::{apply, emptying, explain, reject, replay, run, status, unknown_decision};
 pub(crate) use place::place;
 pub(crate) use rounds::follow;
 
@@ -63,9 +63,9 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    fn of(_tx: &Tx<'_>, limits: &Limits) -> Result<Self, StoreError> {
+    fn of(tx: &Tx<'_>, limits: &Limits) -> Result<Self, StoreError> {
         let retry_ms = u64::try_from(limits.retry.as_millis()).unwrap_or(u64::MAX);
-        Ok(Self { policy: Policy::default(), retry_ms })
+        Ok(Self { policy: tx.policy()?, retry_ms })
     }
 }
 
@@ -73,8 +73,7 @@ impl Terms {
 async fn decide(snapshot: Snapshot, policy: Policy, goal: Goal) -> Result<Decision, ApiError> {
     let made = tokio::task::spawn_blocking(move || {
         let seed = snapshot.at_unix_ms;
-        let plan = plan(&snapshot, &policy, &goal, seed);
-        Decision { engine: ENGINE_VERSION, seed, goal, policy, snapshot, plan }
+        Decision::make(snapshot, policy, goal, seed)
     });
     made.await.map_err(|error| ApiError::new(ErrorCode::Internal, format!("no plan was made: {error}")))
 }

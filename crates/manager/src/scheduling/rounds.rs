@@ -17,19 +17,13 @@ use crate::clock::now_unix_ms;
 use crate::manager::Manager;
 
 /// Events after which the cluster is another than the last plan was made for.
-const TRIGGERS: [&str; 20] = [
+const TRIGGERS: [&str; 14] = [
     "host.joined",
     "host.up",
     "host.down",
     "host.entering_maintenance",
     "host.left_maintenance",
-    "host.changed",
-    "policy.changed",
-    "pool.changed",
-    "pool.removed",
-    "rule.added",
-    "rule.removed",
-    "vm.changed",
+    crate::rulebook::CHANGED,
     "vm.crashed",
     "vm.deleted",
     "vm.migrated",

@@ -11,6 +11,7 @@ mod hosts;
 mod migrations;
 mod moved_disks;
 mod ownership;
+mod rulebook;
 mod schema;
 mod storage_moves;
 mod tasks;

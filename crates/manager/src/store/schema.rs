@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 7] = ["
+const STEPS: [&str; 8] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -149,7 +149,32 @@ CREATE TRIGGER storage_move_ends_once BEFORE UPDATE OF state ON storage_moves
 WHEN old.state <> 'copying' AND new.state <> old.state
 BEGIN SELECT RAISE(ABORT, 'a move of storage ends once'); END;
 ", "
-CREATE TABLE tasks_7 (
+CREATE TABLE rules (
+    name TEXT PRIMARY KEY,
+    rule TEXT NOT NULL                              -- Rule
+) STRICT;
+
+CREATE TABLE pools (
+    name TEXT PRIMARY KEY,
+    pool TEXT NOT NULL                              -- Pool
+) STRICT;
+
+CREATE TABLE policy (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    policy TEXT NOT NULL                            -- Policy
+) STRICT;
+
+CREATE TABLE vm_settings (
+    vm       TEXT PRIMARY KEY REFERENCES vms ON DELETE CASCADE,
+    settings TEXT NOT NULL                          -- VmSettings
+) STRICT;
+
+CREATE TABLE host_settings (
+    host     TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
+    settings TEXT NOT NULL                          -- HostSettings
+) STRICT;
+", "
+CREATE TABLE tasks_8 (
     id               TEXT PRIMARY KEY,
     vm               TEXT,                          -- outlives the VM; none if it is about a host
     vm_name          TEXT,
@@ -171,11 +196,11 @@ CREATE TABLE tasks_7 (
     CHECK (report IS NULL OR state = 'succeeded'),
     CHECK (turn IS NULL OR state = 'waiting')
 ) STRICT;
-INSERT INTO tasks_7 (id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, turn, progress, report, error, forecast, storage)
+INSERT INTO tasks_8 (id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, turn, progress, report, error, forecast, storage)
 SELECT id, vm, vm_name, kind, request, state, message, started_unix_ms, finished_unix_ms, turn, progress, report, error, forecast, storage
 FROM tasks ORDER BY rowid;
 DROP TABLE tasks;
-ALTER TABLE tasks_7 RENAME TO tasks;
+ALTER TABLE tasks_8 RENAME TO tasks;
 CREATE UNIQUE INDEX one_open_task_for_each_vm ON tasks (vm) WHERE finished_unix_ms IS NULL;
 CREATE INDEX tasks_by_age ON tasks (started_unix_ms);
 

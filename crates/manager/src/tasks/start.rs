@@ -23,8 +23,8 @@ use super::{Driver, Ending, Silence, cancelled_error, drive, new_task, require_i
 use crate::fit;
 use crate::manager::{Manager, unknown_host, unknown_vm};
 use crate::moving::moving;
-use crate::scheduling;
 use crate::store::{HostRow, Power, Tx, VmRow};
+use crate::{rulebook, scheduling};
 
 /// How long an agent may take to start a VM.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,11 +36,11 @@ pub(crate) async fn request(
     asked: StartRequest,
 ) -> Result<Task, ApiError> {
     let task = match asked.host {
-        Some(host) => manager.store.write(move |tx| plan(tx, &vm, &host)).await?,
+        Some(host) => manager.store.write(move |tx| admitted(tx, &vm, &host)).await?,
         None => {
             let name = vm.clone();
             manager.store.read(move |tx| require_startable(tx, &name)).await?;
-            scheduling::place(manager, vm.clone(), move |tx, host| plan(tx, &vm, host)).await?
+            scheduling::place(manager, vm.clone(), move |tx, host| admitted(tx, &vm, host)).await?
         }
     };
     drive(manager, task.clone(), false);
@@ -57,6 +57,11 @@ fn require_startable(tx: &Tx<'_>, vm: &str) -> Result<(), ApiError> {
     let against = |host: &HostRow| against(&vm, host, last.as_ref());
     let hosts = tx.hosts()?;
     fit::require_any(&hosts, against)
+}
+
+/// As long as all reservations can still be honoured.
+fn admitted(tx: &Tx<'_>, vm: &str, host: &HostName) -> Result<Task, ApiError> {
+    rulebook::admitted(tx, || plan(tx, vm, host))
 }
 
 fn plan(tx: &Tx<'_>, vm: &str, host: &HostName) -> Result<Task, ApiError> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_scheduler::PerResource;
+use godwit_scheduler::settings::HostSettings;
 use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom};
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::KvmFlavour;
@@ -23,7 +24,7 @@ const LINK_BITS_PER_S_ASSUMED: u64 = 10_000_000_000;
 /// Reads and writes of disks per second: nobody measures what a host could do, and few come near to this.
 const STORAGE_OPS_PER_S_ASSUMED: u64 = 100_000;
 
-pub(super) fn shown(row: &HostRow, kinds: &Kinds) -> Host {
+pub(super) fn shown(row: &HostRow, settings: HostSettings, kinds: &Kinds) -> Host {
     let link = row.facts.migration.link_bits_per_s.unwrap_or(LINK_BITS_PER_S_ASSUMED) / 8;
     let state = match row.maintenance {
         _ if !row.up => HostState::Lost,
@@ -44,13 +45,13 @@ pub(super) fn shown(row: &HostRow, kinds: &Kinds) -> Host {
         cpu_class: kinds.class_of(&row.name).cloned(),
         networks: row.facts.networks.iter().map(|network| network.name.clone()).collect(),
         datastores: kinds.datastores(row),
-        domain: None,
-        labels: BTreeSet::new(),
+        power: settings.power_model(),
+        domain: settings.domain,
+        labels: settings.labels,
         migration: MigrationRoom {
             moves_max: row.facts.migration.moves_max,
             bytes_per_s: row.facts.migration.bandwidth_bytes_per_s_max.unwrap_or(link).min(link),
         },
-        power: None,
     }
 }
 

@@ -31,12 +31,16 @@ pub(crate) fn snapshot(
     let rows = tx.hosts()?;
     let kinds = Kinds::of(&rows);
     let circumstances = Circumstances::of(tx, terms, now)?;
-    let mut hosts: Vec<_> = rows.iter().map(|row| hosts::shown(row, &kinds)).collect();
+    let settings = rows.iter().map(|row| tx.host_settings(&row.name));
+    let settings = settings.collect::<Result<Vec<_>, _>>()?;
+    let hosts = rows.iter().zip(settings).map(|(row, settings)| hosts::shown(row, settings, &kinds));
+    let mut hosts: Vec<_> = hosts.collect();
     let mut vms = Vec::new();
     for row in tx.vms()?.iter().filter(|row| row.power == Power::Running || circumstances.starts(row)) {
         let Some((owned, _)) = tx.ownership(row.id)? else { continue };
         let Some(source) = rows.iter().find(|host| host.name == owned.owner) else { continue };
         let vm = vms::running(row, &owned, source, &kinds, &circumstances);
+        let vm = vms::with_settings(vm, tx.vm_settings(row.id)?);
         if vm.host.as_ref() != Some(&source.name)
             && let Some(left) = hosts.iter_mut().find(|host| host.name == source.name)
         {
@@ -47,9 +51,9 @@ pub(crate) fn snapshot(
     if let Some(row) = placing {
         let last = tx.ownership(row.id)?.map(|(owned, _)| owned.owner);
         let last = last.and_then(|last| rows.iter().find(|host| host.name == last));
-        vms.push(vms::to_be_placed(row, last, &kinds));
+        vms.push(vms::with_settings(vms::to_be_placed(row, last, &kinds), tx.vm_settings(row.id)?));
     }
-    Ok(Snapshot { at_unix_ms: now, hosts, vms, pools: Vec::new(), rules: Vec::new() })
+    Ok(Snapshot { at_unix_ms: now, hosts, vms, pools: tx.pools()?, rules: tx.rules()? })
 }
 
 /// The host on which each VM will be once what is under way has ended.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::policy::Automation;
+use godwit_scheduler::settings::VmSettings;
 use godwit_scheduler::snapshot::{Needs, Vm, Writes};
 use godwit_types::forecast::Forecast;
 use godwit_types::ownership::Ownership;
@@ -107,6 +108,12 @@ pub(super) fn to_be_placed(row: &VmRow, last: Option<&HostRow>, kinds: &Kinds) -
         writes: writes(row, None, None),
         ..unknown(row)
     }
+}
+
+/// The VM as people want it.
+pub(super) fn with_settings(vm: Vm, settings: VmSettings) -> Vm {
+    let VmSettings { automation, pool, controls } = settings;
+    Vm { automation, pool, controls, ..vm }
 }
 
 /// What can be said of any VM.

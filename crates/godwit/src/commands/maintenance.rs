@@ -1,0 +1,107 @@
+//! `host maintenance`.
+
+use std::time::Duration;
+
+use godwit_scheduler::planner::WhyNot;
+use godwit_scheduler::record::Emptying;
+use godwit_types::task::Task;
+use godwit_types::{ApiError, ErrorCode, HostName};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Session, scheduler, task};
+use crate::cli::scheduler::MaintenanceVerb;
+use crate::output::{Format, note, table};
+
+/// How often the task is looked at.
+const POLL_EVERY: Duration = Duration::from_millis(200);
+
+pub(crate) async fn run(session: &Session, verb: MaintenanceVerb) -> Result<(), ApiError> {
+    match verb {
+        MaintenanceVerb::Enter { host, dry_run: true, .. } => dry_run(session, &host).await,
+        MaintenanceVerb::Enter { host, no_wait, .. } => enter(session, &host, no_wait).await,
+        MaintenanceVerb::Exit { host } => {
+            let done: Value = session.client.delete(&path(&host)).await?;
+            session.format.print(&done, |_| format!("{host} takes VMs again"))
+        }
+    }
+}
+
+fn path(host: &HostName) -> String {
+    format!("/v1/hosts/{host}/maintenance")
+}
+
+async fn enter(session: &Session, host: &HostName, no_wait: bool) -> Result<(), ApiError> {
+    let begun: Task = session.client.post(&path(host), &json!({})).await?;
+    if no_wait {
+        return session.format.print(&begun, |task| format!("task {} empties {host}", task.id));
+    }
+    let ended = wait(session, begun).await?;
+    if !ended.state.is_final() {
+        let goes_on = |task: &Task| format!("task {} goes on without this terminal", task.id);
+        return session.format.print(&ended, goes_on);
+    }
+    task::conclude(session, &ended, |task| task.message.clone())
+}
+
+/// Shows each new message until the task has ended. Ctrl-C cancels it, and another one leaves it to the manager.
+async fn wait(session: &Session, mut task: Task) -> Result<Task, ApiError> {
+    // One for all the time: a signal between two polls must not be lost.
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|error| ApiError::new(ErrorCode::Failed, format!("Ctrl-C cannot be caught: {error}")))?;
+    let (mut shown, mut cancelled) = (String::new(), false);
+    while !task.state.is_final() {
+        if shown != task.message && session.format == Format::Text {
+            note(&task.message);
+            shown.clone_from(&task.message);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL_EVERY) => {}
+            _ = interrupts.recv() => {
+                if cancelled {
+                    return Ok(task);
+                }
+                cancelled = true;
+                task::cancel(session, task.id).await?;
+                note("cancelling; Ctrl-C again leaves it to the manager");
+            }
+        }
+        task = task::get(session, task.id).await?;
+    }
+    Ok(task)
+}
+
+async fn dry_run(session: &Session, host: &HostName) -> Result<(), ApiError> {
+    let told: Emptying = session.client.get(&path(host)).await?;
+    session.format.print(&told, describe)?;
+    let stuck: Vec<&str> = told.plan.unmoved.iter().map(|why| why.vm.as_str()).collect();
+    if stuck.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("{} of {} VMs cannot leave {host} now: {}", stuck.len(), told.vms.len(), stuck.join(", "));
+    Err(ApiError::new(ErrorCode::Failed, message).remedy("do what the reasons call for, then ask again"))
+}
+
+fn describe(told: &Emptying) -> String {
+    let mut parts = vec![format!("{}: {} VMs run on it, nothing moves yet", told.host, told.vms.len())];
+    if !told.plan.steps.is_empty() {
+        parts.push(scheduler::steps(told.plan.steps.iter().map(|step| (step, None))));
+    }
+    if !told.plan.unmoved.is_empty() {
+        parts.push(why_not(&told.plan.unmoved));
+    }
+    parts.extend(told.plan.findings.iter().cloned());
+    parts.join("\n\n")
+}
+
+/// Who stays, and what speaks against each host.
+pub(super) fn why_not(unmoved: &[WhyNot]) -> String {
+    let rows = unmoved.iter().flat_map(|why| {
+        why.reasons.iter().map(|(host, reason)| {
+            let host = host.as_ref().map_or_else(|| "any".to_owned(), ToString::to_string);
+            vec![why.vm.to_string(), host, reason.clone()]
+        })
+    });
+    table(&["STAYS", "HOST", "WHAT SPEAKS AGAINST IT"], rows)
+}
