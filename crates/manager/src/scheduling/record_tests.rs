@@ -42,14 +42,22 @@ fn vm(name: &str, automation: Automation) -> Vm {
 }
 
 fn plan(steps: Vec<Step>) -> Plan {
-    let standing = Standing { score: 0.0, happiness: Happiness::FULL, unhappiest: None, broken: vec![], watts: 0 };
+    let standing =
+        Standing { score: 0.0, happiness: Happiness::FULL, unhappiest: None, broken: vec![], watts: 0 };
     Plan { steps, before: standing.clone(), after: standing, unmoved: vec![], findings: vec![] }
 }
 
 fn decided(automation: Automation, vms: Vec<Vm>, steps: Vec<Step>) -> Vec<StepState> {
     let policy = Policy { automation, threshold: 3, ..Policy::default() };
     let snapshot = Snapshot { at_unix_ms: 0, hosts: vec![], vms, pools: vec![], rules: vec![] };
-    let decision = Decision { engine: ENGINE_VERSION, seed: 0, goal: Goal::Balance, policy, snapshot, plan: plan(steps) };
+    let decision = Decision {
+        engine: ENGINE_VERSION,
+        seed: 0,
+        goal: Goal::Balance,
+        policy,
+        snapshot,
+        plan: plan(steps),
+    };
     states(&decision)
 }
 
@@ -58,7 +66,13 @@ const TOLD: StepState = StepState::Recommended;
 
 #[test]
 fn full_automation_does_what_is_within_the_threshold_and_the_others_recommend() {
-    let steps = || vec![step("web1", 1, evenness(), &[]), step("web2", 3, evenness(), &[]), step("web3", 4, evenness(), &[])];
+    let steps = || {
+        vec![
+            step("web1", 1, evenness(), &[]),
+            step("web2", 3, evenness(), &[]),
+            step("web3", 4, evenness(), &[]),
+        ]
+    };
     let vms = || ["web1", "web2", "web3"].map(|name| vm(name, Automation::Inherit)).to_vec();
     assert_eq!(decided(Automation::Full, vms(), steps()), [DONE, DONE, TOLD]);
     for automation in [Automation::Manual, Automation::Partial, Automation::Inherit] {
@@ -115,7 +129,8 @@ fn a_plan_is_the_same_if_the_steps_still_open_are_whatever_numbers_its_findings_
             })
             .collect(),
     };
-    let with = |steps: &[Step], finding: &str| Plan { findings: vec![finding.into()], ..plan(steps.to_vec()) };
+    let with =
+        |steps: &[Step], finding: &str| Plan { findings: vec![finding.into()], ..plan(steps.to_vec()) };
     let open = recorded(TOLD, &[one.clone()], "not heard of for 61 s");
     assert!(is_same(&open, &with(&[one.clone()], "not heard of for 121 s")));
     assert!(!is_same(&open, &with(&[two.clone()], "not heard of for 61 s")));

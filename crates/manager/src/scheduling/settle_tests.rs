@@ -47,7 +47,10 @@ fn task(id: u128, vm: &str, to: &str, state: TaskState) -> (TaskId, Task) {
     (id, task)
 }
 
-fn became(steps: Vec<StepRecord>, tasks: impl IntoIterator<Item = (TaskId, Task)>) -> Vec<(usize, StepState)> {
+fn became(
+    steps: Vec<StepRecord>,
+    tasks: impl IntoIterator<Item = (TaskId, Task)>,
+) -> Vec<(usize, StepState)> {
     let changes = changes(&record(steps), &tasks.into_iter().collect());
     changes.into_iter().map(|change| (change.step, change.state)).collect()
 }
@@ -63,7 +66,10 @@ fn a_step_ends_as_its_task_does() {
     ];
     let changes = changes(&record(steps), &tasks.into_iter().collect());
     assert_eq!(changes[0].state, StepState::Done);
-    assert_eq!((changes[1].state, changes[1].detail.as_deref()), (StepState::Failed, Some("the cable was pulled")));
+    assert_eq!(
+        (changes[1].state, changes[1].detail.as_deref()),
+        (StepState::Failed, Some("the cable was pulled"))
+    );
     assert_eq!(changes[2].step, 3, "what goes on has not changed: {changes:?}");
     assert_eq!(changes[2].state, StepState::Failed, "nothing is known of its task");
 }

@@ -136,11 +136,12 @@ async fn hosts_are_shown_as_what_they_are_for() {
     b.up = false;
     let scene = Scene::of(vec![a, b, c]).await;
     let entered = InMaintenance { since_unix_ms: 7, task: TaskId(Uuid::nil()) };
-    scene.write(move |tx| {
-        tx.enter_maintenance(&name("b"), entered)?;
-        Ok(tx.enter_maintenance(&name("c"), entered)?)
-    })
-    .await;
+    scene
+        .write(move |tx| {
+            tx.enter_maintenance(&name("b"), entered)?;
+            Ok(tx.enter_maintenance(&name("c"), entered)?)
+        })
+        .await;
     let shown = scene.snapshot().await.hosts;
     let states: Vec<HostState> = shown.iter().map(|host| host.state).collect();
     assert_eq!(states, [HostState::On, HostState::Lost, HostState::Maintenance]);
@@ -212,15 +213,21 @@ async fn the_hour_that_comes_is_expected_to_be_as_it_was_yesterday() {
     let scene = Scene::of(vec![fixtures::host("a")]).await;
     let id = scene.vm.id;
     let wanted = |cpu| BTreeMap::from([(id, godwit_scheduler::PerResource { cpu, ..Default::default() })]);
-    let samples = [(NOW - 25 * HOUR, 9), (NOW - 24 * HOUR + HOUR / 2, 5), (NOW - 24 * HOUR + HOUR / 2 + 1, 4), (NOW - HOUR, 7)];
+    let samples = [
+        (NOW - 25 * HOUR, 9),
+        (NOW - 24 * HOUR + HOUR / 2, 5),
+        (NOW - 24 * HOUR + HOUR / 2 + 1, 4),
+        (NOW - HOUR, 7),
+    ];
     let samples = samples.map(|(at, cpu)| (at, wanted(cpu)));
-    scene.write(move |tx| {
-        for (at, wanted) in samples {
-            tx.note_demand(at, &wanted)?;
-        }
-        Ok(())
-    })
-    .await;
+    scene
+        .write(move |tx| {
+            for (at, wanted) in samples {
+                tx.note_demand(at, &wanted)?;
+            }
+            Ok(())
+        })
+        .await;
     assert_eq!(scene.web1().await.expected.cpu, 5);
     let later = wanted(1);
     scene.write(move |tx| Ok(tx.note_demand(NOW + 20 * HOUR, &later)?)).await;
@@ -232,14 +239,15 @@ async fn past_moves_are_known_and_failed_ones_are_none() {
     let scene = Scene::of(vec![fixtures::host("a"), fixtures::host("b")]).await;
     let (good, bad) = (moving(&scene.vm, "b"), moving(&scene.vm, "b"));
     let began = crate::clock::now_unix_ms();
-    scene.write(move |tx| {
-        tx.add_task(&bad, &())?;
-        let error = ApiError::new(ErrorCode::Failed, "no");
-        tx.finish_task(bad.id, TaskState::Failed, "no", None, Some(&error))?;
-        tx.add_task(&good, &())?;
-        Ok(tx.finish_task(good.id, TaskState::Succeeded, "yes", None, None)?)
-    })
-    .await;
+    scene
+        .write(move |tx| {
+            tx.add_task(&bad, &())?;
+            let error = ApiError::new(ErrorCode::Failed, "no");
+            tx.finish_task(bad.id, TaskState::Failed, "no", None, Some(&error))?;
+            tx.add_task(&good, &())?;
+            Ok(tx.finish_task(good.id, TaskState::Succeeded, "yes", None, None)?)
+        })
+        .await;
     let moved = scene.web1().await.moved_unix_ms;
     assert_eq!(moved.len(), 1);
     assert!(moved[0] >= began);

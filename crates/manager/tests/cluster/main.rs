@@ -11,6 +11,7 @@ mod queue;
 mod requests;
 mod restarts;
 mod rulebook;
+mod scheduler;
 mod storage;
 
 use std::time::Duration;

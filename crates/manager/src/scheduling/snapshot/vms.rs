@@ -208,7 +208,7 @@ mod tests {
         let cpu = |run, wait| demand(&vm("web1"), &used(run, wait), 2_000).cpu;
         assert_eq!(cpu(300, 0), 600, "nothing held it back");
         assert_eq!(cpu(500, 500), 2_000, "it ran whenever it could");
-        assert_eq!(cpu(250, 500), 750, "asleep for half of the time that it did not wait");
+        assert_eq!(cpu(250, 500), 1_000, "asleep for half of the time that it did not wait");
         assert_eq!(cpu(1_400, 900), 2_000, "it has one vCPU, whatever its other threads do");
     }
 }
