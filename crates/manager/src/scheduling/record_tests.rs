@@ -1,3 +1,5 @@
+use std::slice;
+
 use godwit_scheduler::decision::ENGINE_VERSION;
 use godwit_scheduler::entitlement::Happiness;
 use godwit_scheduler::planner::{Cost, Standing, Step};
@@ -131,10 +133,10 @@ fn a_plan_is_the_same_if_the_steps_still_open_are_whatever_numbers_its_findings_
     };
     let with =
         |steps: &[Step], finding: &str| Plan { findings: vec![finding.into()], ..plan(steps.to_vec()) };
-    let open = recorded(TOLD, &[one.clone()], "not heard of for 61 s");
-    assert!(is_same(&open, &with(&[one.clone()], "not heard of for 121 s")));
-    assert!(!is_same(&open, &with(&[two.clone()], "not heard of for 61 s")));
-    assert!(!is_same(&open, &with(&[one.clone()], "something else")));
+    let open = recorded(TOLD, slice::from_ref(&one), "not heard of for 61 s");
+    assert!(is_same(&open, &with(slice::from_ref(&one), "not heard of for 121 s")));
+    assert!(!is_same(&open, &with(slice::from_ref(&two), "not heard of for 61 s")));
+    assert!(!is_same(&open, &with(slice::from_ref(&one), "something else")));
     assert!(!is_same(&open, &with(&[], "not heard of for 61 s")));
     let done = recorded(StepState::Done, &[one], "");
     assert!(is_same(&done, &with(&[], "")), "what is done is no longer planned");

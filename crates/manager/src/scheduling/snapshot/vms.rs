@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::policy::Automation;
+use godwit_scheduler::record::{StepRecord, StepState};
 use godwit_scheduler::settings::VmSettings;
 use godwit_scheduler::snapshot::{Needs, Vm, Writes};
 use godwit_types::forecast::Forecast;
 use godwit_types::ownership::Ownership;
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::usage::VmUsage;
-use godwit_types::{HostName, VmId};
+use godwit_types::{HostName, VmId, VmName};
 
 use super::hosts::{Kinds, cpu_mhz};
 use super::left_alone::left_alone;
@@ -28,6 +29,8 @@ pub(super) struct Circumstances {
     busy: BTreeMap<VmId, Task>,
     bound_for: BTreeMap<VmId, HostName>,
     left_alone: BTreeMap<VmId, String>,
+    /// VMs that people have had moved, and that wait for other steps: by name, with the decision.
+    applied: BTreeMap<VmName, u64>,
     forecasts: BTreeMap<VmId, Forecast>,
     moved: BTreeMap<VmId, Vec<u64>>,
     /// The most that they wanted a day ago, in the hour that came then.
@@ -49,6 +52,7 @@ impl Circumstances {
             bound_for: bound_for(&open),
             busy: open.into_iter().filter_map(|task| Some((task.vm?, task))).collect(),
             left_alone: alone.collect(),
+            applied: applied(tx)?,
             forecasts: tx.last_forecasts()?,
             moved,
             expected: tx.peak_demand(yesterday - yesterday % SLOT_MS..yesterday + HOUR_MS)?,
@@ -64,6 +68,9 @@ impl Circumstances {
         if let Some(task) = self.busy.get(&vm.id) {
             return Some(busy(task).0);
         }
+        if let Some(decision) = self.applied.get(&vm.name) {
+            return Some(format!("it is to be moved as decision {decision} says, which was applied"));
+        }
         if !source.up {
             return Some(format!("{} is not heard from", source.name));
         }
@@ -72,6 +79,16 @@ impl Circumstances {
         }
         self.left_alone.get(&vm.id).cloned()
     }
+}
+
+fn applied(tx: &Tx<'_>) -> Result<BTreeMap<VmName, u64>, StoreError> {
+    let mut applied = BTreeMap::new();
+    for record in tx.open_decisions()? {
+        let waits = |step: &&StepRecord| step.applied && step.state == StepState::Approved;
+        let vms = record.steps.iter().filter(waits).filter_map(|step| step.step.action.vm());
+        applied.extend(vms.map(|vm| (vm.clone(), record.id)));
+    }
+    Ok(applied)
 }
 
 /// A VM that runs, or is being started.
@@ -163,7 +180,7 @@ fn demand(row: &VmRow, used: &VmUsage, mhz: u32) -> PerResource<u64> {
     let [run, wait, all] = [used.cpu_run_permille, used.cpu_wait_permille, u32::from(row.spec.vcpus) * 1000];
     let [run, wait, all] = [run, wait, all].map(u64::from);
     let run_and_sleep = all.saturating_sub(wait).max(run);
-    let would_have_run = if run_and_sleep == 0 { wait } else { run * wait / run_and_sleep };
+    let would_have_run = (run * wait).checked_div(run_and_sleep).unwrap_or(wait);
     PerResource {
         cpu: (run + would_have_run).min(all) * u64::from(mhz) / 1000,
         memory: used.memory.0,
