@@ -35,8 +35,7 @@ pub(crate) async fn request(
     vm: String,
     asked: StartRequest,
 ) -> Result<Task, ApiError> {
-    let plan = move |tx: &Tx<'_>| rulebook::admitted(tx, || plan(tx, &vm, asked.host.as_ref()));
-    let task = manager.store.write(plan).await?;
+    let task = manager.store.write(move |tx| plan(tx, &vm, asked.host.as_ref())).await?;
     drive(manager, task.clone(), false);
     Ok(task)
 }
@@ -52,7 +51,7 @@ fn plan(tx: &Tx<'_>, vm: &str, host: Option<&HostName>) -> Result<Task, ApiError
     tx.put_ownership(&Ownership { vm: vm.id, owner: host.clone(), epoch, claimed: false })?;
     let message = format!("{host} starts {}", vm.name);
     let task = new_task(&vm, TaskKind::StartVm { host }, message);
-    tx.add_task(&task, &())?;
+    rulebook::admitted(tx, || Ok(tx.add_task(&task, &())?))?;
     Ok(task)
 }
 
