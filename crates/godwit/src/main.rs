@@ -47,6 +47,12 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         Verb::Host(HostVerb::Ls) => commands::host::ls(&Session::open(cli.global)?).await,
         Verb::Host(HostVerb::Show { host }) => commands::host::show(&Session::open(cli.global)?, &host).await,
         Verb::Vm(verb) => commands::vm::run(&Session::open(cli.global)?, verb).await,
+        Verb::Host(HostVerb::Set(options)) => {
+            commands::settings::set_host(&Session::open(cli.global)?, *options).await
+        }
+        Verb::Rule(verb) => commands::rule::run(&Session::open(cli.global)?, verb).await,
+        Verb::Pool(verb) => commands::pool::run(&Session::open(cli.global)?, verb).await,
+        Verb::Policy(verb) => commands::policy::run(&Session::open(cli.global)?, verb).await,
         Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
         Verb::Events { follow, after } => {
             commands::events::run(&Session::open(cli.global)?, follow, after).await
