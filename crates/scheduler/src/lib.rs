@@ -21,6 +21,7 @@ mod random;
 pub mod resource;
 pub mod rules;
 pub mod search;
+mod sequence;
 pub mod settings;
 pub mod snapshot;
 

@@ -3,6 +3,7 @@
 use godwit_scheduler::settings::HostSettings;
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::{Host, HostState, KvmFlavour, MigrationLimits};
+use godwit_types::usage::HostUsage;
 use godwit_types::{ApiError, Bytes, HostName};
 use serde::Serialize;
 
@@ -58,6 +59,7 @@ fn describe(Shown { host, settings }: &Shown) -> String {
         ("vms", host.vms.to_string()),
         ("migrations", migrations(&facts.migration)),
     ];
+    rows.extend(facts.usage.iter().map(|usage| ("used", used(usage))));
     for kept in &facts.kept {
         let seconds = kept.age_ms / 1000;
         rows.push(("kept", format!("{} of {}, which has left {seconds} s ago", kept.memory, kept.name)));
@@ -75,6 +77,17 @@ fn describe(Shown { host, settings }: &Shown) -> String {
     }
     rows.extend(settings::of_host(settings));
     fields(&rows)
+}
+
+fn used(usage: &HostUsage) -> String {
+    let part = |permille: u32| f64::from(permille) / 10.0;
+    format!(
+        "{:.2} CPUs of {} MHz; some task waited for a CPU {:.1} %, and for memory {:.1} %, of the time",
+        f64::from(usage.cpu_permille) / 1000.0,
+        usage.cpu_mhz,
+        part(usage.cpu_pressure_permille),
+        part(usage.memory_pressure_permille)
+    )
 }
 
 /// How much it moves at once.

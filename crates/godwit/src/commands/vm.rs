@@ -2,8 +2,9 @@
 
 use godwit_scheduler::settings::VmSettings;
 use godwit_types::task::Task;
+use godwit_types::usage::VmUsage;
 use godwit_types::vm::{BootSpec, CreateVm, Vm, VmSpec, VmState};
-use godwit_types::{ApiError, ErrorCode, VmName};
+use godwit_types::{ApiError, Bytes, ErrorCode, VmName};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -113,9 +114,23 @@ fn describe(Shown { vm, settings }: &Shown) -> String {
         rows.push(("network", format!("{} as {mac}", nic.network)));
     }
     rows.extend(settings::of_vm(settings));
+    rows.extend(vm.usage.iter().flat_map(usage));
     rows.extend(vm.task.iter().map(|task| ("task", task.to_string())));
     rows.extend(vm.last_event.iter().map(|event| ("last event", event.clone())));
     fields(&rows)
+}
+
+fn usage(usage: &VmUsage) -> [(&'static str, String); 4] {
+    let cpus = |permille: u32| format!("{:.2}", f64::from(permille) / 1000.0);
+    [
+        (
+            "cpu used",
+            format!("{} CPUs, {} waited for", cpus(usage.cpu_run_permille), cpus(usage.cpu_wait_permille)),
+        ),
+        ("memory used", usage.memory.to_string()),
+        ("network used", format!("{}/s", Bytes(usage.network_bytes_per_s))),
+        ("disks used", format!("{} operations/s", usage.storage_ops_per_s)),
+    ]
 }
 
 fn owner(vm: &Vm) -> String {

@@ -1,6 +1,8 @@
 //! Where VMs may run, beside what fits.
 
+pub(crate) mod compatible;
 mod shape;
+pub(crate) mod table;
 
 pub use shape::RuleFinding;
 
