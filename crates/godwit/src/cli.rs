@@ -1,5 +1,6 @@
 //! The command line: every verb and option, and nothing that acts.
 
+mod rulebook;
 pub(crate) mod scheduler;
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,10 @@ use godwit_api::BaseUrl;
 use godwit_types::migration::OnDeadline;
 use godwit_types::vm::{CpuProfile, DatastorePath, MachineType};
 use godwit_types::{Bytes, HostName, Name, TaskId, VmName};
+
+pub(crate) use rulebook::{
+    ControlOptions, DriverName, HostSet, PolicySet, PolicyVerb, PoolSet, PoolVerb, RuleAdd, RuleVerb, VmSet,
+};
 
 use self::scheduler::{MaintenanceVerb, SchedulerVerb};
 use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, RateOption, UserRange};
@@ -69,6 +74,15 @@ pub(crate) enum Verb {
     /// Where VMs should run: what the scheduler has decided and why, what it recommends, what it would do.
     #[command(subcommand)]
     Scheduler(SchedulerVerb),
+    /// Rules: where VMs may run.
+    #[command(subcommand)]
+    Rule(RuleVerb),
+    /// Resource pools: who is to have how much.
+    #[command(subcommand)]
+    Pool(PoolVerb),
+    /// The policy: what the scheduler may do by itself.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Tasks: what the manager is doing and has done.
     #[command(subcommand)]
     Task(TaskVerb),
@@ -109,11 +123,20 @@ Example:
     Run(Box<HostRun>),
     /// List the hosts.
     Ls,
-    /// Show one host: its facts, networks and datastores.
+    /// Show one host: its facts, networks, datastores and settings.
     Show { host: HostName },
     /// Empty a host to patch it, and let it take VMs again.
     #[command(subcommand)]
     Maintenance(MaintenanceVerb),
+    /// Change a host's settings: what is not named stays.
+    #[command(after_help = "\
+Examples:
+  godwit host set host-a --label ssd --label licensed --domain rack1
+  godwit host set host-a --power-driver ipmi --ipmi-address 10.0.0.7 --ipmi-user godwit --ipmi-password host-a
+  godwit host set host-a --power-driver wake-on-lan --wake-mac 52:54:00:00:00:01 --watts 90,180
+  godwit host set host-a --power-driver simulated --power-program lab
+  godwit host set host-a --power-driver none --no-labels --no-domain")]
+    Set(Box<HostSet>),
 }
 
 #[derive(Debug, Args)]
@@ -192,8 +215,15 @@ Example:
     },
     /// List the VMs.
     Ls,
-    /// Show one VM.
+    /// Show one VM, and its settings.
     Show { vm: VmName },
+    /// Change a VM's settings: what is not named stays. Refused if a reservation could not be honoured any more.
+    #[command(after_help = "\
+Examples:
+  godwit vm set db1 --pool databases
+  godwit vm set db1 --automation manual --cpu-reservation 2GHz
+  godwit vm set db1 --no-pool --memory-limit none")]
+    Set(Box<VmSet>),
     /// Attach to a VM's console: what the guest prints on ttyS0 and hvc0. Ctrl-] detaches.
     ///
     /// What is typed goes to hvc0 once the guest has printed there, else to ttyS0.

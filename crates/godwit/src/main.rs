@@ -51,6 +51,12 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         }
         Verb::Scheduler(verb) => commands::scheduler::run(&Session::open(cli.global)?, verb).await,
         Verb::Vm(verb) => commands::vm::run(&Session::open(cli.global)?, verb).await,
+        Verb::Host(HostVerb::Set(options)) => {
+            commands::settings::set_host(&Session::open(cli.global)?, *options).await
+        }
+        Verb::Rule(verb) => commands::rule::run(&Session::open(cli.global)?, verb).await,
+        Verb::Pool(verb) => commands::pool::run(&Session::open(cli.global)?, verb).await,
+        Verb::Policy(verb) => commands::policy::run(&Session::open(cli.global)?, verb).await,
         Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
         Verb::Events { follow, after } => {
             commands::events::run(&Session::open(cli.global)?, follow, after).await

@@ -1,5 +1,7 @@
 //! Texts of the command line that stand for more than a name or a number.
 
+mod rulebook;
+
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -8,6 +10,8 @@ use std::str::FromStr;
 use godwit_types::migration::{OnDeadline, SLOWDOWN_PERCENT_MAX};
 use godwit_types::vm::{CpuProfile, DatastorePath, DiskFormat, DiskSpec, MachineType, NicSpec};
 use godwit_types::{Bytes, Name};
+
+pub(crate) use rulebook::{HostOption, Limit, Switch, WattsOption, automation, bytes_limit, mhz, mhz_limit};
 
 /// A time span, written `50ms`, `10s`, `5m` or `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

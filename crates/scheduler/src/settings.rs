@@ -2,14 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use godwit_types::Name;
 use godwit_types::power::PowerDriver;
+use godwit_types::{Name, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::entitlement::Controls;
 use crate::policy::Automation;
 use crate::resource::PerResource;
 use crate::snapshot::PowerModel;
+
+/// What is directly in a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PoolMembers {
+    pub pools: Vec<Name>,
+    pub vms: Vec<VmName>,
+}
 
 /// Of a VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

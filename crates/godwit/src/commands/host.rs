@@ -1,11 +1,13 @@
 //! `host ls` and `host show`.
 
+use godwit_scheduler::settings::HostSettings;
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::{Host, HostState, KvmFlavour, Maintenance, MigrationLimits};
 use godwit_types::usage::HostUsage;
 use godwit_types::{ApiError, Bytes, HostName};
+use serde::Serialize;
 
-use super::Session;
+use super::{Session, settings};
 use crate::output::{fields, table};
 
 pub(crate) async fn ls(session: &Session) -> Result<(), ApiError> {
@@ -27,10 +29,19 @@ pub(crate) async fn ls(session: &Session) -> Result<(), ApiError> {
 
 pub(crate) async fn show(session: &Session, name: &HostName) -> Result<(), ApiError> {
     let host: Host = session.client.get(&format!("/v1/hosts/{name}")).await?;
-    session.format.print(&host, describe)
+    let settings: HostSettings = session.client.get(&format!("/v1/hosts/{name}/settings")).await?;
+    session.format.print(&Shown { host, settings }, describe)
 }
 
-fn describe(host: &Host) -> String {
+/// A host with its settings.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    host: Host,
+    settings: HostSettings,
+}
+
+fn describe(Shown { host, settings }: &Shown) -> String {
     let facts = &host.facts;
     let kvm = match &facts.kvm.limits {
         Some(limits) => format!("{} ({limits})", flavour(facts.kvm.flavour)),
@@ -64,6 +75,7 @@ fn describe(host: &Host) -> String {
             format!("{} at {}, {} free of {}", store.name, store.path, store.free, store.size),
         ));
     }
+    rows.extend(settings::of_host(settings));
     fields(&rows)
 }
 

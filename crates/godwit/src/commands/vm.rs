@@ -1,12 +1,14 @@
 //! The verbs of `vm`, except for `migrate`, `move-storage` and `check-migration`, which have files of their own.
 
+use godwit_scheduler::settings::VmSettings;
 use godwit_types::task::Task;
 use godwit_types::usage::VmUsage;
 use godwit_types::vm::{BootSpec, CreateVm, Vm, VmSpec, VmState};
 use godwit_types::{ApiError, Bytes, ErrorCode, VmName};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Session, check, migrate, storage, task};
+use super::{Session, check, migrate, settings, storage, task};
 use crate::cli::{VmCreate, VmVerb};
 use crate::output::{fields, table};
 
@@ -25,6 +27,7 @@ pub(crate) async fn run(session: &Session, verb: VmVerb) -> Result<(), ApiError>
         }
         VmVerb::Ls => ls(session).await,
         VmVerb::Show { vm } => show(session, &vm).await,
+        VmVerb::Set(options) => settings::set_vm(session, *options).await,
         VmVerb::Console { vm } => {
             let path = format!("/v1/vms/{vm}/console");
             crate::console::attach(session.client.upgrade(&path, godwit_api::CONSOLE_PROTOCOL).await?).await
@@ -77,10 +80,19 @@ async fn ls(session: &Session) -> Result<(), ApiError> {
 
 async fn show(session: &Session, name: &VmName) -> Result<(), ApiError> {
     let vm: Vm = session.client.get(&format!("/v1/vms/{name}")).await?;
-    session.format.print(&vm, describe)
+    let settings: VmSettings = session.client.get(&format!("/v1/vms/{name}/settings")).await?;
+    session.format.print(&Shown { vm, settings }, describe)
 }
 
-fn describe(vm: &Vm) -> String {
+/// A VM with its settings.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    vm: Vm,
+    settings: VmSettings,
+}
+
+fn describe(Shown { vm, settings }: &Shown) -> String {
     let spec = &vm.spec;
     let mut rows = vec![
         ("vm", vm.name.to_string()),
@@ -101,6 +113,7 @@ fn describe(vm: &Vm) -> String {
         let mac = nic.mac.map_or_else(|| "no address yet".to_owned(), |mac| mac.to_string());
         rows.push(("network", format!("{} as {mac}", nic.network)));
     }
+    rows.extend(settings::of_vm(settings));
     rows.extend(vm.usage.iter().flat_map(usage));
     rows.extend(vm.task.iter().map(|task| ("task", task.to_string())));
     rows.extend(vm.last_event.iter().map(|event| ("last event", event.clone())));

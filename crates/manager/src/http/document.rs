@@ -57,6 +57,7 @@ pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
         super::rules::remove,
         super::pools::list,
         super::pools::show,
+        super::pools::members,
         super::pools::set,
         super::pools::remove,
         super::settings::show_vm,

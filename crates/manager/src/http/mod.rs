@@ -71,6 +71,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/rules/{name}", get(rules::show).merge(delete(rules::remove))),
         ("/v1/pools", get(pools::list)),
         ("/v1/pools/{name}", get(pools::show).post(pools::set).merge(delete(pools::remove))),
+        ("/v1/pools/{name}/members", get(pools::members)),
         ("/v1/policy", get(settings::show_policy).post(settings::set_policy)),
         ("/v1/tasks", get(tasks::list)),
         ("/v1/tasks/{id}", get(tasks::show)),

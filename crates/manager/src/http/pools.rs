@@ -3,6 +3,7 @@
 use axum::extract::State;
 use godwit_api::server::{Json, Path};
 use godwit_scheduler::entitlement::Pool;
+use godwit_scheduler::settings::PoolMembers;
 use godwit_types::api::Empty;
 use godwit_types::{ApiError, Name};
 use serde_json::Value;
@@ -23,6 +24,14 @@ pub(super) async fn list(State(manager): Shared) -> Answer<Vec<Pool>> {
 pub(super) async fn show(State(manager): Shared, Path(name): Path<Name>) -> Answer<Pool> {
     let pool = manager.store.read(move |tx| tx.pool(&name)?.ok_or_else(|| pools::unknown(&name)));
     Ok(Json(pool.await?))
+}
+
+/// What is directly in a resource pool.
+#[utoipa::path(get, path = "/v1/pools/{name}/members", operation_id = "list_pool_members", tag = "rulebook",
+    params(("name" = String, Path)),
+    responses((status = 200, body = PoolMembers), (status = "default", body = ApiError)))]
+pub(super) async fn members(State(manager): Shared, Path(name): Path<Name>) -> Answer<PoolMembers> {
+    Ok(Json(manager.store.read(move |tx| pools::members(tx, &name)).await?))
 }
 
 /// Makes a resource pool, or changes one. Refused if reservations could not be honoured any more.

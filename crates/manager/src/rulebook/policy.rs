@@ -10,7 +10,11 @@ use crate::store::Tx;
 
 /// Changes what is named of the policy.
 pub(crate) fn set(tx: &Tx<'_>, changes: Value) -> Result<Policy, ApiError> {
-    let policy = merged(&tx.policy()?, changes)?;
+    let known = tx.policy()?;
+    let policy = merged(&known, changes)?;
+    if policy == known {
+        return Ok(known);
+    }
     let found = policy.findings().into_iter().map(|finding| (finding.to_string(), finding.remedy()));
     refuse(ErrorCode::Invalid, found.collect())?;
     admitted(tx, || Ok(tx.put_policy(&policy)?))?;

@@ -2,6 +2,7 @@
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::entitlement::Pool;
+use godwit_scheduler::settings::PoolMembers;
 use godwit_types::{ApiError, ErrorCode, Name};
 use serde_json::Value;
 
@@ -12,22 +13,29 @@ use crate::store::Tx;
 /// Makes the pool, or changes what is named of it. A new one is expandable, and reserves nothing.
 pub(crate) fn set(tx: &Tx<'_>, name: Name, changes: Value) -> Result<Pool, ApiError> {
     let known = tx.pool(&name)?;
-    let what = if known.is_some() { "changed" } else { "made" };
-    let pool = merged(&known.unwrap_or_else(|| new(name.clone())), changes)?;
+    let pool = match &known {
+        Some(known) => merged(known, changes)?,
+        None => merged(&new(name.clone()), changes)?,
+    };
+    if known.as_ref() == Some(&pool) {
+        return Ok(pool);
+    }
     if pool.name != name {
         let message = format!("the pool '{name}' cannot be called '{}' from now on", pool.name);
         return Err(ApiError::new(ErrorCode::Invalid, message)
             .remedy("make another one, and move into it what is in this one"));
     }
     admitted(tx, || Ok(tx.put_pool(&pool)?))?;
+    let what = if known.is_some() { "changed" } else { "made" };
     changed(tx, format!("the pool {name} was {what}"))?;
     Ok(pool)
 }
 
 /// Removes a pool that nothing is in.
 pub(crate) fn remove(tx: &Tx<'_>, name: &Name) -> Result<(), ApiError> {
-    tx.pool(name)?.ok_or_else(|| unknown(name))?;
-    let members = members(tx, name)?;
+    let PoolMembers { pools, vms } = members(tx, name)?;
+    let pools = pools.iter().map(|pool| format!("pool {pool}"));
+    let members: Vec<_> = pools.chain(vms.iter().map(|vm| format!("VM {vm}"))).collect();
     if !members.is_empty() {
         let message = format!("the pool '{name}' is not empty: {} in it", list(&members));
         return Err(ApiError::new(ErrorCode::Conflict, message)
@@ -53,15 +61,17 @@ fn new(name: Name) -> Pool {
 }
 
 /// The pools and VMs directly in a pool.
-fn members(tx: &Tx<'_>, name: &Name) -> Result<Vec<String>, ApiError> {
+pub(crate) fn members(tx: &Tx<'_>, name: &Name) -> Result<PoolMembers, ApiError> {
+    tx.pool(name)?.ok_or_else(|| unknown(name))?;
     let inside = tx.pools()?.into_iter().filter(|pool| pool.parent.as_ref() == Some(name));
-    let mut members: Vec<_> = inside.map(|pool| format!("pool {}", pool.name)).collect();
+    let pools = inside.map(|pool| pool.name).collect();
+    let mut vms = Vec::new();
     for vm in tx.vms()? {
         if tx.vm_settings(vm.id)?.pool.as_ref() == Some(name) {
-            members.push(format!("VM {}", vm.name));
+            vms.push(vm.name);
         }
     }
-    Ok(members)
+    Ok(PoolMembers { pools, vms })
 }
 
 /// The first few, and how many more there are.

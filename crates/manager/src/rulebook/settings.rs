@@ -18,7 +18,11 @@ pub(crate) fn of_vm(tx: &Tx<'_>, vm: &str) -> Result<VmSettings, ApiError> {
 /// Changes what is named of a VM's settings.
 pub(crate) fn set_vm(tx: &Tx<'_>, vm: &str, changes: Value) -> Result<VmSettings, ApiError> {
     let row = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
-    let settings = merged(&tx.vm_settings(row.id)?, changes)?;
+    let known = tx.vm_settings(row.id)?;
+    let settings = merged(&known, changes)?;
+    if settings == known {
+        return Ok(known);
+    }
     admitted(tx, || Ok(tx.put_vm_settings(row.id, &settings)?))?;
     let message = format!("the settings of {} were changed", row.name);
     tx.add_event(NewEvent::new(CHANGED, message).vm(&row.name))?;
@@ -33,7 +37,11 @@ pub(crate) fn of_host(tx: &Tx<'_>, host: &HostName) -> Result<HostSettings, ApiE
 
 /// Changes what is named of a host's settings.
 pub(crate) fn set_host(tx: &Tx<'_>, host: &HostName, changes: Value) -> Result<HostSettings, ApiError> {
-    let settings = merged(&of_host(tx, host)?, changes)?;
+    let known = of_host(tx, host)?;
+    let settings = merged(&known, changes)?;
+    if settings == known {
+        return Ok(known);
+    }
     let mut found = Vec::new();
     if let Some(fault) = settings.driver.fault() {
         found.push((fault.to_owned(), "correct it, or choose another power driver".to_owned()));

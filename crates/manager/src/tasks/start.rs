@@ -36,11 +36,11 @@ pub(crate) async fn request(
     asked: StartRequest,
 ) -> Result<Task, ApiError> {
     let task = match asked.host {
-        Some(host) => manager.store.write(move |tx| admitted(tx, &vm, &host)).await?,
+        Some(host) => manager.store.write(move |tx| plan(tx, &vm, &host)).await?,
         None => {
             let name = vm.clone();
             manager.store.read(move |tx| require_startable(tx, &name)).await?;
-            scheduling::place(manager, vm.clone(), move |tx, host| admitted(tx, &vm, host)).await?
+            scheduling::place(manager, vm.clone(), move |tx, host| plan(tx, &vm, host)).await?
         }
     };
     drive(manager, task.clone(), false);
@@ -59,11 +59,6 @@ fn require_startable(tx: &Tx<'_>, vm: &str) -> Result<(), ApiError> {
     fit::require_any(&hosts, against)
 }
 
-/// As long as all reservations can still be honoured.
-fn admitted(tx: &Tx<'_>, vm: &str, host: &HostName) -> Result<Task, ApiError> {
-    rulebook::admitted(tx, || plan(tx, vm, host))
-}
-
 fn plan(tx: &Tx<'_>, vm: &str, host: &HostName) -> Result<Task, ApiError> {
     let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
     require_idle(tx, &vm)?;
@@ -77,7 +72,7 @@ fn plan(tx: &Tx<'_>, vm: &str, host: &HostName) -> Result<Task, ApiError> {
     tx.put_ownership(&Ownership { vm: vm.id, owner: host.clone(), epoch, claimed: false })?;
     let message = format!("{host} starts {}", vm.name);
     let task = new_task(&vm, TaskKind::StartVm { host }, message);
-    tx.add_task(&task, &())?;
+    rulebook::admitted(tx, || Ok(tx.add_task(&task, &())?))?;
     Ok(task)
 }
 

@@ -120,6 +120,8 @@ async fn a_pool_is_removed_once_nothing_is_in_it() {
     cluster.ask("/v1/pools/gold", json!({})).await.unwrap();
     cluster.ask("/v1/pools/web", json!({"parent": "gold"})).await.unwrap();
     cluster.ask("/v1/vms/web1/settings", json!({"pool": "gold"})).await.unwrap();
+    let inside: Value = cluster.get("/v1/pools/gold/members").await;
+    assert_eq!(inside, json!({"pools": ["web"], "vms": ["web1"]}));
     let error = cluster.client.delete::<Value>("/v1/pools/gold").await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Conflict);
     assert!(error.message.contains("pool web, VM web1 are in it"), "{error}");
@@ -178,6 +180,9 @@ async fn the_policy_keeps_what_a_change_does_not_name() {
     cluster.ask("/v1/policy", json!({"power": {"enabled": true}})).await.unwrap();
     let policy = cluster.ask("/v1/policy", json!({"automation": "full"})).await.unwrap();
     assert_eq!((&policy["automation"], &policy["power"]["enabled"]), (&json!("full"), &json!(true)));
+    // Nobody needs to look again at what has stayed the same.
+    cluster.ask("/v1/policy", json!({"automation": "full"})).await.unwrap();
+    assert_eq!(cluster.changes().await.len(), 2);
     let error = cluster.refused("/v1/policy", json!({"threshold": 7, "power": {"band_percent": 99}})).await;
     assert!(error.message.contains("threshold 7") && error.message.contains("give or take 99 %"), "{error}");
     assert_eq!(cluster.get::<Value>("/v1/policy").await, policy);
