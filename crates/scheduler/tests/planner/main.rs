@@ -1,6 +1,9 @@
 //! What plans promise.
 
+mod arbitrary;
 mod cases;
 mod decision;
 mod mandatory;
+mod properties;
 mod voluntary;
+mod world;
