@@ -104,9 +104,9 @@ fn is_away(work: &Work<'_>, unit: usize) -> bool {
     work.model.place[unit] != work.model.units[unit].home
 }
 
+/// Under a policy that makes no sense, only what must be.
 fn threshold(work: &Work<'_>) -> u8 {
-    let threshold = work.case.policy.threshold;
-    if (1..=5).contains(&threshold) { threshold } else { 1 }
+    if work.case.policy.findings().is_empty() { work.case.policy.threshold } else { MANDATORY }
 }
 
 fn moved_max(work: &Work<'_>) -> usize {

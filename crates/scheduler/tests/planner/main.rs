@@ -3,6 +3,7 @@
 mod arbitrary;
 mod cases;
 mod decision;
+mod findings;
 mod mandatory;
 mod properties;
 mod voluntary;
