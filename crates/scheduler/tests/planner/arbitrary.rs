@@ -180,6 +180,7 @@ fn garbage_vm() -> impl Strategy<Value = Vm> {
             controls,
             demand,
             expected,
+            demand_long: demand,
             memory,
             vcpus,
             measured_unix_ms: times.0,
