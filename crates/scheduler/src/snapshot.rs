@@ -105,6 +105,9 @@ pub struct Vm {
     pub demand: PerResource<u64>,
     /// The most that it is expected to want within the next hour; 0 if nothing is known.
     pub expected: PerResource<u64>,
+    /// The most that it has wanted within the last 40 minutes; 0 if nothing is known. Whether a host can be spared follows from it.
+    #[serde(default)]
+    pub demand_long: PerResource<u64>,
     /// When demand was measured; never if none, and then it is not moved for its own sake.
     pub measured_unix_ms: Option<u64>,
     pub vcpus: u32,

@@ -32,6 +32,8 @@ pub(crate) struct Case<'a> {
     /// What each VM is entitled to of what the hosts have that take VMs.
     pub(crate) entitled: Vec<PerResource<u64>>,
     pub(crate) table: Table,
+    /// Whether each rule is one of several that contradict each other.
+    pub(crate) contradicts: Vec<bool>,
     pub(crate) findings: Vec<String>,
 }
 
@@ -63,6 +65,7 @@ impl<'a> Case<'a> {
             silent,
             emptied,
             home,
+            contradicts: vec![false; table.entries.len()],
             table,
             findings,
         };

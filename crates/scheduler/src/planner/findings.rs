@@ -2,25 +2,29 @@
 
 use super::case::Case;
 use crate::policy::Policy;
+use crate::rules::conflict;
 
 /// How many names a finding lists.
 const NAMES_MAX: usize = 5;
 
-/// What is wrong with a policy.
+/// What is wrong with a policy. Then only what must be is done.
 pub(super) fn of_policy(policy: &Policy) -> Vec<String> {
-    let mut findings = Vec::new();
-    if !(1..=5).contains(&policy.threshold) {
-        findings.push(format!(
-            "the policy's threshold is {}, and only what must be is done: set it to 1 to 5",
-            policy.threshold
-        ));
+    let findings = policy.findings();
+    findings.iter().map(|finding| format!("the policy: {finding}: {}", finding.remedy())).collect()
+}
+
+/// Must-rules that contradict each other are left as they are, and so are their VMs.
+fn of_rules(case: &mut Case<'_>) {
+    for rules in conflict::in_table(&case.table, &case.hosts, &case.vms) {
+        let conflict = conflict::conflict(&case.table, &case.vms, &rules);
+        for rule in rules {
+            case.contradicts[rule as usize] = true;
+            for vm in &case.table.entries[rule as usize].vms {
+                case.rests[*vm as usize] = Some(conflict.to_string());
+            }
+        }
+        case.findings.push(format!("{conflict}: change or remove one of them"));
     }
-    if policy.stable_ms == 0 {
-        findings.push(
-            "the policy's stable_ms is 0, so no move is worth anything: say how long demand lasts".into(),
-        );
-    }
-    findings
 }
 
 /// Notes what is wrong with hosts and VMs, which VMs cannot be moved, and which are not moved unless they must be.
@@ -53,6 +57,7 @@ pub(super) fn note(case: &mut Case<'_>) {
             unmeasured.push(vm.name.as_str());
         }
     }
+    of_rules(case);
     if !unmeasured.is_empty() {
         let finding = format!(
             "{} not measured lately, and moved only if they must be: see whether their hosts' agents report usage",

@@ -20,14 +20,31 @@ pub(super) fn improve(work: &mut Work<'_>, seed: u64) {
         .filter(|unit| work.model.place[*unit].is_some() && work.stays(*unit).is_none())
         .filter(|unit| work.why.contains_key(unit) || work.rests(*unit).is_none())
         .collect();
-    let mut wanted = search(work, &units, seed);
-    // What must go anyway does not ask whether it matters.
-    for (unit, to) in wanted.extract_if(.., |(unit, _)| work.why.contains_key(unit)) {
-        if work.model.look(unit, to).is_some_and(|dearer| dearer < 0) {
-            work.model.go(unit, to);
-        }
+    for (unit, to) in search(work, &units, seed) {
+        work.model.go(unit, to);
     }
-    take(work, wanted);
+    let units: Vec<usize> = units.into_iter().filter(|unit| !work.why.contains_key(unit)).collect();
+    while send_home(work, &units) {}
+    label(work, units);
+}
+
+/// Notes why each goes, one after the other from the one that is worth most on: the first may feed VMs that starve, and the last
+/// but make hosts more even.
+fn label(work: &mut Work<'_>, mut units: Vec<usize>) {
+    units.retain(|unit| is_away(work, *unit));
+    let mut model = work.model.clone();
+    for unit in &units {
+        model.units[*unit].home.into_iter().for_each(|home| model.go(*unit, home as usize));
+    }
+    let to = |unit: usize| work.model.place[unit].map_or(0, |to| to as usize);
+    units.sort_by_cached_key(|unit| (model.dearer(*unit, to(*unit)), *unit));
+    let places: Vec<(usize, usize)> = units.iter().map(|unit| (*unit, to(*unit))).collect();
+    for (unit, to) in places {
+        let Some(home) = model.place[unit].map(|home| home as usize) else { continue };
+        let (reason, priority) = priority::of(&mut model, unit, home, to);
+        model.go(unit, to);
+        work.note(unit, reason, priority.min(threshold(work)));
+    }
 }
 
 /// Units and where they would better be.
@@ -40,57 +57,56 @@ fn search(work: &Work<'_>, units: &[usize], seed: u64) -> Vec<(usize, usize)> {
     search.plan(0.0).steps.into_iter().map(|step| (space.unit(step.vm), step.to)).collect()
 }
 
-/// Takes the moves that matter enough, from the one that is worth most on, as long as any is worth something. Two VMs that change
-/// places go both, or none.
-fn take(work: &mut Work<'_>, mut wanted: Vec<(usize, usize)>) {
-    loop {
-        wanted.sort_by_cached_key(|(unit, to)| (work.model.look(*unit, *to).unwrap_or(i64::MAX), *unit));
-        let left = wanted.len();
-        wanted.retain(|(unit, to)| {
-            let worth = work.model.look(*unit, *to).is_some_and(|dearer| dearer < 0);
-            if worth {
-                weigh(work, &[(*unit, *to)]);
-            }
-            !worth
-        });
-        if wanted.len() < left {
+/// Sends those home that are not missed, or do not matter enough, from the one that is worth least on. Whether anybody went.
+fn send_home(work: &mut Work<'_>, units: &[usize]) -> bool {
+    let mut away: Vec<usize> = units.iter().copied().filter(|unit| is_away(work, *unit)).collect();
+    away.sort_by_cached_key(|unit| (missed(&work.model, *unit), *unit));
+    let mut any = false;
+    for unit in away {
+        if !is_away(work, unit) || matters(work, unit) {
             continue;
         }
-        let Some((one, other)) = exchange(&work.model, &wanted) else { return };
-        weigh(work, &[wanted[one], wanted[other]]);
-        wanted.remove(one.max(other));
-        wanted.remove(one.min(other));
+        let Some(home) = work.model.units[unit].home.map(|home| home as usize) else { continue };
+        if work.model.look(unit, home).is_some() {
+            work.model.go(unit, home);
+            any = true;
+        } else if let Some(other) = partner(work, units, unit).filter(|other| !matters(work, *other)) {
+            let here = work.model.place[unit];
+            work.model.go(unit, home);
+            here.into_iter().for_each(|here| work.model.go(other, here as usize));
+            any = true;
+        }
     }
+    any
 }
 
-/// Makes moves that go together, if they matter enough.
-fn weigh(work: &mut Work<'_>, moves: &[(usize, usize)]) {
-    let reasons: Vec<_> = moves.iter().map(|(unit, to)| priority::of(&mut work.model, *unit, *to)).collect();
-    let priority = reasons.iter().map(|(_, priority)| *priority).min().unwrap_or(5);
-    if priority > threshold(work) {
-        return;
-    }
-    for ((unit, to), (reason, _)) in moves.iter().zip(reasons) {
-        work.model.go(*unit, *to);
-        work.note(*unit, reason, priority);
-    }
+/// Whether a unit's move is worth it, and matters enough.
+fn matters(work: &mut Work<'_>, unit: usize) -> bool {
+    let (Some(home), Some(here)) = (work.model.units[unit].home, work.model.place[unit]) else { return true };
+    missed(&work.model, unit) > 0
+        && priority::of(&mut work.model, unit, home as usize, here as usize).1 <= threshold(work)
 }
 
-/// The places of two whose exchange is worth most; none if none is worth anything.
-fn exchange(model: &Model<'_>, wanted: &[(usize, usize)]) -> Option<(usize, usize)> {
-    let from = |at: usize| model.place[wanted[at].0].map(|host| host as usize);
-    let worth = |(one, other): (usize, usize)| {
-        let opposite = from(one) == Some(wanted[other].1) && from(other) == Some(wanted[one].1);
-        let dearer = if opposite { model.look_swap(wanted[one].0, wanted[other].0) } else { None };
-        Some((dearer.filter(|dearer| *dearer < 0)?, one, other))
-    };
-    let pairs = (0..wanted.len()).flat_map(|one| (0..one).map(move |other| (one, other)));
-    pairs.filter_map(worth).min().map(|(_, one, other)| (one, other))
+/// By how much the objective would be more if it were at home.
+fn missed(model: &Model<'_>, unit: usize) -> i64 {
+    model.units[unit].home.map_or(0, |home| model.dearer(unit, home as usize))
 }
 
+/// One that has taken its place, as it has taken the other's: they can only go home together.
+fn partner(work: &Work<'_>, units: &[usize], unit: usize) -> Option<usize> {
+    let (home, here) = (work.model.units[unit].home, work.model.place[unit]);
+    let has = |other: &usize| work.model.units[*other].home == here && work.model.place[*other] == home;
+    let mut others = units.iter().copied().filter(has);
+    others.find(|other| work.model.look_swap(unit, *other).is_some())
+}
+
+fn is_away(work: &Work<'_>, unit: usize) -> bool {
+    work.model.place[unit] != work.model.units[unit].home
+}
+
+/// Under a policy that makes no sense, only what must be.
 fn threshold(work: &Work<'_>) -> u8 {
-    let threshold = work.case.policy.threshold;
-    if (1..=5).contains(&threshold) { threshold } else { 1 }
+    if work.case.policy.findings().is_empty() { work.case.policy.threshold } else { MANDATORY }
 }
 
 fn moved_max(work: &Work<'_>) -> usize {

@@ -47,7 +47,8 @@ pub(super) fn place(work: &mut Work<'_>, wanted: impl Fn(usize) -> bool, others_
 /// Mends must-rules, the one that is broken furthest first, until nothing helps.
 pub(super) fn mend(work: &mut Work<'_>) {
     let mut broken: Vec<usize> = (0..work.case.table.entries.len())
-        .filter(|rule| work.case.table.entries[*rule].must && work.model.broken(*rule) > 0)
+        .filter(|rule| work.case.table.entries[*rule].must && !work.case.contradicts[*rule])
+        .filter(|rule| work.model.broken(*rule) > 0)
         .collect();
     broken.sort_by_key(|rule| (Reverse(work.model.broken(*rule)), *rule));
     for rule in broken {

@@ -17,24 +17,25 @@ const URGENT: i64 = 50_000;
 /// The priority of a soft rule that is mended.
 const SOFT: u8 = 3;
 
-/// The reason for a move and its priority, before it is made. The model is the same afterwards.
-pub(super) fn of(model: &mut Model<'_>, unit: usize, to: usize) -> (Reason, u8) {
-    let Some(from) = model.place[unit].map(|from| from as usize) else { return (Reason::Start, 1) };
-    let (softer, dearer) = (model.softer(unit, to), model.dearer(unit, to));
-    let softened = model.softened(unit, to).filter(|_| softer < 0 && softer <= dearer - softer);
-    let (matters, scarcest) = (evenness(model), scarcest(model, from));
-    let (content_before, before) = (content(model, [from, to]), deviations(model));
-    model.go(unit, to);
-    let (happier, after) = (content(model, [from, to]) - content_before, deviations(model));
-    model.go(unit, from);
+/// The reason for a unit's being on one host and not on the other, and its priority. The model is the same afterwards.
+pub(super) fn of(model: &mut Model<'_>, unit: usize, without: usize, with: usize) -> (Reason, u8) {
+    let place = model.place[unit];
+    model.go(unit, without);
+    let (softer, dearer) = (model.softer(unit, with), model.dearer(unit, with));
+    let softened = model.softened(unit, with).filter(|_| softer < 0 && softer <= dearer - softer);
+    let (matters, scarcest) = (evenness(model), scarcest(model, without));
+    let (content_without, uneven_without) = (content(model, [without, with]), deviations(model));
+    model.go(unit, with);
+    let (happier, uneven) = (content(model, [without, with]) - content_without, deviations(model));
+    place.into_iter().for_each(|place| model.go(unit, place as usize));
     if happier >= NOTICED {
         return (Reason::Entitlement { resource: scarcest }, if happier >= URGENT { 2 } else { 3 });
     }
     if let Some(rule) = softened {
         return (Reason::Rule { rule: model.case.table.entries[rule].name.clone() }, SOFT);
     }
-    let gains = std::array::from_fn(|at| before[at] - after[at]);
-    (Reason::Evenness { resource: evened(model, gains, unit, from) }, matters)
+    let gains = std::array::from_fn(|at| uneven_without[at] - uneven[at]);
+    (Reason::Evenness { resource: evened(model, gains, unit, without) }, matters)
 }
 
 /// How much evenness matters as things are.

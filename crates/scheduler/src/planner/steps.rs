@@ -5,6 +5,7 @@ use super::objective::shown;
 use super::standing;
 use super::work::Work;
 use super::{Action, Plan, Step, WhyNot};
+use crate::rules::table::Says;
 use crate::sequence::{self, Going, Timed};
 
 /// The plan, in an order in which it can be done.
@@ -13,15 +14,15 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
     let ready_ms = vec![0; work.case.hosts.len()];
     let order = sequence::order(work.case, going(&work, &home), &ready_ms);
     let mut unmoved = work.unmoved.clone();
-    for unit in order.dropped {
-        for vm in &work.model.units[unit].vms {
-            unmoved.push(WhyNot {
-                vm: work.case.vms[*vm as usize].name.clone(),
-                wrong: wrong(&work, unit),
-                reasons: vec![(None, "its move fits in no order: too little room on the way".into())],
-            });
-        }
-    }
+    let mut dropped: Vec<(usize, usize)> = order.dropped.iter().map(|going| (going.vm, going.unit)).collect();
+    dropped.sort_unstable();
+    // Who would have gone by way of another host is there twice.
+    dropped.dedup();
+    unmoved.extend(dropped.into_iter().map(|(vm, unit)| WhyNot {
+        vm: work.case.vms[vm].name.clone(),
+        wrong: wrong(&work, unit),
+        reasons: vec![(None, "its move fits in no order: too little room on the way".into())],
+    }));
     let mut model = home.clone();
     let steps = order.steps.into_iter().map(|timed| step(&work, &mut model, timed)).collect();
     Plan { steps, before: standing::of(&home), after: standing::of(&model), unmoved, findings: work.findings }
@@ -29,6 +30,7 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
 
 /// Everybody who is not at home.
 fn going(work: &Work<'_>, home: &Model<'_>) -> Vec<Going> {
+    let groups = groups(work);
     let mut all = Vec::new();
     for (unit, (reason, priority)) in &work.why {
         let (from, to) = (home.place[*unit], work.model.place[*unit]);
@@ -36,6 +38,7 @@ fn going(work: &Work<'_>, home: &Model<'_>) -> Vec<Going> {
         all.extend(work.model.units[*unit].vms.iter().map(|vm| Going {
             vm: *vm as usize,
             unit: *unit,
+            group: groups[*unit],
             from: from.map(|from| from as usize),
             to: to as usize,
             reason: reason.clone(),
@@ -43,6 +46,19 @@ fn going(work: &Work<'_>, home: &Model<'_>) -> Vec<Going> {
         }));
     }
     all
+}
+
+/// For each unit the first of those that a must-rule brings together, if not all of them go, it may be broken further than before.
+fn groups(work: &Work<'_>) -> Vec<usize> {
+    let mut groups: Vec<usize> = (0..work.model.units.len()).collect();
+    for entry in work.case.table.entries.iter().filter(|entry| entry.must && entry.says == Says::Together) {
+        let units: Vec<usize> =
+            entry.vms.iter().map(|vm| work.model.unit_of[*vm as usize] as usize).collect();
+        let joined: Vec<usize> = units.iter().map(|unit| groups[*unit]).collect();
+        let Some(first) = joined.iter().min().copied() else { continue };
+        groups.iter_mut().filter(|group| joined.contains(group)).for_each(|group| *group = first);
+    }
+    groups
 }
 
 /// The step, and the cluster after it.

@@ -1,9 +1,11 @@
 //! Where VMs may run, beside what fits.
 
 pub(crate) mod compatible;
+pub(crate) mod conflict;
 mod shape;
 pub(crate) mod table;
 
+pub use conflict::{Conflict, conflicts};
 pub use shape::RuleFinding;
 
 use std::collections::BTreeSet;

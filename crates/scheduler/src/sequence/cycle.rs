@@ -68,9 +68,9 @@ fn forbidden(case: &Case<'_>, vm: usize, host: usize) -> bool {
         })
 }
 
-/// The unit that matters least of those that wait.
+/// The group that matters least of those that wait.
 pub(super) fn least(going: &[Going], stuck: &Stuck<'_>) -> usize {
     let least = stuck.pending.iter().max_by_key(|at| (going[**at].priority, **at));
     // It is called only where somebody waits.
-    least.map_or(0, |at| going[*at].unit)
+    least.map_or(0, |at| going[*at].group)
 }

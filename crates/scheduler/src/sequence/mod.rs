@@ -26,8 +26,9 @@ use crate::planner::{Cost, Reason};
 #[derive(Debug, Clone)]
 pub(crate) struct Going {
     pub(crate) vm: usize,
-    /// VMs of one unit go all, or none.
     pub(crate) unit: usize,
+    /// Those of one group go all, or none.
+    pub(crate) group: usize,
     /// None if it starts there.
     pub(crate) from: Option<usize>,
     pub(crate) to: usize,
@@ -49,8 +50,8 @@ pub(crate) struct Timed {
 /// An order.
 pub(crate) struct Order {
     pub(crate) steps: Vec<Timed>,
-    /// Units for which there is no place in the order.
-    pub(crate) dropped: Vec<usize>,
+    /// Those for whom there is no place in it.
+    pub(crate) dropped: Vec<Going>,
 }
 
 /// Orders moves. Those to a host that is not there yet begin when it is, `ready_ms` after the plan's beginning.
@@ -66,9 +67,8 @@ pub(crate) fn order(case: &Case<'_>, going: Vec<Going>, ready_ms: &[u64]) -> Ord
                 if detours < going.len() && cycle::detour(case, &mut going, &stuck) {
                     detours += 1;
                 } else {
-                    let unit = cycle::least(&going, &stuck);
-                    going.retain(|going| going.unit != unit);
-                    dropped.push(unit);
+                    let group = cycle::least(&going, &stuck);
+                    dropped.extend(going.extract_if(.., |going| going.group == group));
                 }
             }
         }

@@ -48,6 +48,7 @@ pub(crate) fn vm(text: &str, on: Option<&str>, mhz: u64, gib: u64) -> Vm {
         controls: PerResource::default(),
         demand: PerResource { cpu: mhz, memory: gib * GIB / 2, network: 0, storage: 0 },
         expected: PerResource::default(),
+        demand_long: PerResource::default(),
         measured_unix_ms: Some(NOW_MS),
         vcpus: 2,
         memory: gib * GIB,
