@@ -32,6 +32,7 @@ fn vm(name: &str, automation: Automation) -> Vm {
         controls: PerResource::default(),
         demand: PerResource::default(),
         expected: PerResource::default(),
+        demand_long: PerResource::default(),
         measured_unix_ms: None,
         vcpus: 1,
         memory: 0,

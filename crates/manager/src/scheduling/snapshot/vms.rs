@@ -23,6 +23,8 @@ use crate::tasks::busy;
 
 const HOUR_MS: u64 = 60 * 60_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
+/// How long a VM must have wanted little before its host can be spared, after VMware's DPM.
+const LATELY_MS: u64 = 40 * 60_000;
 
 /// What is known of VMs beside their own rows.
 pub(super) struct Circumstances {
@@ -35,6 +37,8 @@ pub(super) struct Circumstances {
     moved: BTreeMap<VmId, Vec<u64>>,
     /// The most that they wanted a day ago, in the hour that came then.
     expected: BTreeMap<VmId, PerResource<u64>>,
+    /// The most that they have wanted lately.
+    lately: BTreeMap<VmId, PerResource<u64>>,
 }
 
 impl Circumstances {
@@ -55,6 +59,7 @@ impl Circumstances {
             applied: applied(tx)?,
             forecasts: tx.last_forecasts()?,
             moved,
+            lately: tx.peak_demand(now.saturating_sub(LATELY_MS)..now.saturating_add(1))?,
             expected: tx.peak_demand(yesterday - yesterday % SLOT_MS..yesterday + HOUR_MS)?,
         })
     }
@@ -106,6 +111,7 @@ pub(super) fn running(
         host: Some(host.clone()),
         demand: demand.unwrap_or_default(),
         expected: known.expected.get(&row.id).copied().unwrap_or_default(),
+        demand_long: known.lately.get(&row.id).copied().unwrap_or_default(),
         measured_unix_ms: used.map(|_| source.last_seen_unix_ms),
         needs: Needs {
             cpu_classes: Some(kinds.reachable(&source.name, &row.spec)),
@@ -142,6 +148,7 @@ fn unknown(row: &VmRow) -> Vm {
         controls: PerResource::default(),
         demand: PerResource::default(),
         expected: PerResource::default(),
+        demand_long: PerResource::default(),
         measured_unix_ms: None,
         vcpus: row.spec.vcpus.into(),
         memory: fit::needed_memory(&row.spec).0,
