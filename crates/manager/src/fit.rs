@@ -16,7 +16,7 @@ const OVERHEAD: Bytes = Bytes::mib(64);
 pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
     let mut found = Vec::new();
     let (name, facts) = (&host.name, &host.facts);
-    if !host.up {
+    if !host.up && host.standby.is_none() {
         let reason = format!("{name} is down: the manager does not hear from it");
         let remedy = format!("start 'godwit host run' on {name} and check the network to it");
         found.push(Finding::blocked(Check::Host, reason, remedy));
@@ -24,6 +24,11 @@ pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
     if host.maintenance.is_some() {
         let reason = format!("{name} is in maintenance, and gets no VM");
         let remedy = format!("name another host, or end it: godwit host maintenance exit {name}");
+        found.push(Finding::blocked(Check::Host, reason, remedy));
+    }
+    if host.standby.is_some() {
+        let reason = format!("{name} is in standby, and gets no VM");
+        let remedy = format!("name another host, or wake it: godwit host wake {name}");
         found.push(Finding::blocked(Check::Host, reason, remedy));
     }
     if facts.kvm.flavour == KvmFlavour::None {

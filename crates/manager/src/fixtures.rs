@@ -106,5 +106,6 @@ pub(crate) fn host(name: &str) -> HostRow {
         clock_skew_ms: 0,
         last_seen_unix_ms: 0,
         maintenance: None,
+        standby: None,
     }
 }

@@ -76,6 +76,7 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
         up: true,
         last_seen_unix_ms: now,
         maintenance: None,
+        standby: None,
     })?;
     for vm in vms {
         if let Some((owned, missing)) = tx.ownership(vm.id)?

@@ -185,6 +185,29 @@ pub struct Maintenance {
     pub empty: bool,
 }
 
+/// That a host is switched off to save power, or on its way there or back. It gets no VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Standby {
+    pub phase: StandbyPhase,
+    /// Since when, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// The task that has brought it there, or does.
+    pub task: TaskId,
+}
+
+/// How far a host is on its way to standby and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StandbyPhase {
+    /// It is being switched off.
+    Going,
+    Off,
+    /// It was woken, and is not heard from yet.
+    Waking,
+}
+
 /// A host as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

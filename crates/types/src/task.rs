@@ -32,6 +32,14 @@ pub enum TaskKind {
     EnterMaintenance {
         host: HostName,
     },
+    /// Switches `host` off, which is empty, until it is needed.
+    SendToStandby {
+        host: HostName,
+    },
+    /// Switches `host` on.
+    WakeHost {
+        host: HostName,
+    },
 }
 
 /// Where a task is in its life.
@@ -118,7 +126,12 @@ impl Task {
     pub fn subject(&self) -> &str {
         match (&self.vm_name, &self.kind) {
             (Some(vm), _) => vm.as_str(),
-            (None, TaskKind::EnterMaintenance { host }) => host.as_str(),
+            (
+                None,
+                TaskKind::EnterMaintenance { host }
+                | TaskKind::SendToStandby { host }
+                | TaskKind::WakeHost { host },
+            ) => host.as_str(),
             (None, _) => "-",
         }
     }

@@ -166,6 +166,8 @@ fn kind(kind: &TaskKind) -> String {
         TaskKind::MigrateVm { from, to } => format!("migrate {from} -> {to}"),
         TaskKind::MoveStorage { host, to } => format!("move disks on {host} to {to}"),
         TaskKind::EnterMaintenance { .. } => "enter maintenance".into(),
+        TaskKind::SendToStandby { .. } => "send to standby".into(),
+        TaskKind::WakeHost { .. } => "wake".into(),
     }
 }
 

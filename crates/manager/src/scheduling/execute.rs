@@ -8,7 +8,7 @@ use godwit_scheduler::record::{DecisionRecord, StepRecord, StepState};
 use godwit_types::migration::{Budget, MigrateVm};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::vm::StartRequest;
-use godwit_types::{ApiError, ErrorCode, HostName, TaskId};
+use godwit_types::{ApiError, HostName, TaskId};
 use tokio::task::JoinSet;
 
 use crate::admission::Place;
@@ -55,10 +55,8 @@ async fn begin(manager: &Arc<Manager>, action: &Action) -> Result<TaskId, ApiErr
             let asked = StartRequest { host: Some(on.clone()) };
             tasks::request_start(manager, vm.to_string(), asked).await?
         }
-        Action::Wake { host } | Action::Standby { host } => {
-            let message = format!("{host} cannot be switched by the manager");
-            return Err(ApiError::new(ErrorCode::Refused, message));
-        }
+        Action::Wake { host } => tasks::request_wake(manager, host.clone()).await?,
+        Action::Standby { host } => tasks::request_standby(manager, host.clone()).await?,
     };
     Ok(task.id)
 }

@@ -17,12 +17,15 @@ use crate::clock::now_unix_ms;
 use crate::manager::Manager;
 
 /// Events after which the cluster is another than the last plan was made for.
-const TRIGGERS: [&str; 14] = [
+const TRIGGERS: [&str; 17] = [
     "host.joined",
     "host.up",
     "host.down",
     "host.entering_maintenance",
+    "host.in_standby",
     "host.left_maintenance",
+    "host.left_standby",
+    "host.not_switched",
     crate::rulebook::CHANGED,
     "vm.crashed",
     "vm.deleted",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use godwit_types::agent::LocalVm;
-use godwit_types::host::{Host, HostFacts, HostState, Maintenance};
+use godwit_types::host::{Host, HostFacts, HostState, Maintenance, Standby};
 use godwit_types::{HostName, TaskId, VmId, VmName};
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -27,6 +27,8 @@ pub(crate) struct HostRow {
     pub last_seen_unix_ms: u64,
     /// Kept by [`Tx::enter_maintenance`] and [`Tx::leave_maintenance`] alone.
     pub maintenance: Option<InMaintenance>,
+    /// Kept by [`Tx::set_standby`] and [`Tx::end_standby`] alone.
+    pub standby: Option<Standby>,
 }
 
 /// Since when a host is to be empty, and the task that empties it.
@@ -38,8 +40,8 @@ pub(crate) struct InMaintenance {
 
 const COLUMNS: &str = "name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms";
 const SELECT: &str =
-    "SELECT name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms, since_unix_ms, task
-    FROM hosts LEFT JOIN maintenance ON host = name";
+    "SELECT name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms, since_unix_ms, task, standby
+    FROM hosts LEFT JOIN maintenance ON maintenance.host = name LEFT JOIN standby ON standby.host = name";
 
 impl Tx<'_> {
     pub(crate) fn host(&self, name: &HostName) -> Result<Option<HostRow>, StoreError> {
@@ -91,6 +93,19 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// The host is on its way to standby, in it, or on its way back. From now on no VM is to run on it.
+    pub(crate) fn set_standby(&self, host: &HostName, standby: &Standby) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("INSERT OR REPLACE INTO standby (host, standby) VALUES (?, ?)")?
+            .execute(params![Text(host), Doc(standby)])?;
+        Ok(())
+    }
+
+    pub(crate) fn end_standby(&self, host: &HostName) -> Result<(), StoreError> {
+        self.sql.prepare_cached("DELETE FROM standby WHERE host = ?")?.execute([Text(host)])?;
+        Ok(())
+    }
+
     /// The VMs that run on the host as far as is known, by name.
     pub(crate) fn running_on(&self, host: &HostName) -> Result<Vec<VmName>, StoreError> {
         let mut query = self.sql.prepare_cached(
@@ -113,8 +128,8 @@ impl Tx<'_> {
             };
             let state = if row.up { HostState::Up } else { HostState::Down };
             let last_seen_ms = now_unix_ms.saturating_sub(row.last_seen_unix_ms);
-            let HostRow { name, agent, facts, .. } = row;
-            Ok(Host { name, state, agent, facts, last_seen_ms, vms, maintenance })
+            let HostRow { name, agent, facts, standby, .. } = row;
+            Ok(Host { name, state, agent, facts, last_seen_ms, vms, maintenance, standby })
         };
         self.hosts()?.into_iter().map(show).collect()
     }
@@ -131,6 +146,7 @@ fn host(row: &Row<'_>) -> rusqlite::Result<HostRow> {
         clock_skew_ms: row.get(6)?,
         last_seen_unix_ms: row.get(7)?,
         maintenance: in_maintenance(row)?,
+        standby: row.get::<_, Option<Doc<_>>>(10)?.map(|standby| standby.0),
     })
 }
 

@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 8] = ["
+const STEPS: [&str; 9] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -239,6 +239,11 @@ CREATE TABLE demand (
     peak         TEXT NOT NULL,                     -- PerResource
     PRIMARY KEY (vm, slot_unix_ms)
 ) STRICT, WITHOUT ROWID;
+", "
+CREATE TABLE standby (
+    host    TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
+    standby TEXT NOT NULL                           -- Standby
+) STRICT;
 "];
 
 /// Opens the file, alone, at the newest version.

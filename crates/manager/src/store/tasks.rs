@@ -6,7 +6,7 @@ use godwit_types::forecast::Forecast;
 use godwit_types::migration::{Budget, MigrationProgress, MigrationReport};
 use godwit_types::storage::StorageProgress;
 use godwit_types::task::{Task, TaskState, Turn};
-use godwit_types::{ApiError, TaskId, VmId};
+use godwit_types::{ApiError, HostName, TaskId, VmId};
 use rusqlite::{OptionalExtension, Row, ToSql, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +36,16 @@ impl Tx<'_> {
         )?;
         let moves = query.query_map([unix_ms], |row| Ok((row.get::<_, Text<_>>(0)?.0, row.get(1)?)))?;
         Ok(moves.collect::<Result<_, _>>()?)
+    }
+
+    /// When each host was last woken.
+    pub(crate) fn last_wakes(&self) -> Result<BTreeMap<HostName, u64>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT json_extract(kind, '$.host'), max(finished_unix_ms) FROM tasks
+             WHERE state = 'succeeded' AND json_extract(kind, '$.kind') = 'wake_host' GROUP BY 1",
+        )?;
+        let wakes = query.query_map([], |row| Ok((row.get::<_, Text<_>>(0)?.0, row.get(1)?)))?;
+        Ok(wakes.collect::<Result<_, _>>()?)
     }
 
     /// What each VM was last expected to cost when it moved.

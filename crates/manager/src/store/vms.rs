@@ -94,7 +94,16 @@ fn shown_state(power: Power, task: Option<&Task>, owner_up: bool) -> VmState {
         (Some(TaskKind::StopVm { .. }), _) => VmState::Stopping,
         (Some(TaskKind::MigrateVm { .. }), _) => VmState::Migrating,
         // Its guest goes on as if nothing were done with it.
-        (Some(TaskKind::MoveStorage { .. } | TaskKind::EnterMaintenance { .. }) | None, power) => match power
+        (
+            Some(
+                TaskKind::MoveStorage { .. }
+                | TaskKind::EnterMaintenance { .. }
+                | TaskKind::SendToStandby { .. }
+                | TaskKind::WakeHost { .. },
+            )
+            | None,
+            power,
+        ) => match power
         {
             Power::Stopped => VmState::Stopped,
             Power::Crashed => VmState::Crashed,

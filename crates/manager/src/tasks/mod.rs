@@ -13,6 +13,7 @@
 
 mod maintenance;
 mod migrate;
+mod power;
 mod queue;
 mod start;
 mod stop;
@@ -35,6 +36,7 @@ use crate::store::{NewEvent, Power, StoreError, Tx, VmRow};
 pub(crate) use maintenance::{enter as enter_maintenance, exit as exit_maintenance};
 pub use migrate::settle;
 pub(crate) use migrate::{Side, discard, remove_left, request as request_migration};
+pub(crate) use power::{request_standby, request_wake};
 pub(crate) use queue::usher;
 pub(crate) use start::request as request_start;
 pub(crate) use stop::request as request_stop;
@@ -47,7 +49,10 @@ fn drive(manager: &Arc<Manager>, task: Task, resumed: bool) {
         let id = task.id;
         let driven = match (task.vm, task.vm_name.clone()) {
             (Some(vm), Some(name)) => Driver { manager, task, vm, name, resumed }.run().await,
-            _ => maintenance::run(&manager, task).await,
+            _ => match task.kind {
+                TaskKind::SendToStandby { .. } | TaskKind::WakeHost { .. } => power::run(&manager, task).await,
+                _ => maintenance::run(&manager, task).await,
+            },
         };
         if let Err(error) = driven {
             // Only the store can be the reason; the task stays open and is taken up after a restart.
@@ -149,6 +154,8 @@ pub(crate) fn busy(task: &Task) -> (String, String) {
         TaskKind::MigrateVm { from, to } => format!("migrating from {from} to {to}"),
         TaskKind::MoveStorage { to, .. } => format!("moving disks to '{to}'"),
         TaskKind::EnterMaintenance { .. } => "entering maintenance".to_owned(),
+        TaskKind::SendToStandby { .. } => "going to standby".to_owned(),
+        TaskKind::WakeHost { .. } => "being woken".to_owned(),
     };
     let remedy = format!("wait for it, or cancel it: godwit task cancel {}", task.id);
     (format!("{} is {doing} already: task {}", task.subject(), task.id), remedy)
@@ -196,8 +203,10 @@ impl Driver {
             TaskKind::StopVm { .. } => stop::run(&mut self).await?,
             TaskKind::MigrateVm { .. } => migrate::run(&mut self).await?,
             TaskKind::MoveStorage { .. } => storage::run(&mut self).await?,
-            // It is no VM's, and has a driver of its own.
-            TaskKind::EnterMaintenance { .. } => return Ok(()),
+            // They are no VM's, and have drivers of their own.
+            TaskKind::EnterMaintenance { .. } | TaskKind::SendToStandby { .. } | TaskKind::WakeHost { .. } => {
+                return Ok(());
+            }
         };
         let (id, vm, name) = (self.task.id, self.vm, self.name);
         let finished = self.manager.store.write(move |tx| Ok(finish(tx, id, (vm, &name), ending)?)).await;

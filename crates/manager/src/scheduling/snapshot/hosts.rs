@@ -6,7 +6,7 @@ use godwit_scheduler::PerResource;
 use godwit_scheduler::settings::HostSettings;
 use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom};
 use godwit_types::capability::VmmOffer;
-use godwit_types::host::KvmFlavour;
+use godwit_types::host::{KvmFlavour, StandbyPhase};
 use godwit_types::ids::NAME_BYTES_MAX;
 use godwit_types::vm::VmSpec;
 use godwit_types::{HostName, Name};
@@ -24,17 +24,25 @@ const LINK_BITS_PER_S_ASSUMED: u64 = 10_000_000_000;
 /// Reads and writes of disks per second: nobody measures what a host could do, and few come near to this.
 const STORAGE_OPS_PER_S_ASSUMED: u64 = 100_000;
 
-pub(super) fn shown(row: &HostRow, settings: HostSettings, kinds: &Kinds) -> Host {
+/// The host, which was last woken at `woken_unix_ms`, if ever.
+pub(super) fn shown(
+    row: &HostRow,
+    settings: HostSettings,
+    kinds: &Kinds,
+    woken_unix_ms: Option<u64>,
+) -> Host {
     let link = row.facts.migration.link_bits_per_s.unwrap_or(LINK_BITS_PER_S_ASSUMED) / 8;
-    let state = match row.maintenance {
+    let state = match (row.standby.map(|standby| standby.phase), row.maintenance) {
+        (Some(StandbyPhase::Waking), _) => HostState::Waking,
+        (Some(StandbyPhase::Going | StandbyPhase::Off), _) => HostState::Standby,
         _ if !row.up => HostState::Lost,
-        Some(_) => HostState::Maintenance,
-        None => HostState::On,
+        (None, Some(_)) => HostState::Maintenance,
+        (None, None) => HostState::On,
     };
     Host {
         name: row.name.clone(),
         state,
-        since_unix_ms: row.maintenance.map_or(0, |entered| entered.since_unix_ms),
+        since_unix_ms: since_unix_ms(row).or(woken_unix_ms).unwrap_or(0),
         seen_unix_ms: row.last_seen_unix_ms,
         capacity: PerResource {
             cpu: u64::from(row.facts.cpus) * u64::from(cpu_mhz(row)),
@@ -53,6 +61,12 @@ pub(super) fn shown(row: &HostRow, settings: HostSettings, kinds: &Kinds) -> Hos
             bytes_per_s: row.facts.migration.bandwidth_bytes_per_s_max.unwrap_or(link).min(link),
         },
     }
+}
+
+/// Since when it is in its state, if that is none in which it runs VMs.
+fn since_unix_ms(row: &HostRow) -> Option<u64> {
+    let entered = row.maintenance.map(|entered| entered.since_unix_ms);
+    row.standby.map(|standby| standby.since_unix_ms).or(entered)
 }
 
 pub(super) fn cpu_mhz(row: &HostRow) -> u32 {
