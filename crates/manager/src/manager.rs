@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ impl Default for Limits {
 pub(crate) struct Manager {
     pub store: Store,
     pub token: Token,
+    /// Where power drivers find passwords and programs.
+    pub power_dir: PathBuf,
     pub limits: Limits,
     /// Changes when somebody cancels a task; the task's row says which.
     pub cancels: watch::Sender<()>,
@@ -58,10 +61,11 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    pub(crate) fn new(store: Store, token: Token, limits: Limits) -> Self {
+    pub(crate) fn new(store: Store, token: Token, power_dir: PathBuf, limits: Limits) -> Self {
         Self {
             store,
             token,
+            power_dir,
             limits,
             cancels: watch::Sender::new(()),
             queue: watch::Sender::new(()),

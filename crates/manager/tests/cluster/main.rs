@@ -6,6 +6,7 @@ mod fake_storage;
 mod lifecycle;
 mod migrations;
 mod plans;
+mod power;
 mod queue;
 mod requests;
 mod restarts;

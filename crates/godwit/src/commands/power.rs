@@ -1,0 +1,38 @@
+//! `host power`, `host wake` and `host standby`.
+
+use std::time::Duration;
+
+use godwit_types::power::{PowerReport, PowerState};
+use godwit_types::{ApiError, HostName};
+use serde_json::{Value, json};
+
+use super::Session;
+
+/// How long the manager may take: a management controller that is slow to answer is waited for.
+const TIMEOUT: Duration = Duration::from_secs(40);
+
+pub(crate) async fn show(session: &Session, host: &HostName) -> Result<(), ApiError> {
+    let client = session.client.with_timeout(TIMEOUT);
+    let power: PowerReport = client.get(&format!("/v1/hosts/{host}/power")).await?;
+    session.format.print(&power, |power| match power.state {
+        PowerState::On => format!("{host} is on"),
+        PowerState::Off => format!("{host} is off"),
+        PowerState::Unknown => format!("{host} is silent: nothing tells whether it is off"),
+    })
+}
+
+pub(crate) async fn wake(session: &Session, host: &HostName) -> Result<(), ApiError> {
+    let woken = order(session, host, "wake").await?;
+    session.format.print(&woken, |_| format!("{host} was woken; it is there once its agent reports"))
+}
+
+pub(crate) async fn standby(session: &Session, host: &HostName) -> Result<(), ApiError> {
+    let sent = order(session, host, "standby").await?;
+    session
+        .format
+        .print(&sent, |_| format!("{host} was sent to standby; wake it with: godwit host wake {host}"))
+}
+
+async fn order(session: &Session, host: &HostName, verb: &str) -> Result<Value, ApiError> {
+    session.client.with_timeout(TIMEOUT).post(&format!("/v1/hosts/{host}/{verb}"), &json!({})).await
+}
