@@ -137,6 +137,25 @@ Examples:
   godwit host set host-a --power-driver simulated --power-program lab
   godwit host set host-a --power-driver none --no-labels --no-domain")]
     Set(Box<HostSet>),
+    /// Say whether a host is on, by its power driver and not by its reports.
+    Power { host: HostName },
+    /// Wake a host by its power driver, and wait until its agent reports.
+    #[command(
+        after_help = "Example:\n  godwit host set host-a --power-driver wake-on-lan --wake-mac 52:54:00:00:00:01\n  godwit host wake host-a"
+    )]
+    Wake(HostSwitch),
+    /// Send a host that is empty to standby by its power driver. It gets no VM until it is woken.
+    #[command(after_help = "Example:\n  godwit host maintenance enter host-a\n  godwit host standby host-a")]
+    Standby(HostSwitch),
+}
+
+/// A host that is to be switched.
+#[derive(Debug, Args)]
+pub(crate) struct HostSwitch {
+    pub host: HostName,
+    /// Do not wait until it is done.
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -183,6 +202,10 @@ pub(crate) struct HostRun {
     /// Keep at most so much of it [default: half of this host's memory]. It is given up, oldest first, when a VM needs it.
     #[arg(long, value_name = "SIZE")]
     pub keep_memory_max: Option<Bytes>,
+    /// What switches this host off when it is sent to standby and a magic packet can wake it: a program and its arguments,
+    /// without quoting. To suspend it instead: 'systemctl suspend'.
+    #[arg(long, value_name = "COMMAND", default_value = "systemctl poweroff")]
+    pub standby_command: String,
     /// The godwit-vmm binary [default: beside this one].
     #[arg(long, value_name = "FILE")]
     pub vmm: Option<PathBuf>,

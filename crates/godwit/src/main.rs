@@ -54,6 +54,15 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         Verb::Host(HostVerb::Set(options)) => {
             commands::settings::set_host(&Session::open(cli.global)?, *options).await
         }
+        Verb::Host(HostVerb::Power { host }) => {
+            commands::power::show(&Session::open(cli.global)?, &host).await
+        }
+        Verb::Host(HostVerb::Wake(options)) => {
+            commands::power::wake(&Session::open(cli.global)?, &options).await
+        }
+        Verb::Host(HostVerb::Standby(options)) => {
+            commands::power::standby(&Session::open(cli.global)?, &options).await
+        }
         Verb::Rule(verb) => commands::rule::run(&Session::open(cli.global)?, verb).await,
         Verb::Pool(verb) => commands::pool::run(&Session::open(cli.global)?, verb).await,
         Verb::Policy(verb) => commands::policy::run(&Session::open(cli.global)?, verb).await,

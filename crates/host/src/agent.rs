@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::config::HostConfig;
 use crate::facts;
 use crate::manager::Manager;
+use crate::standby::Leaving;
 use crate::vm::{Arrivals, Cgroups, Keep, Registry, blocking};
 
 /// One host's agent.
@@ -29,6 +30,8 @@ pub(crate) struct Agent {
     pub(crate) arrivals: Arrivals,
     /// Held while a VM is admitted.
     pub(crate) admission: tokio::sync::Mutex<()>,
+    /// Whether this host is about to be switched off.
+    pub(crate) leaving: Leaving,
     /// Something changed that the manager should hear at once.
     pub(crate) changed: Notify,
     /// What the migrations away may send may have changed.
@@ -56,6 +59,7 @@ impl Agent {
             keep,
             arrivals,
             admission: tokio::sync::Mutex::default(),
+            leaving: Leaving::default(),
             changed: Notify::new(),
             traffic: Notify::new(),
             datastores: Mutex::default(),

@@ -36,6 +36,8 @@ pub struct HostConfig {
     pub bandwidth_bytes_per_s_max: Option<u64>,
     /// How memory of VMs that have left is kept; none: not at all.
     pub keep: Option<KeepConfig>,
+    /// What switches this host off, to be woken by a magic packet: a program and its arguments.
+    pub standby: Vec<String>,
     /// The `godwit-vmm` binary; none is the one beside the agent's own.
     pub vmm: Option<PathBuf>,
 }

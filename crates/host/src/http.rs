@@ -12,7 +12,7 @@ use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_do
 use godwit_api::{CONSOLE_PROTOCOL, Token};
 use godwit_types::agent::{
     AskAdmission, AskSurvey, BeginStorage, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, RemoveLeft,
-    StartOutgoing, StartVm, StopVm,
+    Standby, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::{Empty, Health};
 use godwit_types::capability::GuestFacts;
@@ -37,6 +37,7 @@ type Answer<T> = Result<Json<T>, ErrorResponse>;
 pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
     let closed = Router::new()
         .route("/v1/host", get(host))
+        .route("/v1/host/standby", post(standby))
         .route("/v1/vms/{id}", get(show))
         .route("/v1/vms/{id}/start", post(start))
         .route("/v1/vms/{id}/stop", post(stop))
@@ -66,6 +67,10 @@ async fn health() -> Json<Health> {
 
 async fn host(State(agent): Shared) -> Json<HostReport> {
     Json(agent.report())
+}
+
+async fn standby(State(agent): Shared, Json(Standby {}): Json<Standby>) -> Answer<Empty> {
+    to_the_end(crate::standby::order(agent)).await.map(empty)
 }
 
 async fn show(State(agent): Shared, Path(vm): Path<VmId>) -> Answer<LocalVm> {

@@ -20,6 +20,7 @@ mod heartbeat;
 mod http;
 mod manager;
 mod net;
+mod standby;
 mod usage;
 mod vm;
 

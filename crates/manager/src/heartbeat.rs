@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use godwit_types::agent::{Fence, Leftover, LocalState, LocalVm};
-use godwit_types::host::HostReport;
+use godwit_types::host::{HostReport, StandbyPhase};
 use godwit_types::ownership::Ownership;
 use godwit_types::task::TaskState;
 use godwit_types::{ApiError, MigrationId, VmId};
@@ -111,6 +111,12 @@ fn is_left_alone(tx: &Tx<'_>, vm: VmId) -> Result<bool, StoreError> {
 /// Tells that a host joined, came back or changed its address.
 fn announce(tx: &Tx<'_>, known: Option<&HostRow>, report: &HostReport) -> Result<(), StoreError> {
     let name = &report.name;
+    let standby = known.and_then(|host| host.standby).filter(|standby| standby.phase == StandbyPhase::Off);
+    if standby.is_some() {
+        tx.end_standby(name)?;
+        let message = format!("{name} was switched on, though nobody had woken it here, and takes VMs");
+        return tx.add_event(NewEvent::new("host.left_standby", message).host(name));
+    }
     let event = match known {
         None => NewEvent::new(
             "host.joined",

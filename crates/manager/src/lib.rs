@@ -29,6 +29,7 @@ mod manager;
 mod moving;
 pub mod news;
 mod plan;
+mod power;
 mod preflight;
 mod relocating;
 mod rulebook;
@@ -113,7 +114,7 @@ pub async fn serve(
 ) -> Result<(), ManagerError> {
     let (store, thread) = Store::open(&config.state_dir)?;
     let token = Token::read_or_create(&config.token_file)?;
-    let manager = Arc::new(Manager::new(store, token, limits));
+    let manager = Arc::new(Manager::new(store, token, config.state_dir.join("power"), limits));
     tasks::resume(&manager).await.map_err(ManagerError::Resume)?;
     let watcher = Arc::clone(&manager);
     manager.spawn(async move { watcher.watch_hosts().await });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ impl Default for Limits {
 pub(crate) struct Manager {
     pub store: Store,
     pub token: Token,
+    /// Where power drivers find passwords and programs.
+    pub power_dir: PathBuf,
     pub limits: Limits,
     /// Changes when somebody cancels a task; the task's row says which.
     pub cancels: watch::Sender<()>,
@@ -66,10 +69,11 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    pub(crate) fn new(store: Store, token: Token, limits: Limits) -> Self {
+    pub(crate) fn new(store: Store, token: Token, power_dir: PathBuf, limits: Limits) -> Self {
         Self {
             store,
             token,
+            power_dir,
             limits,
             cancels: watch::Sender::new(()),
             queue: watch::Sender::new(()),
@@ -125,8 +129,11 @@ impl Manager {
             };
             let marked = self.store.note(move |tx| {
                 for host in tx.hosts()?.into_iter().filter(silent) {
-                    let message = format!("{} is down: not heard from for {silence_ms} ms", host.name);
-                    tx.add_event(NewEvent::new("host.down", message).host(&host.name))?;
+                    // Of one that is being switched off, or is, its task tells.
+                    if host.standby.is_none() {
+                        let message = format!("{} is down: not heard from for {silence_ms} ms", host.name);
+                        tx.add_event(NewEvent::new("host.down", message).host(&host.name))?;
+                    }
                     tx.put_host(&HostRow { up: false, ..host })?;
                 }
                 Ok(())

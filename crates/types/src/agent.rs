@@ -225,3 +225,7 @@ pub struct Outgoing {
     pub progress: Option<MigrationProgress>,
     pub outcome: Option<MigrationOutcome>,
 }
+
+/// `POST /v1/host/standby`: the host shuts itself down, unless a VM is on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standby {}

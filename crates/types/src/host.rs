@@ -223,6 +223,8 @@ pub struct Host {
     pub vms: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
 }
 
 #[cfg(test)]

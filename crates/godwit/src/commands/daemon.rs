@@ -55,6 +55,7 @@ pub(crate) async fn host(options: HostRun, global: Global) -> Result<(), ApiErro
         moves_max: options.max_migrations,
         bandwidth_bytes_per_s_max: options.migration_bandwidth.map(|rate| rate.0),
         keep,
+        standby: options.standby_command.split_whitespace().map(str::to_owned).collect(),
         vmm: options.vmm,
     };
     godwit_host::run(config).await.map_err(|error| failed(ErrorCode::Failed, &error))

@@ -2,7 +2,7 @@
 
 use godwit_scheduler::settings::HostSettings;
 use godwit_types::capability::VmmOffer;
-use godwit_types::host::{Host, HostState, KvmFlavour, Maintenance, MigrationLimits};
+use godwit_types::host::{Host, HostState, KvmFlavour, Maintenance, MigrationLimits, StandbyPhase};
 use godwit_types::usage::HostUsage;
 use godwit_types::{ApiError, Bytes, HostName};
 use serde::Serialize;
@@ -121,6 +121,12 @@ fn state(host: &Host) -> String {
     let heard = match host.state {
         HostState::Up => "up",
         HostState::Down => "down",
+    };
+    let heard = match host.standby.map(|standby| standby.phase) {
+        None => heard,
+        Some(StandbyPhase::Going) => "going to standby",
+        Some(StandbyPhase::Off) => "in standby",
+        Some(StandbyPhase::Waking) => "waking",
     };
     match host.maintenance {
         None => heard.to_owned(),

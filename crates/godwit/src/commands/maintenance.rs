@@ -45,7 +45,7 @@ async fn enter(session: &Session, host: &HostName, no_wait: bool) -> Result<(), 
 }
 
 /// Shows each new message until the task has ended. Ctrl-C cancels it, and another one leaves it to the manager.
-async fn wait(session: &Session, mut task: Task) -> Result<Task, ApiError> {
+pub(super) async fn wait(session: &Session, mut task: Task) -> Result<Task, ApiError> {
     // One for all the time: a signal between two polls must not be lost.
     let mut interrupts = signal(SignalKind::interrupt())
         .map_err(|error| ApiError::new(ErrorCode::Failed, format!("Ctrl-C cannot be caught: {error}")))?;

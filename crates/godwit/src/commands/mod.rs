@@ -9,6 +9,7 @@ pub(crate) mod migrate;
 pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod pool;
+pub(crate) mod power;
 pub(crate) mod rule;
 pub(crate) mod scheduler;
 pub(crate) mod settings;

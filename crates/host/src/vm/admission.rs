@@ -216,6 +216,7 @@ pub(super) mod tests {
             cgroup: PathBuf::new(),
             moves_max: None,
             bandwidth_bytes_per_s_max: None,
+            standby: vec![],
             vmm: None,
         }
     }

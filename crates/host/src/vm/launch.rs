@@ -152,6 +152,7 @@ impl Agent {
         let (backing, user, reservation) = {
             // Two VMs at once must not be promised the same memory, or the same user.
             let _admission = self.admission.lock().await;
+            self.require_staying()?;
             let backing = self.admit(&launch).await?;
             let user = self.user(launch.vm)?;
             self.make_room(&launch).await;

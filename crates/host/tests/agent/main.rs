@@ -2,6 +2,7 @@
 
 mod fake_manager;
 mod fake_vmm;
+mod standby;
 mod storage;
 mod world;
 

@@ -9,7 +9,7 @@ use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
 use godwit_types::agent::{
     AskAdmission, AskSurvey, BeginStorage, Fence, Incoming, Leftover, LocalState, LocalVm, MovedDisk,
-    NewDiskPlace, PrepareIncoming, RemoveLeft, StartOutgoing, StartVm, StopVm,
+    NewDiskPlace, PrepareIncoming, RemoveLeft, Standby, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
@@ -130,6 +130,7 @@ impl World {
             cgroup: format!("godwit-test-{}", std::process::id()).into(),
             moves_max: Some(3),
             bandwidth_bytes_per_s_max: Some(100 << 20),
+            standby: vec!["mkdir".into(), self.switch().display().to_string()],
             vmm: Some(fake_vmm::install(self.directory.path())),
         }
     }
@@ -157,6 +158,15 @@ impl World {
         let (stop, task) = self.agent.take().expect("an agent runs");
         drop(stop);
         timeout(PATIENCE, task).await.expect("it ends").unwrap();
+    }
+
+    /// What the command that switches the host off makes; it fails if that is there.
+    pub(crate) fn switch(&self) -> PathBuf {
+        self.directory.path().join("switched-off")
+    }
+
+    pub(crate) async fn standby(&self) -> Result<Empty, ApiError> {
+        self.client.post("/v1/host/standby", &Standby {}).await
     }
 
     /// A file in the other datastore.

@@ -58,7 +58,8 @@ async fn served(client: &Client) -> BTreeSet<(String, &'static str)> {
 async fn every_route_is_described_and_guarded_and_nothing_else_is_described() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(dir.path()).unwrap();
-    let manager = Manager::new(store, Token::new("0123456789abcdef").unwrap(), Limits::default());
+    let token = Token::new("0123456789abcdef").unwrap();
+    let manager = Manager::new(store, token, dir.path().join("power"), Limits::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = Client::new(listener.local_addr().unwrap(), None);
     let server = godwit_api::server::serve(listener, router(Arc::new(manager)), std::future::pending());

@@ -6,6 +6,7 @@ mod document;
 mod events;
 mod hosts;
 mod pools;
+mod power;
 mod rules;
 mod scheduler;
 mod settings;
@@ -67,6 +68,9 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vms/{vm}/console", get(console::open)),
         ("/v1/vms/{vm}/settings", get(settings::show_vm).post(settings::set_vm)),
         ("/v1/hosts/{name}/settings", get(settings::show_host).post(settings::set_host)),
+        ("/v1/hosts/{name}/power", get(power::show)),
+        ("/v1/hosts/{name}/wake", post(power::wake)),
+        ("/v1/hosts/{name}/standby", post(power::standby)),
         ("/v1/rules", get(rules::list).post(rules::add)),
         ("/v1/rules/{name}", get(rules::show).merge(delete(rules::remove))),
         ("/v1/pools", get(pools::list)),

@@ -67,11 +67,16 @@ fn ended(step: &StepRecord, tasks: &BTreeMap<TaskId, Task>) -> Option<Became> {
 
 /// A step whose task was begun by a manager that ended before it could say so.
 fn begun(step: &StepRecord, tasks: &BTreeMap<TaskId, Task>) -> Option<Became> {
-    let Action::Move { vm, to, .. } = &step.step.action else { return None };
     let does = |task: &&Task| {
         !task.state.is_final()
-            && task.vm_name.as_ref() == Some(vm)
-            && matches!(&task.kind, TaskKind::MigrateVm { to: bound, .. } if bound == to)
+            && match (&step.step.action, &task.kind) {
+                (Action::Move { vm, to, .. }, TaskKind::MigrateVm { to: bound, .. }) => {
+                    task.vm_name.as_ref() == Some(vm) && bound == to
+                }
+                (Action::Wake { host }, TaskKind::WakeHost { host: woken }) => host == woken,
+                (Action::Standby { host }, TaskKind::SendToStandby { host: sent }) => host == sent,
+                _ => false,
+            }
     };
     tasks.values().find(does).map(|task| (StepState::Running, Some(task.id), None))
 }

@@ -103,8 +103,7 @@ fn shown_state(power: Power, task: Option<&Task>, owner_up: bool) -> VmState {
             )
             | None,
             power,
-        ) => match power
-        {
+        ) => match power {
             Power::Stopped => VmState::Stopped,
             Power::Crashed => VmState::Crashed,
             Power::Running if owner_up => VmState::Running,

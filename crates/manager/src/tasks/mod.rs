@@ -50,7 +50,9 @@ fn drive(manager: &Arc<Manager>, task: Task, resumed: bool) {
         let driven = match (task.vm, task.vm_name.clone()) {
             (Some(vm), Some(name)) => Driver { manager, task, vm, name, resumed }.run().await,
             _ => match task.kind {
-                TaskKind::SendToStandby { .. } | TaskKind::WakeHost { .. } => power::run(&manager, task).await,
+                TaskKind::SendToStandby { .. } | TaskKind::WakeHost { .. } => {
+                    power::run(&manager, task).await
+                }
                 _ => maintenance::run(&manager, task).await,
             },
         };
@@ -204,7 +206,9 @@ impl Driver {
             TaskKind::MigrateVm { .. } => migrate::run(&mut self).await?,
             TaskKind::MoveStorage { .. } => storage::run(&mut self).await?,
             // They are no VM's, and have drivers of their own.
-            TaskKind::EnterMaintenance { .. } | TaskKind::SendToStandby { .. } | TaskKind::WakeHost { .. } => {
+            TaskKind::EnterMaintenance { .. }
+            | TaskKind::SendToStandby { .. }
+            | TaskKind::WakeHost { .. } => {
                 return Ok(());
             }
         };

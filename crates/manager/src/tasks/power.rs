@@ -164,7 +164,7 @@ async fn go(manager: &Manager, task: TaskId, host: &HostName) -> Result<Outcome,
         if Instant::now() >= deadline {
             let message = format!("{host} has not switched itself off in {} s", STANDBY_TIMEOUT.as_secs());
             let remedy = "look at its console, and at the log of its agent";
-            return Ok(Err(ApiError::new(ErrorCode::Timeout, message).remedy(remedy)));
+            return Ok(Err(ApiError::new(ErrorCode::Failed, message).remedy(remedy)));
         }
         sleep(LOOK_AGAIN).await;
     }
@@ -189,7 +189,7 @@ async fn come(manager: &Manager, task: TaskId, host: &HostName) -> Result<Outcom
         if Instant::now() >= deadline {
             let message = format!("{host} is not heard from {} s after it was woken", limit.as_secs());
             let remedy = "look at its console, and whether 'godwit host run' starts with it";
-            return Ok(Err(refused.unwrap_or(ApiError::new(ErrorCode::Timeout, message).remedy(remedy))));
+            return Ok(Err(refused.unwrap_or(ApiError::new(ErrorCode::Failed, message).remedy(remedy))));
         }
         if asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
             refused = power::wake(manager, host).await.err();
@@ -247,13 +247,7 @@ fn settle_wake(tx: &Tx<'_>, id: TaskId, host: &HostName, came: Outcome) -> Resul
     Ok(())
 }
 
-fn fail(
-    tx: &Tx<'_>,
-    id: TaskId,
-    host: &HostName,
-    message: &str,
-    error: &ApiError,
-) -> Result<(), ApiError> {
+fn fail(tx: &Tx<'_>, id: TaskId, host: &HostName, message: &str, error: &ApiError) -> Result<(), ApiError> {
     let state = if error.code == ErrorCode::Cancelled { TaskState::Cancelled } else { TaskState::Failed };
     tx.finish_task(id, state, message, None, Some(error))?;
     tx.add_event(NewEvent::new("host.not_switched", message.to_owned()).host(host).task(id))?;

@@ -15,7 +15,7 @@ use godwit_api::server::{ErrorResponse, Json, Path, require_token, serve, with_e
 use godwit_api::{CONSOLE_PROTOCOL, Client, Token};
 use godwit_types::agent::{
     AskAdmission, AskSurvey, Fence, Incoming, LocalState, LocalVm, MovedDisk, Outgoing, PrepareIncoming,
-    RemoveLeft, StartOutgoing, StartVm, StopVm,
+    RemoveLeft, Standby, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
 use godwit_types::capability::{DiskFacts, GuestFacts, ProtocolRange, VmmOffer};
@@ -298,6 +298,7 @@ fn router() -> Router<Agent> {
         .route("/v1/vms/{id}/stop", post(stop))
         .route("/v1/vms/{id}/fence", post(fence))
         .route("/v1/host", get(report_now))
+        .route("/v1/host/standby", post(standby))
         .route("/v1/vms/{id}/guest", get(guest))
         .route("/v1/vms/{id}/survey", post(survey))
         .route("/v1/vms/{id}/admission", post(admission))
@@ -415,6 +416,11 @@ async fn fence(State(agent): State<Agent>, Path(vm): Path<VmId>, Json(asked): Js
 
 async fn stop(State(agent): State<Agent>, Path(vm): Path<VmId>, Json(_): Json<StopVm>) -> Answer<Empty> {
     agent.known().vms.remove(&vm).map(|_| Json(Empty {})).ok_or_else(unknown)
+}
+
+async fn standby(State(agent): State<Agent>, Json(Standby {}): Json<Standby>) -> Answer<Empty> {
+    agent.known().requests.push("POST standby".into());
+    Ok(Json(Empty {}))
 }
 
 async fn console(mut request: Request) -> Response {

@@ -7,6 +7,7 @@ mod lifecycle;
 mod maintenance;
 mod migrations;
 mod plans;
+mod power;
 mod queue;
 mod requests;
 mod restarts;

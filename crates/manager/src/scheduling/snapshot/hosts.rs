@@ -33,8 +33,10 @@ pub(super) fn shown(
 ) -> Host {
     let link = row.facts.migration.link_bits_per_s.unwrap_or(LINK_BITS_PER_S_ASSUMED) / 8;
     let state = match (row.standby.map(|standby| standby.phase), row.maintenance) {
-        (Some(StandbyPhase::Waking), _) => HostState::Waking,
-        (Some(StandbyPhase::Going | StandbyPhase::Off), _) => HostState::Standby,
+        // It is not to be woken for VMs that it would not get.
+        (Some(_), Some(_)) => HostState::Maintenance,
+        (Some(StandbyPhase::Waking), None) => HostState::Waking,
+        (Some(StandbyPhase::Going | StandbyPhase::Off), None) => HostState::Standby,
         _ if !row.up => HostState::Lost,
         (None, Some(_)) => HostState::Maintenance,
         (None, None) => HostState::On,

@@ -34,9 +34,10 @@ pub(crate) fn snapshot(
     let settings = rows.iter().map(|row| tx.host_settings(&row.name));
     let settings = settings.collect::<Result<Vec<_>, _>>()?;
     let woken = tx.last_wakes()?;
-    let hosts = rows.iter().zip(settings).map(|(row, settings)| {
-        hosts::shown(row, settings, &kinds, woken.get(&row.name).copied())
-    });
+    let hosts = rows
+        .iter()
+        .zip(settings)
+        .map(|(row, settings)| hosts::shown(row, settings, &kinds, woken.get(&row.name).copied()));
     let mut hosts: Vec<_> = hosts.collect();
     let mut vms = Vec::new();
     for row in tx.vms()?.iter().filter(|row| row.power == Power::Running || circumstances.starts(row)) {
