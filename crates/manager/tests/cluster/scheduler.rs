@@ -197,7 +197,6 @@ async fn the_next_manager_knows_what_was_decided_and_what_became_of_it() {
     cluster.start_manager().await;
     cluster.a.script(|script| script.hold_commit = false);
     for e in cluster.events().await {
-        eprintln!("DBG {} {}", e.kind, e.message);
     }
     let done = async |c: &Cluster| {
         let record = c.decisions().await.into_iter().find(|record| record.id == decision.id).unwrap();
