@@ -25,5 +25,6 @@ pub mod search;
 mod sequence;
 pub mod settings;
 pub mod snapshot;
+pub mod what_if;
 
 pub use resource::{PerResource, Resource};

@@ -8,11 +8,11 @@ use godwit_scheduler::record::{DecisionRecord, StepRecord, StepState};
 use godwit_types::migration::{Budget, MigrateVm};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::vm::StartRequest;
-use godwit_types::{ApiError, HostName, TaskId};
+use godwit_types::{ApiError, HostName, TaskId, VmName};
 use tokio::task::JoinSet;
 
 use crate::admission::Place;
-use crate::manager::Manager;
+use crate::manager::{Manager, unknown_vm};
 use crate::store::{StepChange, StoreError, Tx};
 use crate::tasks;
 
@@ -29,6 +29,10 @@ pub(super) async fn execute(manager: &Arc<Manager>) -> Result<(), ApiError> {
             begun.spawn(async move {
                 let (state, task, detail) = match begin(&manager, &action).await {
                     Ok(task) => (StepState::Running, Some(task), None),
+                    // The cluster is another than the plan was made for, and nobody is to blame.
+                    Err(error) if error.code == ErrorCode::Conflict => {
+                        (StepState::Dropped, None, Some(error.message))
+                    }
                     Err(error) => (StepState::Failed, None, Some(error.message)),
                 };
                 StepChange { decision, step, state, task, detail }
@@ -47,7 +51,8 @@ pub(super) async fn execute(manager: &Arc<Manager>) -> Result<(), ApiError> {
 
 async fn begin(manager: &Arc<Manager>, action: &Action) -> Result<TaskId, ApiError> {
     let task: Task = match action {
-        Action::Move { vm, to, .. } => {
+        Action::Move { vm, from, to } => {
+            require_on(manager, vm, from).await?;
             let asked = MigrateVm { to: to.clone(), budget: Budget::default(), move_disks: None };
             tasks::request_migration(manager, vm.to_string(), asked).await?
         }
@@ -59,6 +64,19 @@ async fn begin(manager: &Arc<Manager>, action: &Action) -> Result<TaskId, ApiErr
         Action::Standby { host } => tasks::request_standby(manager, host.clone()).await?,
     };
     Ok(task.id)
+}
+
+/// Refuses a move that is not from where the VM is.
+async fn require_on(manager: &Manager, vm: &VmName, from: &HostName) -> Result<(), ApiError> {
+    let name = vm.clone();
+    let owner = manager.store.read(move |tx| {
+        let row = tx.vm(name.as_str())?.ok_or_else(|| unknown_vm(name.as_str()))?;
+        Ok(tx.ownership(row.id)?.map(|(owned, _)| owned.owner))
+    });
+    match owner.await? {
+        Some(owner) if owner == *from => Ok(()),
+        _ => Err(ApiError::new(ErrorCode::Conflict, format!("{vm} is not on {from} any more"))),
+    }
 }
 
 /// The steps that can begin, each with its decision and its place in it.

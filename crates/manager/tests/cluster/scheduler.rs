@@ -121,6 +121,24 @@ async fn what_people_reject_is_left_alone_and_that_is_shown() {
 }
 
 #[tokio::test]
+async fn a_recommendation_that_people_have_followed_by_hand_is_dropped() {
+    let cluster = Cluster::crowded("manual").await;
+    cluster.keep_apart(&["web1", "web2"]).await;
+    let decision = cluster.decided(StepState::Recommended).await;
+    let Action::Move { vm, .. } = &decision.steps[0].step.action else { panic!("{decision:?}") };
+    let by_hand = cluster.migrate(vm.as_str(), "b").await;
+    assert_eq!(cluster.ended(by_hand.id).await.state, TaskState::Succeeded);
+    let dropped = async |c: &Cluster| {
+        let record = c.decisions().await.into_iter().find(|record| record.id == decision.id).unwrap();
+        record.steps[0].state == StepState::Dropped
+    };
+    cluster.until("the recommendation is dropped", dropped).await;
+    assert_eq!(cluster.tell(decision.id, "apply").await.unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(cluster.all_moves().await.len(), 1);
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn a_vm_whose_move_failed_is_left_alone_for_its_cool_down_with_the_reason() {
     let cluster = Cluster::crowded("full").await;
     cluster.set_policy(json!({"cooldown_ms": 600_000})).await;
@@ -174,9 +192,12 @@ async fn the_next_manager_knows_what_was_decided_and_what_became_of_it() {
     cluster.a.script(|script| script.hold_commit = true);
     cluster.keep_apart(&["web1", "web2"]).await;
     let decision = cluster.decided(StepState::Running).await;
+    cluster.until("it moves", async |c| c.all_moves().await[0].progress.is_some()).await;
     cluster.stop_manager().await;
     cluster.start_manager().await;
     cluster.a.script(|script| script.hold_commit = false);
+    for e in cluster.events().await {
+    }
     let done = async |c: &Cluster| {
         let record = c.decisions().await.into_iter().find(|record| record.id == decision.id).unwrap();
         record.steps[0].state == StepState::Done

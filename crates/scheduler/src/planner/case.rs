@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use godwit_types::{HostName, Name};
 
 use super::{Goal, demand, findings};
+use crate::entitlement::Tree;
 use crate::policy::Policy;
 use crate::resource::{PerResource, Resource};
 use crate::rules::compatible;
@@ -35,6 +36,8 @@ pub(crate) struct Case<'a> {
     /// Whether each rule is one of several that contradict each other.
     pub(crate) contradicts: Vec<bool>,
     pub(crate) findings: Vec<String>,
+    /// Pools and VMs, what was wrong with them mended; none if that was too much.
+    pub(crate) tree: Option<Tree>,
 }
 
 impl<'a> Case<'a> {
@@ -68,6 +71,7 @@ impl<'a> Case<'a> {
             contradicts: vec![false; table.entries.len()],
             table,
             findings,
+            tree: None,
         };
         findings::note(&mut case);
         demand::guess(&mut case);

@@ -52,7 +52,9 @@ pub(super) fn entitle(case: &mut Case<'_>) -> Vec<PerResource<u64>> {
             Ok(tree) => {
                 refuse(case, &tree, &mut faulty);
                 rest(case, &faulty);
-                return divide(case, &tree);
+                let entitled = divide(case, &tree);
+                case.tree = Some(tree);
+                return entitled;
             }
             Err(found) => {
                 case.findings.extend(found.iter().map(|finding| format!("{finding}: {}", finding.remedy())));
@@ -126,12 +128,21 @@ fn mend(finding: &Finding, pools: &mut Vec<Pool>, vms: &mut [entitlement::Vm], f
     }
 }
 
+/// Reservations that the hosts that take VMs cannot honour once so many of them are lost.
+pub(super) fn refusals(case: &Case<'_>, lost: usize) -> Vec<Refusal> {
+    case.tree.as_ref().map_or_else(Vec::new, |tree| tree.refusals(&capacity(case, lost)))
+}
+
+fn capacity(case: &Case<'_>, lost: usize) -> Capacity {
+    let hosts = (0..case.hosts.len()).filter(|host| case.gets(*host));
+    let hosts: Vec<PerResource<u64>> = hosts.map(|host| case.hosts[host].capacity).collect();
+    Capacity::without_largest(&hosts, lost)
+}
+
 /// Reservations that cannot be honoured now, or could not be after the loss that is prepared for.
 fn refuse(case: &mut Case<'_>, tree: &Tree, faulty: &mut Faulty) {
-    let hosts: Vec<PerResource<u64>> =
-        (0..case.hosts.len()).filter(|host| case.gets(*host)).map(|host| case.hosts[host].capacity).collect();
     let lost = case.policy.failures_to_tolerate as usize;
-    let now = tree.refusals(&Capacity::without_largest(&hosts, 0));
+    let now = tree.refusals(&capacity(case, 0));
     for refusal in &now {
         match refusal {
             Refusal::Pool { pool, .. } | Refusal::Limit { pool, .. } => {
@@ -147,7 +158,7 @@ fn refuse(case: &mut Case<'_>, tree: &Tree, faulty: &mut Faulty) {
     }
     let mut findings: Vec<String> = now.iter().map(|no| format!("{no}: {}", no.remedy())).collect();
     if lost > 0 {
-        let then = tree.refusals(&Capacity::without_largest(&hosts, lost));
+        let then = tree.refusals(&capacity(case, lost));
         findings.extend(then.iter().map(|no| format!("{no}: {}", no.remedy())));
         findings.dedup();
     }

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use godwit_types::HostName;
+
 use super::work::Work;
 use super::{Reason, room};
 use crate::rules::table::Says;
@@ -10,14 +12,18 @@ use crate::snapshot::HostState;
 /// What must be done has this priority.
 pub(super) const MANDATORY: u8 = 1;
 
-/// Everybody leaves these hosts who can, the largest first.
-pub(super) fn empty(work: &mut Work<'_>, hosts: &[usize]) {
+/// Everybody leaves these hosts who can, the largest first; others make room if they may.
+pub(super) fn empty(
+    work: &mut Work<'_>,
+    hosts: &[usize],
+    reason: impl Fn(HostName) -> Reason,
+    others_move: bool,
+) {
     for unit in largest_first(work, |work, unit| {
         work.model.place[unit].is_some_and(|host| hosts.contains(&(host as usize)))
     }) {
         let Some(host) = work.model.place[unit].map(|host| host as usize) else { continue };
-        let reason = Reason::Maintenance { host: work.case.hosts[host].name.clone() };
-        if !settle(work, unit, reason, true) {
+        if !settle(work, unit, reason(work.case.hosts[host].name.clone()), others_move) {
             work.why_not(unit, &format!("host '{}' is to be emptied", work.case.hosts[host].name));
         }
     }

@@ -4,6 +4,7 @@
 //!   case       the snapshot, sorted; what is wrong with it; who cannot move, who should not; demand and entitlements
 //!   mandatory  hosts are emptied, must-rules mended, VMs placed; room makes room where there is none
 //!   improve    moves that make the objective less by more than they cost, as far as the policy's threshold goes
+//!   power      hosts that are to be woken, or can be spared
 //!   sequence   the order in which every step can be done
 //!   steps      the plan with its gains, and how the cluster stands before and after it
 //! ```
@@ -16,11 +17,13 @@ mod mandatory;
 pub(crate) mod model;
 pub(crate) mod objective;
 mod plan;
+mod power;
 mod priority;
 mod room;
 mod space;
 pub(crate) mod standing;
 mod steps;
+mod unhappy;
 mod work;
 
 pub use plan::{Action, Cost, Plan, Reason, Standing, Step, WhyNot};
@@ -53,23 +56,40 @@ pub enum Goal {
 pub fn plan(snapshot: &Snapshot, policy: &Policy, goal: &Goal, seed: u64) -> Plan {
     let case = Case::new(snapshot, policy, goal);
     let mut work = Work::new(&case);
-    match goal {
-        Goal::Balance => {
-            let emptied = mandatory::in_maintenance(&work);
-            mandatory::empty(&mut work, &emptied);
-            mandatory::mend(&mut work);
-            improve::improve(&mut work, seed);
+    arrange(&mut work, goal, seed);
+    if let Some(wake) = power::wake(&work, goal) {
+        return steps::waking(work, &wake);
+    }
+    if matches!(goal, Goal::Balance) {
+        let spared = power::spare(&work);
+        if !spared.is_empty() {
+            let goal = power::emptied(&case, &spared);
+            return steps::sparing(&Case::new(snapshot, policy, &goal), &spared);
         }
-        Goal::Place => mandatory::place(&mut work, |_| true, false),
-        Goal::Evacuate { hosts } => {
-            let mut hosts: Vec<usize> = hosts.iter().filter_map(|host| case.host(host)).collect();
-            hosts.sort_unstable();
-            hosts.dedup();
-            mandatory::empty(&mut work, &hosts);
-        }
-        Goal::MakeRoom { vm } => make_room(&mut work, vm),
+        unhappy::explain(&mut work);
     }
     steps::plan(work)
+}
+
+/// Who goes where.
+fn arrange(work: &mut Work<'_>, goal: &Goal, seed: u64) {
+    let maintenance = |host| Reason::Maintenance { host };
+    match goal {
+        Goal::Balance => {
+            let emptied = mandatory::in_maintenance(work);
+            mandatory::empty(work, &emptied, maintenance, true);
+            mandatory::mend(work);
+            improve::improve(work, seed);
+        }
+        Goal::Place => mandatory::place(work, |_| true, false),
+        Goal::Evacuate { hosts } => {
+            let mut hosts: Vec<usize> = hosts.iter().filter_map(|host| work.case.host(host)).collect();
+            hosts.sort_unstable();
+            hosts.dedup();
+            mandatory::empty(work, &hosts, maintenance, true);
+        }
+        Goal::MakeRoom { vm } => make_room(work, vm),
+    }
 }
 
 fn make_room(work: &mut Work<'_>, name: &VmName) {

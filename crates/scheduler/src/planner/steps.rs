@@ -1,18 +1,70 @@
 //! From who goes where to a plan.
 
+use godwit_types::HostName;
+
+use super::case::Case;
 use super::model::Model;
 use super::objective::shown;
-use super::standing;
+use super::power::{self, Wake};
 use super::work::Work;
-use super::{Action, Plan, Step, WhyNot};
+use super::{Action, Cost, Plan, Reason, Step, WhyNot, mandatory, standing};
 use crate::rules::table::Says;
 use crate::sequence::{self, Going, Timed};
+
+/// The plan, and a host is woken meanwhile.
+pub(super) fn waking(work: Work<'_>, wake: &Wake) -> Plan {
+    let host = work.case.hosts[wake.host];
+    let mut plan = plan(work);
+    plan.steps.push(Step {
+        action: Action::Wake { host: host.name.clone() },
+        priority: wake.priority,
+        reason: wake.reason.clone(),
+        gain: shown(wake.gain),
+        cost: Cost::default(),
+        after: Vec::new(),
+        begins_ms: 0,
+        ends_ms: host.power.as_ref().map_or(0, |power| power.wake_ms),
+    });
+    let here = |reason: &&mut (Option<HostName>, String)| reason.0.as_ref() == Some(&host.name);
+    let reasons = plan.unmoved.iter_mut().flat_map(|why| &mut why.reasons);
+    reasons.filter(here).for_each(|(_, reason)| *reason = "it is being woken".into());
+    plan
+}
+
+/// Everybody leaves these hosts, and they are switched off.
+pub(super) fn sparing(case: &Case<'_>, hosts: &[usize]) -> Plan {
+    let mut work = Work::new(case);
+    mandatory::empty(&mut work, hosts, |host| Reason::Power { host }, false);
+    work.why.values_mut().for_each(|(_, priority)| *priority = power::SPARE);
+    let mut plan = plan(work);
+    for host in hosts {
+        let host = case.hosts[*host];
+        let leaves = |step: &Step| matches!(&step.action, Action::Move { from, .. } if *from == host.name);
+        let after: Vec<usize> = (0..plan.steps.len()).filter(|at| leaves(&plan.steps[*at])).collect();
+        let begins_ms = after.iter().map(|at| plan.steps[*at].ends_ms).max().unwrap_or(0);
+        plan.steps.push(Step {
+            action: Action::Standby { host: host.name.clone() },
+            priority: power::SPARE,
+            reason: Reason::Power { host: host.name.clone() },
+            gain: 0.0,
+            cost: Cost::default(),
+            after,
+            begins_ms,
+            ends_ms: begins_ms,
+        });
+        if let Some(power) = &host.power {
+            let idle = standing::drawn(power, 0, 1);
+            plan.after.watts =
+                plan.after.watts.saturating_sub(idle).saturating_add(power.standby_watts.into());
+        }
+    }
+    plan
+}
 
 /// The plan, in an order in which it can be done.
 pub(super) fn plan(work: Work<'_>) -> Plan {
     let home = Model::new(work.case);
-    let ready_ms = vec![0; work.case.hosts.len()];
-    let order = sequence::order(work.case, going(&work, &home), &ready_ms);
+    let order = sequence::order(work.case, going(&work, &home));
     let mut unmoved = work.unmoved.clone();
     let mut dropped: Vec<(usize, usize)> = order.dropped.iter().map(|going| (going.vm, going.unit)).collect();
     dropped.sort_unstable();
@@ -87,7 +139,6 @@ fn step(work: &Work<'_>, model: &mut Model<'_>, timed: Timed) -> Step {
 }
 
 fn wrong(work: &Work<'_>, unit: usize) -> String {
-    use super::Reason;
     match work.why.get(&unit).map(|(reason, _)| reason) {
         Some(Reason::Maintenance { host }) => format!("host '{host}' is to be emptied"),
         Some(Reason::Rule { rule }) => format!("it is against rule '{rule}'"),

@@ -54,13 +54,12 @@ pub(crate) struct Order {
     pub(crate) dropped: Vec<Going>,
 }
 
-/// Orders moves. Those to a host that is not there yet begin when it is, `ready_ms` after the plan's beginning.
-pub(crate) fn order(case: &Case<'_>, going: Vec<Going>, ready_ms: &[u64]) -> Order {
-    let mut going = going;
+/// Orders moves.
+pub(crate) fn order(case: &Case<'_>, mut going: Vec<Going>) -> Order {
     let mut dropped = Vec::new();
     let mut detours = 0;
     loop {
-        match run::run(case, &going, ready_ms) {
+        match run::run(case, &going) {
             Ok(steps) => return Order { steps, dropped },
             Err(stuck) => {
                 // Each detour is of another VM, and each drop makes the list shorter.

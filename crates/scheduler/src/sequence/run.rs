@@ -20,7 +20,6 @@ struct Run<'c, 'g> {
     case: &'c Case<'c>,
     going: &'g [Going],
     costs: Vec<Cost>,
-    ready_ms: &'g [u64],
     now_ms: u64,
     ground: Ground<'c>,
     /// As if nobody ever left: who may begin even so waits for nobody.
@@ -36,17 +35,12 @@ struct Run<'c, 'g> {
 }
 
 /// Runs through them. VMs that are there twice go by way of another host, in the order of the list.
-pub(super) fn run<'c>(
-    case: &'c Case<'c>,
-    going: &[Going],
-    ready_ms: &[u64],
-) -> Result<Vec<Timed>, Stuck<'c>> {
+pub(super) fn run<'c>(case: &'c Case<'c>, going: &[Going]) -> Result<Vec<Timed>, Stuck<'c>> {
     let costs = costs(case, going);
     let ground = Ground::new(case);
     let mut run = Run {
         case,
         going,
-        ready_ms,
         now_ms: 0,
         crowded: ground.clone(),
         ground,
@@ -89,7 +83,7 @@ impl Run<'_, '_> {
         let came = before(self.going, at).is_none_or(|first| {
             self.step_of[first].is_some_and(|step| self.steps[step].ends_ms <= self.now_ms)
         });
-        free && came && self.ready_ms[to] <= self.now_ms && self.ground.admits(vm, from, to)
+        free && came && self.ground.admits(vm, from, to)
     }
 
     fn start(&mut self, at: usize) {
@@ -127,12 +121,11 @@ impl Run<'_, '_> {
         after
     }
 
-    /// Until the next end, or until a host is there. Whether there is anything to wait for.
+    /// Until the next end. Whether there is anything to wait for.
     fn wait(&mut self) -> bool {
-        let end = self.running.iter().map(|step| self.steps[*step].ends_ms).min();
-        let ready = self.pending.iter().map(|at| self.ready_ms[self.going[*at].to]);
-        let ready = ready.filter(|ready_ms| *ready_ms > self.now_ms).min();
-        let Some(next) = end.into_iter().chain(ready).min() else { return false };
+        let Some(next) = self.running.iter().map(|step| self.steps[*step].ends_ms).min() else {
+            return false;
+        };
         self.now_ms = next;
         let running = std::mem::take(&mut self.running);
         for step in running {

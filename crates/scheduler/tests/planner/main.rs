@@ -5,6 +5,8 @@ mod cases;
 mod decision;
 mod findings;
 mod mandatory;
+mod power;
 mod properties;
 mod voluntary;
+mod what_if;
 mod world;

@@ -48,3 +48,16 @@ fn a_vm_that_has_just_moved_rests() {
     let snapshot = cluster(&["a", "b", "c"], vms);
     assert_eq!(planned(&snapshot, &Goal::Balance).steps, []);
 }
+
+#[test]
+fn a_vm_that_stays_unhappy_is_told_why() {
+    let vms = vec![vm("one", Some("a"), 9000, 4), vm("other", Some("a"), 9000, 4)];
+    let mut snapshot = cluster(&["a", "b"], vms);
+    snapshot.vms.iter_mut().for_each(|vm| vm.needs.networks = names(&["dmz"]));
+    snapshot.hosts[0].networks = names(&["dmz"]);
+    let plan = planned(&snapshot, &Goal::Balance);
+    assert_eq!(plan.steps, []);
+    let why = plan.unmoved.iter().find(|why| why.vm == name("one")).expect("it starves");
+    assert_eq!(why.wrong, "it receives 55.5 % of what it is entitled to");
+    assert_eq!(why.reasons, [(Some(name("b")), "it has no network 'dmz'".to_owned())]);
+}

@@ -1,0 +1,287 @@
+//! Whether hosts are woken, and whether they can be spared, after VMware's DPM.
+//!
+//! A host is to be used between `target - band` and `target + band` of its CPU and its memory. *high* is how far hosts are above, summed
+//! up, and *low* how far they are below. Each candidate is tried: the cluster is planned as if it were on, or were to be emptied.
+//!
+//! ```text
+//!   wake      a VM has no host and would have one; what is reserved, or what is prepared for, needs the host; or high becomes less
+//!   standby   everybody finds a place, low becomes less and high no more, even by the most that VMs have wanted within 40 minutes;
+//!             reservations hold and as many losses are prepared for as before; and what is saved while demand stays
+//!             as it is, is worth `benefit_ratio` times the work of moving everybody away and back
+//! ```
+//!
+//! A host is woken at once, and spared only if nothing else is to be done. Whatever was woken gets its VMs once it is there.
+
+use super::case::Case;
+use super::mandatory;
+use super::model::Model;
+use super::work::Work;
+use super::{Goal, Reason, demand, standing};
+use crate::entitlement::Refusal;
+use crate::policy::Policy;
+use crate::resource::PerResource;
+use crate::sequence::cost;
+use crate::snapshot::{HostState, Snapshot};
+
+/// Most hosts that are tried for one decision; the best come first.
+const TRIED_MAX: usize = 4;
+/// The priority of waking a host since others are used too much, and of sparing one.
+const RELIEF: u8 = 2;
+pub(super) const SPARE: u8 = 3;
+/// Cycles a second of a core, in MHz: what work of a core is as a part of a host.
+const CORE_MHZ: f64 = 3_000.0;
+/// A plan of a try looks at so many moves for each VM.
+const TRY_PROPOSALS: u32 = 100;
+
+/// A host that is to be woken, why, how much that matters, and what it is worth.
+pub(super) struct Wake {
+    pub(super) host: usize,
+    pub(super) reason: Reason,
+    pub(super) priority: u8,
+    /// By how much the objective becomes less.
+    pub(super) gain: i64,
+}
+
+/// How far hosts are above the band and below it, in thousandths of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Distance {
+    high: u64,
+    low: u64,
+}
+
+/// The host to wake, if one is needed.
+pub(super) fn wake(work: &Work<'_>, goal: &Goal) -> Option<Wake> {
+    let case = work.case;
+    let waking = case.hosts.iter().any(|host| host.state == HostState::Waking);
+    if !is_managed(case.policy) || waking {
+        return None;
+    }
+    let needs = !work.unmoved.is_empty();
+    let short = shortage(case);
+    let distance = distance(&work.model);
+    if !needs && short == 0 && distance.high == 0 {
+        return None;
+    }
+    candidates_to_wake(case).into_iter().find_map(|host| {
+        let mut snapshot = case.snapshot.clone();
+        wake_in(&mut snapshot, case, host);
+        let policy = trial(case.policy);
+        let tried = Case::new(&snapshot, &policy, goal);
+        let mut then = Work::new(&tried);
+        super::arrange(&mut then, goal, 0);
+        let wake = |reason, priority| {
+            let gain = work.model.score() - then.model.score();
+            Some(Wake { host, reason, priority, gain })
+        };
+        if let Some(helped) =
+            work.unmoved.iter().find(|why| !then.unmoved.iter().any(|then| then.vm == why.vm))
+        {
+            return wake(Reason::Room { vm: helped.vm.clone() }, mandatory::MANDATORY);
+        }
+        let reason = Reason::Power { host: case.hosts[host].name.clone() };
+        if shortage(&tried) < short {
+            return wake(reason, mandatory::MANDATORY);
+        }
+        let lower = self::distance(&then.model).high < distance.high;
+        if matches!(goal, Goal::Balance) && lower && case.policy.threshold >= RELIEF {
+            wake(reason, RELIEF)
+        } else {
+            None
+        }
+    })
+}
+
+/// Hosts that can be spared together; none if there is anything else to do.
+pub(super) fn spare(work: &Work<'_>) -> Vec<usize> {
+    let case = work.case;
+    let wakes = case.hosts.iter().any(|host| host.state == HostState::Waking);
+    if !is_managed(case.policy)
+        || case.policy.threshold < SPARE
+        || wakes
+        || !work.why.is_empty()
+        || !work.unmoved.is_empty()
+    {
+        return Vec::new();
+    }
+    let mut spared: Vec<usize> = Vec::new();
+    for host in candidates_to_spare(work) {
+        let on = (0..case.hosts.len()).filter(|host| case.gets(*host) && !spared.contains(host)).count();
+        if on <= case.policy.power.hosts_on_min.max(1) as usize {
+            break;
+        }
+        let with: Vec<usize> = spared.iter().copied().chain([host]).collect();
+        if can_spare(work, &spared, &with) {
+            spared = with;
+        }
+    }
+    spared
+}
+
+/// The goal that empties hosts, and how their VMs are moved for it.
+pub(super) fn emptied(case: &Case<'_>, hosts: &[usize]) -> Goal {
+    Goal::Evacuate { hosts: hosts.iter().map(|host| case.hosts[*host].name.clone()).collect() }
+}
+
+fn is_managed(policy: &Policy) -> bool {
+    policy.power.enabled && policy.findings().is_empty()
+}
+
+/// Whether one host more can be spared.
+fn can_spare(work: &Work<'_>, spared: &[usize], with: &[usize]) -> bool {
+    let case = work.case;
+    let long = long(case.snapshot);
+    let arranged = |hosts: &[usize]| -> Option<(Distance, u64, i128)> {
+        let goal = emptied(case, hosts);
+        let tried = Case::new(case.snapshot, case.policy, &goal);
+        let mut then = Work::new(&tried);
+        mandatory::empty(&mut then, hosts, |host| Reason::Power { host }, false);
+        if !then.unmoved.is_empty() {
+            return None;
+        }
+        let demanding = Case::new(&long, case.policy, &goal);
+        let mut model = Model::new(&demanding);
+        // The same rules and homes make the same units.
+        for unit in 0..then.model.units.len() {
+            if then.model.place[unit] != model.place[unit]
+                && let Some(to) = then.model.place[unit]
+            {
+                model.go(unit, to as usize);
+            }
+        }
+        Some((distance(&model), shortage(&tried), balance_of(&then, hosts)))
+    };
+    let (Some((before, short_before, worth_before)), Some((after, short, worth))) =
+        (arranged(spared), arranged(with))
+    else {
+        return false;
+    };
+    after.high <= before.high && after.low < before.low && short <= short_before && worth > worth_before
+}
+
+/// What is saved while demand stays as it is, less what must be worth it: watts times seconds.
+fn balance_of(work: &Work<'_>, hosts: &[usize]) -> i128 {
+    let case = work.case;
+    let stable_s = case.policy.stable_ms as f64 / 1000.0;
+    let saved = |host: usize| {
+        let Some(power) = &case.hosts[host].power else { return 0.0 };
+        let idle = standing::drawn(power, 0, 1);
+        (idle as f64 - f64::from(power.standby_watts)) * (stable_s - power.wake_ms as f64 / 1000.0)
+    };
+    let moved = |unit: usize| {
+        let home = work.model.units[unit].home.map_or(0, |home| home as usize);
+        let host = case.hosts[home];
+        let full = host.power.as_ref().map_or(0, |power| standing::drawn(power, 1, 1)) as f64;
+        let part = CORE_MHZ / (host.capacity.cpu as f64).max(1.0);
+        let each = work.model.units[unit].vms.iter().map(|vm| {
+            cost::of(&case.vms[*vm as usize].writes, host.migration.bytes_per_s).cpu_ms as f64 / 1000.0
+        });
+        // Away, and back again.
+        2.0 * each.sum::<f64>() * part * full
+    };
+    let saved: f64 = hosts.iter().map(|host| saved(*host)).sum();
+    let cost: f64 = work.why.keys().map(|unit| moved(*unit)).sum();
+    (saved - f64::from(case.policy.power.benefit_ratio) * cost) as i128
+}
+
+/// Hosts that are switched off, those that draw least for what they have first.
+fn candidates_to_wake(case: &Case<'_>) -> Vec<usize> {
+    let off = (0..case.hosts.len()).filter(|host| case.hosts[*host].state == HostState::Standby);
+    let mut off: Vec<usize> = off.filter(|host| case.hosts[*host].power.is_some()).collect();
+    off.sort_by_key(|host| {
+        let power = case.hosts[*host].power.as_ref();
+        let full = power.map_or(0, |power| standing::drawn(power, 1, 1));
+        (u128::from(full) * 1_000_000 / u128::from(case.hosts[*host].capacity.cpu.max(1)), *host)
+    });
+    off.truncate(TRIED_MAX);
+    off
+}
+
+/// Hosts that are below the band and have been on for long enough, those with the least to move first.
+fn candidates_to_spare(work: &Work<'_>) -> Vec<usize> {
+    let case = work.case;
+    let power = &case.policy.power;
+    let may = |host: &usize| {
+        let known = case.hosts[*host];
+        case.gets(*host)
+            && known.power.is_some()
+            && work.model.guests(*host).iter().all(|unit| work.rests(*unit as usize).is_none())
+            && case.snapshot.at_unix_ms.saturating_sub(known.since_unix_ms) >= power.uptime_min_ms
+            && used(&work.model, *host).into_iter().max().unwrap_or(0)
+                < 10 * u64::from(power.target_percent - power.band_percent)
+    };
+    let mut hosts: Vec<usize> = (0..case.hosts.len()).filter(may).collect();
+    hosts.sort_by_key(|host| (work.model.need[*host][1], *host));
+    hosts.truncate(TRIED_MAX.max(case.hosts.len() / 4));
+    hosts
+}
+
+/// What is used of a host's CPU and memory, in thousandths.
+fn used(model: &Model<'_>, host: usize) -> [u64; 2] {
+    [0, 1].map(|at| (model.objective.part(host, at, model.load[host][at]) * 1000.0) as u64)
+}
+
+fn distance(model: &Model<'_>) -> Distance {
+    let power = &model.case.policy.power;
+    // The policy was found to make sense: the band is within 0 and 100 %.
+    let (from, to) =
+        (power.target_percent.saturating_sub(power.band_percent), power.target_percent + power.band_percent);
+    let (from, to) = (10 * u64::from(from), 10 * u64::from(to));
+    let each = (0..model.case.hosts.len()).filter(|host| model.case.gets(*host));
+    each.flat_map(|host| used(model, host)).fold(Distance { high: 0, low: 0 }, |sum, used| Distance {
+        high: sum.high + used.saturating_sub(to),
+        low: sum.low + from.saturating_sub(used),
+    })
+}
+
+/// What the hosts that take VMs lack for what is reserved and for the memory of all VMs, after the losses that are prepared for:
+/// in millionths of what they have.
+fn shortage(case: &Case<'_>) -> u64 {
+    let lost = case.policy.failures_to_tolerate as usize;
+    let hosts: Vec<PerResource<u64>> =
+        (0..case.hosts.len()).filter(|host| case.gets(*host)).map(|host| case.hosts[host].capacity).collect();
+    let left = crate::entitlement::Capacity::without_largest(&hosts, lost);
+    let memory: u128 = (0..case.vms.len())
+        .filter(|vm| case.home[*vm].is_some_and(|home| case.gives(home)))
+        .map(|vm| u128::from(case.need(vm).memory))
+        .sum();
+    let part = |missing: u128, whole: u64| missing.saturating_mul(1_000_000) / u128::from(whole.max(1));
+    let memory = part(memory.saturating_sub(left.total.memory.into()), left.total.memory);
+    let reserved: u128 = demand::refusals(case, lost)
+        .into_iter()
+        .filter_map(|refusal| match refusal {
+            Refusal::Cluster { resource, missing, .. } | Refusal::Host { resource, missing, .. } => {
+                Some(part(missing.into(), left.total[resource]))
+            }
+            Refusal::Pool { .. } | Refusal::Limit { .. } => None,
+        })
+        .fold(0, u128::saturating_add);
+    u64::try_from(memory.saturating_add(reserved)).unwrap_or(u64::MAX)
+}
+
+/// The snapshot with the most that VMs have wanted lately.
+fn long(snapshot: &Snapshot) -> Snapshot {
+    let mut long = snapshot.clone();
+    for vm in &mut long.vms {
+        let (now, lately) = (vm.demand, vm.demand_long);
+        vm.demand = PerResource::from_fn(|resource| now[resource].max(lately[resource]));
+    }
+    long
+}
+
+fn wake_in(snapshot: &mut Snapshot, case: &Case<'_>, host: usize) {
+    let name = &case.hosts[host].name;
+    for host in snapshot.hosts.iter_mut().filter(|host| host.name == *name) {
+        host.state = HostState::On;
+        host.seen_unix_ms = snapshot.at_unix_ms;
+    }
+}
+
+/// A policy under which everything that helps is done, looked for briefly.
+fn trial(policy: &Policy) -> Policy {
+    Policy {
+        threshold: 5,
+        moved_max_permille: 1000,
+        proposals_per_vm: policy.proposals_per_vm.min(TRY_PROPOSALS),
+        ..policy.clone()
+    }
+}
