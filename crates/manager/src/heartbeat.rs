@@ -14,6 +14,7 @@ use godwit_types::{ApiError, MigrationId, VmId};
 use crate::arbiter::MigrationState;
 use crate::clock::now_unix_ms;
 use crate::news::{News, REPORTS_BELIEVED, news};
+use crate::power;
 use crate::store::{HostRow, Left, NewEvent, Power, StorageState, StoreError, Tx, VmRow};
 use crate::tasks::Word;
 
@@ -59,7 +60,10 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
         }
     }
     let known = tx.host(&report.name)?;
-    announce(tx, known.as_ref(), &report)?;
+    let leaves = power::is_leaving(tx, &report.name)?;
+    if !leaves {
+        announce(tx, known.as_ref(), &report)?;
+    }
     let before = known.map(|host| host.strays).unwrap_or_default();
     let strays = strays(tx, &report, before, &mut orders.fence)?;
     let vms = tx.vms()?;
@@ -73,7 +77,7 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
         facts: report.facts,
         vms: report.vms.clone(),
         strays,
-        up: true,
+        up: !leaves,
         last_seen_unix_ms: now,
     })?;
     for vm in vms {

@@ -71,11 +71,32 @@ pub enum PowerState {
     Unknown,
 }
 
+/// What a host was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PowerOrder {
+    pub deed: PowerDeed,
+    pub at_unix_ms: u64,
+}
+
+/// What a host can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PowerDeed {
+    Wake,
+    Standby,
+}
+
 /// `GET /v1/hosts/{host}/power`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PowerReport {
+    /// By its driver, and not by its reports.
     pub state: PowerState,
+    /// What it was told last; none if that is nothing, or if people have switched it on after it went to standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<PowerOrder>,
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use godwit_types::power::{PowerReport, PowerState};
+use godwit_types::power::{PowerDeed, PowerOrder, PowerReport, PowerState};
 use godwit_types::{ApiError, HostName};
 use serde_json::{Value, json};
 
-use super::Session;
+use super::{Session, task};
 
 /// How long the manager may take: a management controller that is slow to answer is waited for.
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -14,10 +14,17 @@ const TIMEOUT: Duration = Duration::from_secs(40);
 pub(crate) async fn show(session: &Session, host: &HostName) -> Result<(), ApiError> {
     let client = session.client.with_timeout(TIMEOUT);
     let power: PowerReport = client.get(&format!("/v1/hosts/{host}/power")).await?;
-    session.format.print(&power, |power| match power.state {
-        PowerState::On => format!("{host} is on"),
-        PowerState::Off => format!("{host} is off"),
-        PowerState::Unknown => format!("{host} is silent: nothing tells whether it is off"),
+    session.format.print(&power, |PowerReport { state, order }| {
+        let state = match state {
+            PowerState::On => format!("{host} is on"),
+            PowerState::Off => format!("{host} is off"),
+            PowerState::Unknown => format!("{host} is silent: nothing tells whether it is off"),
+        };
+        let told = order.map(|PowerOrder { deed, at_unix_ms }| {
+            let deed = if deed == PowerDeed::Wake { "woken" } else { "sent to standby" };
+            format!("; it was {deed} at {}", task::time(at_unix_ms))
+        });
+        state + &told.unwrap_or_default()
     })
 }
 

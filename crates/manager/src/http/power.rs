@@ -9,11 +9,11 @@ use godwit_types::{ApiError, HostName};
 use super::{Answer, Shared};
 use crate::power;
 
-/// Whether a host is on, by its power driver.
+/// Whether a host is on, by its power driver, and what it was told last.
 #[utoipa::path(get, path = "/v1/hosts/{name}/power", operation_id = "show_power", tag = "hosts", params(("name" = String, Path)),
     responses((status = 200, body = PowerReport), (status = "default", body = ApiError)))]
 pub(super) async fn show(State(manager): Shared, Path(host): Path<HostName>) -> Answer<PowerReport> {
-    Ok(Json(PowerReport { state: power::state(&manager, &host).await? }))
+    Ok(Json(power::report(&manager, &host).await?))
 }
 
 /// Wakes a host by its power driver. It is there once its agent reports.
@@ -24,7 +24,7 @@ pub(super) async fn wake(State(manager): Shared, Path(host): Path<HostName>) -> 
     Ok(Json(Empty {}))
 }
 
-/// Sends a host that is empty to standby by its power driver.
+/// Sends a host that is empty to standby by its power driver. From then on it is down.
 #[utoipa::path(post, path = "/v1/hosts/{name}/standby", operation_id = "standby_host", tag = "hosts", params(("name" = String, Path)),
     responses((status = 200, body = Empty), (status = "default", body = ApiError)))]
 pub(super) async fn standby(State(manager): Shared, Path(host): Path<HostName>) -> Answer<Empty> {

@@ -17,16 +17,20 @@ mod wake_on_lan;
 use std::path::PathBuf;
 
 use godwit_types::agent::LocalState;
-use godwit_types::power::{PowerDriver, PowerState};
+use godwit_types::power::{PowerDeed, PowerDriver, PowerOrder, PowerReport, PowerState};
 use godwit_types::task::TaskKind;
 use godwit_types::{ApiError, ErrorCode, HostName};
 
+use crate::clock::now_unix_ms;
 use crate::manager::{Manager, unknown_host};
-use crate::store::{NewEvent, Power, Tx};
+use crate::store::{HostRow, NewEvent, Power, StoreError, Tx};
 use command::CommandError;
 use ipmi::Ipmi;
 use simulated::Simulated;
 use wake_on_lan::WakeOnLan;
+
+/// How long a host that was sent to standby may take to be off. One that reports after that was switched on by people.
+const LEAVING_MS: u64 = 120_000;
 
 /// What can switch one host. Every call ends within seconds.
 trait Driver {
@@ -92,41 +96,69 @@ impl PowerError {
 pub(crate) async fn wake(manager: &Manager, host: &HostName) -> Result<(), ApiError> {
     let driver = driver(manager, host).await?;
     driver.wake().await.map_err(|error| error.told(host, "was not woken"))?;
-    tell(manager, "host.woken", host, format!("{host} was woken")).await
+    let host = host.clone();
+    let told = move |tx: &Tx<'_>| {
+        tx.put_power_order(&host, &PowerOrder { deed: PowerDeed::Wake, at_unix_ms: now_unix_ms() })?;
+        Ok(tx.add_event(NewEvent::new("host.woken", format!("{host} was woken")).host(&host))?)
+    };
+    manager.store.write(told).await
 }
 
-/// Sends a host to standby. It must be empty.
+/// Sends a host to standby. It must be empty, and counts as down from then on, so that nothing is placed on it meanwhile.
 pub(crate) async fn standby(manager: &Manager, host: &HostName) -> Result<(), ApiError> {
     let driver = driver(manager, host).await?;
-    let empty = host.clone();
-    manager.store.read(move |tx| require_empty(tx, &empty)).await?;
-    driver.standby().await.map_err(|error| error.told(host, "was not sent to standby"))?;
-    tell(manager, "host.standby", host, format!("{host} was sent to standby")).await
+    let leaving = host.clone();
+    manager.store.write(move |tx| leave(tx, &leaving)).await?;
+    let Err(error) = driver.standby().await else { return Ok(()) };
+    let error = error.told(host, "was not sent to standby");
+    let (staying, why) = (host.clone(), error.message.clone());
+    let stay = move |tx: &Tx<'_>| {
+        // Its next report says that it is up.
+        tx.remove_power_order(&staying)?;
+        Ok(tx.add_event(NewEvent::new("host.not-switched", why).host(&staying))?)
+    };
+    manager.store.write(stay).await?;
+    Err(error)
 }
 
-/// Whether a host is on, by its driver and not by its reports.
-pub(crate) async fn state(manager: &Manager, host: &HostName) -> Result<PowerState, ApiError> {
+/// Whether a host is on, by its driver, and what it was told last.
+pub(crate) async fn report(manager: &Manager, host: &HostName) -> Result<PowerReport, ApiError> {
     let driver = driver(manager, host).await?;
-    driver.state().await.map_err(|error| error.told(host, "does not tell whether it is on"))
+    let state = driver.state().await.map_err(|error| error.told(host, "does not tell whether it is on"))?;
+    let host = host.clone();
+    let order = manager.store.read(move |tx| Ok(tx.power_order(&host)?)).await?;
+    Ok(PowerReport { state, order })
 }
 
-async fn tell(
-    manager: &Manager,
-    kind: &'static str,
-    host: &HostName,
-    message: String,
-) -> Result<(), ApiError> {
-    let event = NewEvent::new(kind, message).host(host);
-    manager.store.write(move |tx| Ok(tx.add_event(event)?)).await
+/// Whether the host, whose agent has just reported, is about to go off as it was told. If not, that it was told is forgotten.
+pub(crate) fn is_leaving(tx: &Tx<'_>, host: &HostName) -> Result<bool, StoreError> {
+    let told = tx.power_order(host)?.filter(|order| order.deed == PowerDeed::Standby);
+    let Some(order) = told else { return Ok(false) };
+    let leaves = goes_off(order, now_unix_ms());
+    if !leaves {
+        tx.remove_power_order(host)?;
+    }
+    Ok(leaves)
+}
+
+fn goes_off(order: PowerOrder, now_unix_ms: u64) -> bool {
+    now_unix_ms < order.at_unix_ms.saturating_add(LEAVING_MS)
+}
+
+fn leave(tx: &Tx<'_>, host: &HostName) -> Result<(), ApiError> {
+    let row = require_empty(tx, host)?;
+    tx.put_host(&HostRow { up: false, ..row })?;
+    tx.put_power_order(host, &PowerOrder { deed: PowerDeed::Standby, at_unix_ms: now_unix_ms() })?;
+    Ok(tx.add_event(NewEvent::new("host.standby", format!("{host} is sent to standby")).host(host))?)
 }
 
 /// Refuses if a VM is on the host, or a task may bring one there.
-fn require_empty(tx: &Tx<'_>, host: &HostName) -> Result<(), ApiError> {
+fn require_empty(tx: &Tx<'_>, host: &HostName) -> Result<HostRow, ApiError> {
     let row = tx.host(host)?.ok_or_else(|| unknown_host(host.as_str()))?;
     let is_here =
         |state| !matches!(state, LocalState::Stopped | LocalState::Crashed | LocalState::HandedOver);
     let mut here: Vec<_> =
-        row.vms.into_iter().filter(|local| is_here(local.state)).map(|local| local.name).collect();
+        row.vms.iter().filter(|local| is_here(local.state)).map(|local| local.name.clone()).collect();
     for vm in tx.vms()? {
         let owned = tx.ownership(vm.id)?.is_some_and(|(owned, _)| owned.owner == *host);
         let comes = tx.open_task(vm.id)?.is_some_and(|task| match task.kind {
@@ -139,7 +171,7 @@ fn require_empty(tx: &Tx<'_>, host: &HostName) -> Result<(), ApiError> {
     }
     here.sort();
     here.dedup();
-    let Some(first) = here.first() else { return Ok(()) };
+    let Some(first) = here.first() else { return Ok(row) };
     let message = match here.len() {
         1 => format!("{host} is not empty: {first} is on it, or on its way"),
         count => format!("{host} is not empty: {first} and {} others are on it, or on their way", count - 1),
@@ -199,5 +231,17 @@ impl Driver for Any {
             Self::WakeOnLan(driver) => driver.state().await,
             Self::Simulated(driver) => driver.state().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_still_reports_when_it_should_be_off_was_switched_on_by_people() {
+        let order = PowerOrder { deed: PowerDeed::Standby, at_unix_ms: 1000 };
+        assert!(goes_off(order, 1000 + LEAVING_MS - 1));
+        assert!(!goes_off(order, 1000 + LEAVING_MS));
     }
 }

@@ -1,9 +1,10 @@
-//! What people have laid down for the scheduler. What nobody has laid down is as the documents' defaults say.
+//! What people have laid down for the scheduler, and what hosts were told. What nobody has laid down is as the documents' defaults say.
 
 use godwit_scheduler::entitlement::Pool;
 use godwit_scheduler::policy::Policy;
 use godwit_scheduler::rules::Rule;
 use godwit_scheduler::settings::{HostSettings, VmSettings};
+use godwit_types::power::PowerOrder;
 use godwit_types::{HostName, Name, VmId};
 use rusqlite::{OptionalExtension, ToSql, params};
 use serde::Serialize;
@@ -77,6 +78,20 @@ impl Tx<'_> {
         settings: &HostSettings,
     ) -> Result<(), StoreError> {
         self.put("INSERT OR REPLACE INTO host_settings (host, settings) VALUES (?, ?)", &Text(host), settings)
+    }
+
+    /// What the host was told last, unless people have switched it on after it went to standby.
+    pub(crate) fn power_order(&self, host: &HostName) -> Result<Option<PowerOrder>, StoreError> {
+        self.document("SELECT power_order FROM power_orders WHERE host = ?", &Text(host))
+    }
+
+    pub(crate) fn put_power_order(&self, host: &HostName, order: &PowerOrder) -> Result<(), StoreError> {
+        self.put("INSERT OR REPLACE INTO power_orders (host, power_order) VALUES (?, ?)", &Text(host), order)
+    }
+
+    pub(crate) fn remove_power_order(&self, host: &HostName) -> Result<(), StoreError> {
+        self.sql.prepare_cached("DELETE FROM power_orders WHERE host = ?")?.execute([Text(host)])?;
+        Ok(())
     }
 
     fn documents<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, StoreError> {

@@ -173,6 +173,11 @@ CREATE TABLE host_settings (
     host     TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
     settings TEXT NOT NULL                          -- HostSettings
 ) STRICT;
+
+CREATE TABLE power_orders (
+    host        TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
+    power_order TEXT NOT NULL                       -- PowerOrder: what it was told last
+) STRICT;
 "];
 
 /// Opens the file, alone, at the newest version.

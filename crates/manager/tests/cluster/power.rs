@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use godwit_types::host::{Host, HostState};
+use godwit_types::task::TaskState;
 use godwit_types::{ApiError, ErrorCode};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
@@ -42,11 +44,42 @@ async fn an_empty_host_is_switched_by_its_program_and_that_is_told() {
     let cluster = Cluster::start().await;
     let log = cluster.simulate("b", "[ $1 != state ] || echo off").await;
     cluster.switch("b", "standby").await.unwrap();
-    assert_eq!(cluster.get::<Value>("/v1/hosts/b/power").await, json!({"state": "off"}));
+    let power: Value = cluster.get("/v1/hosts/b/power").await;
+    assert_eq!((&power["state"], &power["order"]["deed"]), (&json!("off"), &json!("standby")));
     cluster.switch("b", "wake").await.unwrap();
     assert_eq!(fs::read_to_string(log).unwrap(), "standby b\nstate b\nwake b\n");
     let kinds = cluster.event_kinds().await;
-    assert!(kinds.ends_with(&["host.standby".into(), "host.woken".into()]), "{kinds:?}");
+    let kinds: Vec<_> =
+        kinds.iter().filter(|kind| ["host.standby", "host.woken"].contains(&&***kind)).collect();
+    assert_eq!(kinds, ["host.standby", "host.woken"]);
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn nothing_is_placed_on_a_host_that_goes_off_although_it_still_reports() {
+    let cluster = Cluster::start().await;
+    cluster.simulate("b", "").await;
+    cluster.create("web1").await;
+    cluster.switch("b", "standby").await.unwrap();
+    // Whatever its agent says now was said before it was off.
+    cluster.heard_from("b").await;
+    assert_eq!(cluster.host_state("b").await, Some(HostState::Down));
+    assert_eq!(cluster.try_start("web1", Some("b")).await.unwrap_err().code, ErrorCode::Refused);
+    assert!(!cluster.event_kinds().await.contains(&"host.up".to_owned()));
+    cluster.switch("b", "wake").await.unwrap();
+    cluster.until("b is up", async |c| c.host_state("b").await == Some(HostState::Up)).await;
+    let task = cluster.try_start("web1", Some("b")).await.unwrap();
+    assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_host_that_could_not_be_switched_off_is_up_again() {
+    let cluster = Cluster::start().await;
+    cluster.simulate("b", "exit 1").await;
+    assert_eq!(cluster.switch("b", "standby").await.unwrap_err().code, ErrorCode::Failed);
+    cluster.until("b is up", async |c| c.host_state("b").await == Some(HostState::Up)).await;
+    assert!(cluster.event_kinds().await.contains(&"host.not-switched".to_owned()));
     cluster.end().await;
 }
 
@@ -95,13 +128,13 @@ async fn a_host_without_a_controller_is_woken_by_a_packet_and_switched_off_by_it
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = socket.local_addr().unwrap();
     cluster.drive("b", json!({"kind": "wake_on_lan", "mac": "52:54:00:00:00:01", "to": to})).await;
-    assert_eq!(cluster.get::<Value>("/v1/hosts/b/power").await, json!({"state": "on"}));
+    assert_eq!(cluster.get::<Value>("/v1/hosts/b/power").await["state"], json!("on"));
     cluster.switch("b", "standby").await.unwrap();
     assert!(cluster.b.was_asked("POST standby"));
     cluster.b.die();
     cluster
         .until("nobody answers at b", async |c| {
-            c.get::<Value>("/v1/hosts/b/power").await == json!({"state": "unknown"})
+            c.get::<Value>("/v1/hosts/b/power").await["state"] == json!("unknown")
         })
         .await;
     cluster.switch("b", "wake").await.unwrap();
@@ -130,6 +163,14 @@ async fn a_program_that_hangs_holds_up_nobody_else() {
 }
 
 impl Cluster {
+    /// Once its agent has reported again.
+    async fn heard_from(&self, host: &str) {
+        let path = format!("/v1/hosts/{host}");
+        let clock = async |c: &Self| c.get::<Host>(&path).await.facts.clock_unix_ms;
+        let before = clock(self).await;
+        self.until("it reports", async |c| clock(c).await > before).await;
+    }
+
     async fn create_and_remove(&self) {
         self.create("web1").await;
         let _: Value = self.client.delete("/v1/vms/web1").await.unwrap();
