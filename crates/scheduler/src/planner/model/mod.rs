@@ -92,8 +92,7 @@ impl<'a> Model<'a> {
         self.enter(unit, to as u32);
     }
 
-    /// Takes the unit from its host.
-    pub(crate) fn leave(&mut self, unit: usize) {
+    fn leave(&mut self, unit: usize) {
         let Some(from) = self.place[unit].take() else { return };
         let host = from as usize;
         for at in 0..4 {
