@@ -107,3 +107,35 @@ fn a_resource_that_a_host_does_not_tell_of_makes_nobody_unhappy() {
     let plan = planned(&snapshot, &Goal::Balance);
     assert_eq!((plan.steps.len(), plan.before.unhappiest), (0, None));
 }
+
+/// Four hosts, the first used by half and the others by a third.
+fn slightly_uneven() -> Snapshot {
+    let mut vms: Vec<_> = (0..10).map(|at| vm(&format!("a{at}"), Some("a"), 500, 2)).collect();
+    for host in ["b", "c", "d"] {
+        vms.extend((0..7).map(|at| vm(&format!("{host}{at}"), Some(host), 500, 2)));
+    }
+    cluster(&["a", "b", "c", "d"], vms)
+}
+
+#[test]
+fn how_much_a_move_must_matter_is_the_policys_to_say() {
+    let snapshot = slightly_uneven();
+    let steps = |threshold| {
+        let plan = plan(&snapshot, &Policy { threshold, ..Policy::default() }, &Goal::Balance, 1);
+        plan.steps.iter().map(|step| step.priority).collect::<Vec<_>>()
+    };
+    assert_eq!([steps(1).len(), steps(3).len()], [0, 0]);
+    assert!(!steps(4).is_empty() && steps(4).iter().all(|priority| *priority == 4), "{:?}", steps(4));
+}
+
+#[test]
+fn a_move_that_takes_longer_than_it_is_good_for_is_not_made() {
+    let mut snapshot = slightly_uneven();
+    snapshot.hosts.iter_mut().for_each(|host| host.migration.bytes_per_s = 10_000_000);
+    let steps = |stable_ms| {
+        let policy = Policy { threshold: 5, stable_ms, ..Policy::default() };
+        plan(&snapshot, &policy, &Goal::Balance, 1).steps.len()
+    };
+    assert_eq!(steps(30 * 60_000), 0);
+    assert!(steps(24 * 3_600_000) > 0);
+}
