@@ -7,8 +7,8 @@ use super::space::Space;
 use super::work::Work;
 use crate::search::{Effort, Search};
 
-/// Most moves that one plan looks at, however many VMs there are: about two seconds.
-const PROPOSALS_MAX: u64 = 4_000_000;
+/// Most moves that one plan looks at, however many VMs there are: about a second.
+const PROPOSALS_MAX: u64 = 2_000_000;
 
 /// Looks for places in which the objective is less, moves and all, and takes those moves that matter enough. Units that must go
 /// anyway may go elsewhere.

@@ -1,5 +1,7 @@
 //! From who goes where to a plan.
 
+use std::collections::BTreeSet;
+
 use godwit_types::HostName;
 
 use super::case::Case;
@@ -78,6 +80,12 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
     let mut model = home.clone();
     let steps = order.steps.into_iter().map(|timed| step(&work, &mut model, timed)).collect();
     Plan { steps, before: standing::of(&home), after: standing::of(&model), unmoved, findings: work.findings }
+}
+
+/// Each finding once, in order.
+fn once(findings: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    findings.into_iter().filter(|finding| seen.insert(finding.clone())).collect()
 }
 
 /// Everybody who is not at home.

@@ -125,3 +125,19 @@ fn a_cycle_is_broken_by_way_of_a_third_host() {
     let plan = planned(&snapshot, &Goal::Balance);
     assert_eq!(plan.after.broken, [], "{plan:#?}");
 }
+
+#[test]
+fn a_vm_comes_only_when_the_one_it_must_be_apart_from_has_left() {
+    let mut snapshot =
+        cluster(&["a", "b", "c"], vec![vm("comes", Some("a"), 100, 4), vm("leaves", Some("b"), 100, 30)]);
+    snapshot.hosts[0].state = HostState::Maintenance;
+    snapshot.rules = vec![
+        must("apart", RuleKind::Apart { vms: names(&["comes", "leaves"]) }),
+        must("licence", RuleKind::RunOn { vms: names(&["comes"]), hosts: on(&["a", "b"]) }),
+    ];
+    let plan = planned(&snapshot, &Goal::Balance);
+    let [first, second] = plan.steps.as_slice() else { panic!("{plan:#?}") };
+    assert_eq!(moves(&plan)[0], ("leaves".into(), Some("b".into()), "c".into()));
+    assert_eq!((&first.reason, second.after.as_slice()), (&Reason::Room { vm: name("comes") }, &[0][..]));
+    assert!(second.begins_ms >= first.ends_ms);
+}
