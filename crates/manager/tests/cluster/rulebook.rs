@@ -203,6 +203,10 @@ async fn settings_of_unknown_vms_and_hosts_are_not_found_and_bad_ones_refused() 
     assert!(error.message.contains("two points"), "{error}");
     let outside = json!({"driver": {"kind": "simulated", "program": "../../bin/sh"}});
     assert_eq!(cluster.refused("/v1/hosts/a/settings", outside).await.code, ErrorCode::Invalid);
+    cluster.create("web1").await;
+    let much = json!({"controls": {"memory": {"reservation": 1_u64 << 40}}});
+    let error = cluster.refused("/v1/vms/web1/settings", much).await;
+    assert!(error.message.contains("has 128MiB of memory"), "{error}");
     let kept: Value = cluster.get("/v1/hosts/a/settings").await;
     assert_eq!(kept["driver"], json!({"kind": "none"}));
     cluster.end().await;
