@@ -1,5 +1,6 @@
 //! What people lay down for the scheduler: kept, told of, and refused with what to do.
 
+use godwit_types::host::HostState;
 use godwit_types::{ApiError, ErrorCode};
 use serde_json::{Value, json};
 
@@ -169,6 +170,20 @@ async fn preparing_for_the_loss_of_hosts_is_refused_where_what_is_left_would_not
     let error = cluster.refused("/v1/policy", json!({"failures_to_tolerate": 2})).await;
     assert_eq!(error.code, ErrorCode::Refused);
     assert!(error.message.contains("without the 2 largest"), "{error}");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn after_a_host_was_lost_less_may_be_reserved_and_not_more() {
+    let cluster = Cluster::start().await;
+    let reserve = |gib: u64| json!({"controls": {"memory": {"reservation": gib << 30}}});
+    cluster.ask("/v1/pools/gold", reserve(7)).await.unwrap();
+    cluster.b.die();
+    cluster.until("b is down", async |c| c.host_state("b").await == Some(HostState::Down)).await;
+    // More than the 4 GiB that are left, as it was before.
+    cluster.ask("/v1/pools/gold", reserve(6)).await.unwrap();
+    cluster.ask("/v1/pools/iron", json!({})).await.unwrap();
+    assert_eq!(cluster.refused("/v1/pools/gold", reserve(7)).await.code, ErrorCode::Refused);
     cluster.end().await;
 }
 
