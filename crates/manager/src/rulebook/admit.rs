@@ -1,7 +1,8 @@
 //! Whether pools and VMs are a tree, and their reservations can be honoured.
 
-use godwit_scheduler::PerResource;
-use godwit_scheduler::entitlement::{Capacity, Refusal, Tree, Vm};
+use godwit_scheduler::entitlement::{Capacity, Controls, Refusal, Tree, Vm};
+use godwit_scheduler::settings::VmSettings;
+use godwit_scheduler::{PerResource, Resource};
 use godwit_types::task::TaskKind;
 use godwit_types::{ApiError, ErrorCode};
 
@@ -23,10 +24,18 @@ pub(crate) fn admitted<T>(tx: &Tx<'_>, change: impl FnOnce() -> Result<T, ApiErr
 fn refusals(tx: &Tx<'_>) -> Result<Vec<Refusal>, ApiError> {
     let (all, running) = claimants(tx)?;
     tree(tx, all)?;
+    let tree = tree(tx, running)?;
+    let reserves = |controls: &PerResource<Controls>| {
+        Resource::ALL.into_iter().any(|resource| controls[resource].reservation > 0)
+    };
+    if !tree.pools().any(|pool| reserves(&pool.controls)) && !tree.vms().any(|vm| reserves(&vm.controls)) {
+        // Reading what all hosts have takes a while, and others wait for the store.
+        return Ok(Vec::new());
+    }
     let hosts: Vec<_> = tx.hosts()?.iter().filter(|host| host.up).map(capacity).collect();
     let lost = tx.policy()?.failures_to_tolerate;
     let capacity = Capacity::without_largest(&hosts, usize::try_from(lost).unwrap_or(usize::MAX));
-    Ok(tree(tx, running)?.refusals(&capacity))
+    Ok(tree.refusals(&capacity))
 }
 
 fn tree(tx: &Tx<'_>, vms: Vec<Vm>) -> Result<Tree, ApiError> {
@@ -36,13 +45,11 @@ fn tree(tx: &Tx<'_>, vms: Vec<Vm>) -> Result<Tree, ApiError> {
     })
 }
 
-/// All VMs, and of them those that run or are being started.
+/// The VMs for which something is laid down, and of them those that run or are being started. Others reserve nothing.
 fn claimants(tx: &Tx<'_>) -> Result<(Vec<Vm>, Vec<Vm>), StoreError> {
     let (mut all, mut running) = (Vec::new(), Vec::new());
-    for row in tx.vms()? {
-        let settings = tx.vm_settings(row.id)?;
-        let demand = PerResource::default();
-        let vm = Vm { name: row.name.clone(), pool: settings.pool, controls: settings.controls, demand };
+    for (row, VmSettings { pool, controls, .. }) in tx.vms_with_settings()? {
+        let vm = Vm { name: row.name.clone(), pool, controls, demand: PerResource::default() };
         if is_running(tx, &row)? {
             running.push(vm.clone());
         }

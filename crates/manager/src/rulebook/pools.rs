@@ -65,12 +65,9 @@ pub(crate) fn members(tx: &Tx<'_>, name: &Name) -> Result<PoolMembers, ApiError>
     tx.pool(name)?.ok_or_else(|| unknown(name))?;
     let inside = tx.pools()?.into_iter().filter(|pool| pool.parent.as_ref() == Some(name));
     let pools = inside.map(|pool| pool.name).collect();
-    let mut vms = Vec::new();
-    for vm in tx.vms()? {
-        if tx.vm_settings(vm.id)?.pool.as_ref() == Some(name) {
-            vms.push(vm.name);
-        }
-    }
+    let inside =
+        tx.vms_with_settings()?.into_iter().filter(|(_, settings)| settings.pool.as_ref() == Some(name));
+    let vms = inside.map(|(vm, _)| vm.name).collect();
     Ok(PoolMembers { pools, vms })
 }
 

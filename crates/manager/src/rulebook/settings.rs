@@ -1,7 +1,7 @@
 //! Settings of VMs and hosts.
 
 use godwit_scheduler::settings::{HostSettings, VmSettings};
-use godwit_types::{ApiError, ErrorCode, HostName};
+use godwit_types::{ApiError, Bytes, ErrorCode, HostName};
 use serde_json::Value;
 
 use super::merge::merged;
@@ -22,6 +22,12 @@ pub(crate) fn set_vm(tx: &Tx<'_>, vm: &str, changes: Value) -> Result<VmSettings
     let settings = merged(&known, changes)?;
     if settings == known {
         return Ok(known);
+    }
+    let (memory, reserved) = (row.spec.memory, Bytes(settings.controls.memory.reservation));
+    if reserved > memory {
+        let message =
+            format!("{} has {memory} of memory, and could not use the {reserved} reserved", row.name);
+        return Err(ApiError::new(ErrorCode::Invalid, message).remedy(format!("reserve {memory} or less")));
     }
     admitted(tx, || Ok(tx.put_vm_settings(row.id, &settings)?))?;
     let message = format!("the settings of {} were changed", row.name);

@@ -1,5 +1,6 @@
 //! VMs, as they were defined and as they were last known to be.
 
+use godwit_scheduler::settings::VmSettings;
 use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::vm::{Vm, VmSpec, VmState};
 use godwit_types::{Epoch, VmId, VmName};
@@ -43,6 +44,15 @@ impl Tx<'_> {
     pub(crate) fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
         let mut query = self.sql.prepare_cached(&format!("SELECT {COLUMNS} FROM vms ORDER BY name"))?;
         let vms = query.query_map([], vm)?;
+        Ok(vms.collect::<Result<_, _>>()?)
+    }
+
+    /// The VMs for which people have laid something down, with that, by name.
+    pub(crate) fn vms_with_settings(&self) -> Result<Vec<(VmRow, VmSettings)>, StoreError> {
+        let mut query = self.sql.prepare_cached(&format!(
+            "SELECT {COLUMNS}, settings FROM vms JOIN vm_settings ON vm = id ORDER BY name"
+        ))?;
+        let vms = query.query_map([], |row| Ok((vm(row)?, row.get::<_, Doc<_>>("settings")?.0)))?;
         Ok(vms.collect::<Result<_, _>>()?)
     }
 

@@ -1,5 +1,6 @@
 //! What people lay down for the scheduler: kept, told of, and refused with what to do.
 
+use godwit_types::host::HostState;
 use godwit_types::{ApiError, ErrorCode};
 use serde_json::{Value, json};
 
@@ -173,6 +174,20 @@ async fn preparing_for_the_loss_of_hosts_is_refused_where_what_is_left_would_not
 }
 
 #[tokio::test]
+async fn after_a_host_was_lost_less_may_be_reserved_and_not_more() {
+    let cluster = Cluster::start().await;
+    let reserve = |gib: u64| json!({"controls": {"memory": {"reservation": gib << 30}}});
+    cluster.ask("/v1/pools/gold", reserve(7)).await.unwrap();
+    cluster.b.die();
+    cluster.until("b is down", async |c| c.host_state("b").await == Some(HostState::Down)).await;
+    // More than the 4 GiB that are left, as it was before.
+    cluster.ask("/v1/pools/gold", reserve(6)).await.unwrap();
+    cluster.ask("/v1/pools/iron", json!({})).await.unwrap();
+    assert_eq!(cluster.refused("/v1/pools/gold", reserve(7)).await.code, ErrorCode::Refused);
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn the_policy_keeps_what_a_change_does_not_name() {
     let cluster = Cluster::start().await;
     let policy: Value = cluster.get("/v1/policy").await;
@@ -203,6 +218,10 @@ async fn settings_of_unknown_vms_and_hosts_are_not_found_and_bad_ones_refused() 
     assert!(error.message.contains("two points"), "{error}");
     let outside = json!({"driver": {"kind": "simulated", "program": "../../bin/sh"}});
     assert_eq!(cluster.refused("/v1/hosts/a/settings", outside).await.code, ErrorCode::Invalid);
+    cluster.create("web1").await;
+    let much = json!({"controls": {"memory": {"reservation": 1_u64 << 40}}});
+    let error = cluster.refused("/v1/vms/web1/settings", much).await;
+    assert!(error.message.contains("has 128MiB of memory"), "{error}");
     let kept: Value = cluster.get("/v1/hosts/a/settings").await;
     assert_eq!(kept["driver"], json!({"kind": "none"}));
     cluster.end().await;

@@ -153,3 +153,24 @@ fn reserve(inside: &mut BTreeMap<Option<usize>, u64>, parent: Option<usize>, amo
 fn hosts(lost: usize) -> String {
     if lost == 0 { "the hosts".into() } else { format!("the hosts without the {lost} largest") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_refused_for_more_than_before_is_worse() {
+        let cluster = |missing, lost| Refusal::Cluster { resource: Resource::Cpu, missing, lost };
+        let pool = |name: &str, missing| Refusal::Pool {
+            pool: name.parse().unwrap(),
+            resource: Resource::Cpu,
+            missing,
+        };
+        let before = [cluster(5, 0), pool("a", 5)];
+        assert_eq!(Refusal::worse(&before, before.to_vec()), []);
+        assert_eq!(Refusal::worse(&before, vec![cluster(4, 1), pool("a", 5)]), []);
+        let worse = vec![cluster(6, 0), pool("b", 1)];
+        assert_eq!(Refusal::worse(&before, worse.clone()), worse);
+        assert_eq!(Refusal::worse(&[], before.to_vec()), before);
+    }
+}
