@@ -8,7 +8,7 @@ use godwit_scheduler::record::{DecisionRecord, StepRecord, StepState};
 use godwit_types::migration::{Budget, MigrateVm};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::vm::StartRequest;
-use godwit_types::{ApiError, HostName, TaskId, VmName};
+use godwit_types::{ApiError, ErrorCode, HostName, TaskId, VmName};
 use tokio::task::JoinSet;
 
 use crate::admission::Place;
