@@ -287,3 +287,29 @@ async fn what_would_be_if_a_host_were_lost_is_told_and_nothing_is_done() {
     assert!(cluster.all_moves().await.is_empty());
     cluster.end().await;
 }
+
+#[tokio::test]
+async fn emptying_a_host_that_is_in_no_maintenance_waits_to_be_applied_until_somebody_asks_again() {
+    let cluster = Cluster::crowded("full").await;
+    let evacuate = json!({"goal": "evacuate", "hosts": ["a"]});
+    let ask = async || {
+        let ran: Ran = cluster.client.post("/v1/scheduler/run", &evacuate).await.unwrap();
+        ran.decision.unwrap()
+    };
+    let (first, second) = (ask().await, ask().await);
+    let states = async |id: u64| {
+        let found = cluster.decisions().await.into_iter().find(|record| record.id == id).unwrap();
+        found.steps.into_iter().map(|step| step.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(first).await, [StepState::Dropped; 2]);
+    assert_eq!(states(second).await, [StepState::Recommended; 2]);
+    assert_eq!(cluster.all_moves().await, []);
+    cluster.tell(second, "apply").await.unwrap();
+    let owner = async |vm: &str| cluster.vm(vm).await.owner.unwrap();
+    cluster
+        .until("both have left", async |_| {
+            owner("web1").await.as_str() == "b" && owner("web2").await.as_str() == "b"
+        })
+        .await;
+    cluster.end().await;
+}
