@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
+use godwit_lab::cluster::{Cluster, GuestOptions};
 use godwit_lab::fabric::FabricOptions;
 use godwit_lab::{LabError, Result, exec};
 use godwit_tests::{VERB_LIMIT, assert_alive, assert_unnoticed, boot, ensure, load, on_fabric_with};

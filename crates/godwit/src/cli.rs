@@ -487,6 +487,10 @@ mod tests {
             "godwit scheduler replay 12 --policy stricter.json",
             "godwit scheduler replay 12 --as-of 2026-11-24T12:00:00Z",
             "godwit scheduler explain web1",
+            "godwit scheduler what-if --lose-host host-a",
+            "godwit scheduler what-if --add-host host-b=2 --demand 150%",
+            "godwit scheduler what-if --add-vm web1=20 --json",
+            "godwit scheduler what-if --maintenance host-a --policy stricter.json",
         ];
         for example in examples {
             Cli::try_parse_from(example.split_whitespace())

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::Decision;
 use crate::planner::{Goal, Plan, Standing, Step, WhyNot};
 use crate::policy::{Automation, Policy};
+use crate::what_if::Change;
 
 /// Where a step is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -149,6 +150,26 @@ pub struct AskReplay {
     /// Under the policy of the last decision before this time, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of_unix_ms: Option<u64>,
+}
+
+/// Asks what would be if something were otherwise: `POST /v1/scheduler/what-if`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct AskWhatIf {
+    /// One after the other.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    /// The policy that would be; the one in force if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+}
+
+/// What would be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Imagined {
+    /// How the cluster is.
+    pub now: Standing,
+    /// What would be done, from how it would be to how it would then be. VMs that would have no host are placed.
+    pub plan: Plan,
 }
 
 /// Which host a plan empties, as an answer to a question about it: `GET /v1/hosts/{host}/maintenance`.

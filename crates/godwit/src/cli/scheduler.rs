@@ -1,10 +1,12 @@
 //! The verbs of `scheduler` and of `host maintenance`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use godwit_scheduler::planner::Goal;
-use godwit_types::{HostName, VmName};
+use godwit_scheduler::what_if::Change;
+use godwit_types::{HostName, Name, VmName};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MaintenanceVerb {
@@ -105,6 +107,66 @@ Examples:
     },
     /// Explain why a VM is where it is: what it wants, is entitled to and receives, and what speaks against each host.
     Explain { vm: VmName },
+    /// Say what would be if something were otherwise: how the cluster would be, and what the scheduler would do. Nothing is done.
+    ///
+    /// VMs that would have no host are placed; if none has to be, the cluster is balanced.
+    #[command(after_help = "\
+Examples:
+  godwit scheduler what-if --lose-host host-a
+  godwit scheduler what-if --add-host host-b=2 --demand 150%
+  godwit scheduler what-if --add-vm web1=20 --json | jq .plan.unmoved
+  godwit scheduler what-if --maintenance host-a --policy stricter.json")]
+    WhatIf(WhatIf),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhatIf {
+    /// Hosts more that are like this one, 1 if no number is given. May be repeated.
+    #[arg(long = "add-host", value_name = "LIKE[=COUNT]", value_parser = several)]
+    pub add_hosts: Vec<(Name, u32)>,
+    /// A host less. May be repeated.
+    #[arg(long = "lose-host", value_name = "HOST")]
+    pub lose_hosts: Vec<HostName>,
+    /// A host that is to be emptied. May be repeated.
+    #[arg(long, value_name = "HOST")]
+    pub maintenance: Vec<HostName>,
+    /// VMs more that are like this one, which runs. May be repeated.
+    #[arg(long = "add-vm", value_name = "LIKE[=COUNT]", value_parser = several)]
+    pub add_vms: Vec<(Name, u32)>,
+    /// What all VMs want, in per cent of what they want now.
+    #[arg(long, value_name = "PERCENT", value_parser = permille)]
+    pub demand: Option<u32>,
+    /// Under the policy in this JSON file; what it does not name is as by default.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+}
+
+impl WhatIf {
+    /// Demand comes last, so that it is also that of VMs which are added.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        let hosts =
+            self.add_hosts.iter().map(|(like, count)| Change::AddHosts { like: like.clone(), count: *count });
+        let lost = self.lose_hosts.iter().map(|host| Change::LoseHost { host: host.clone() });
+        let emptied = self.maintenance.iter().map(|host| Change::Maintenance { host: host.clone() });
+        let vms =
+            self.add_vms.iter().map(|(like, count)| Change::AddVms { like: like.clone(), count: *count });
+        let demand = self.demand.map(|permille| Change::ScaleDemand { permille, vms: BTreeSet::new() });
+        hosts.chain(lost).chain(emptied).chain(vms).chain(demand).collect()
+    }
+}
+
+fn several(text: &str) -> Result<(Name, u32), String> {
+    let (like, count) = text.split_once('=').unwrap_or((text, "1"));
+    let like = like.parse().map_err(|error: godwit_types::ids::InvalidName| error.to_string())?;
+    let count = count.parse().map_err(|_| format!("'{count}' is no number of them"))?;
+    Ok((like, count))
+}
+
+fn permille(text: &str) -> Result<u32, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse::<u32>().ok();
+    percent
+        .and_then(|percent| percent.checked_mul(10))
+        .ok_or_else(|| format!("'{text}' is no part: write it as 150%"))
 }
 
 fn goal(text: &str) -> Result<Goal, String> {
@@ -139,6 +201,15 @@ mod tests {
         for bad in ["", "place", "evacuate", "evacuate:", "evacuate:a,,b", "make-room:a/b"] {
             assert!(goal(bad).is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn what_would_be_otherwise_is_read_with_its_number() {
+        assert_eq!(several("web1=20"), Ok(("web1".parse().unwrap(), 20)));
+        assert_eq!(several("web1"), Ok(("web1".parse().unwrap(), 1)));
+        assert!(several("web1=many").is_err() && several("=3").is_err());
+        assert_eq!([permille("150%"), permille("50")], [Ok(1500), Ok(500)]);
+        assert!(permille("much").is_err());
     }
 
     #[test]

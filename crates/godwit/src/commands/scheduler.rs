@@ -6,8 +6,8 @@ use godwit_scheduler::decision::{Explanation, Replay};
 use godwit_scheduler::planner::{Goal, Plan, Standing, Step};
 use godwit_scheduler::policy::{Automation, Policy};
 use godwit_scheduler::record::{
-    AskReplay, DecisionRecord, NameSteps, Ran, RunScheduler, SchedulerStatus, StepRecord, StepState,
-    WholeDecision,
+    AskReplay, AskWhatIf, DecisionRecord, Imagined, NameSteps, Ran, RunScheduler, SchedulerStatus,
+    StepRecord, StepState, WholeDecision,
 };
 use godwit_types::{ApiError, ErrorCode};
 
@@ -57,6 +57,13 @@ pub(crate) async fn run(session: &Session, verb: SchedulerVerb) -> Result<(), Ap
         SchedulerVerb::Explain { vm } => {
             let told: Explanation = client.get(&format!("/v1/scheduler/explain/{vm}")).await?;
             format.print(&told, |told| told.to_string().trim_end().to_owned())
+        }
+        SchedulerVerb::WhatIf(asked) => {
+            let policy = asked.policy.as_deref().map(read_policy).transpose()?;
+            let asked = AskWhatIf { changes: asked.changes(), policy };
+            let told: Imagined = client.post("/v1/scheduler/what-if", &asked).await?;
+            format
+                .print(&told, |told| format!("now  {}\n\n{}", standing(&told.now), describe_plan(&told.plan)))
         }
     }
 }

@@ -40,6 +40,7 @@ pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
         super::scheduler::reject,
         super::scheduler::replay,
         super::scheduler::explain,
+        super::scheduler::what_if,
         super::vms::list,
         super::vms::create,
         super::vms::show,

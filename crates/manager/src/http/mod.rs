@@ -57,6 +57,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/scheduler/decisions/{id}/reject", post(scheduler::reject)),
         ("/v1/scheduler/decisions/{id}/replay", post(scheduler::replay)),
         ("/v1/scheduler/explain/{vm}", get(scheduler::explain)),
+        ("/v1/scheduler/what-if", post(scheduler::what_if)),
         ("/v1/vms", get(vms::list).post(vms::create)),
         ("/v1/vms/{vm}", get(vms::show).merge(delete(vms::remove))),
         ("/v1/vms/{vm}/start", post(vms::start)),

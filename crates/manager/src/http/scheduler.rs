@@ -4,7 +4,8 @@ use axum::extract::State;
 use godwit_api::server::{Json, Path, Query};
 use godwit_scheduler::decision::{Explanation, Replay};
 use godwit_scheduler::record::{
-    AskReplay, DecisionRecord, NameSteps, Ran, RunScheduler, SchedulerStatus, WholeDecision,
+    AskReplay, AskWhatIf, DecisionRecord, Imagined, NameSteps, Ran, RunScheduler, SchedulerStatus,
+    WholeDecision,
 };
 use godwit_types::{ApiError, VmName};
 use serde::Deserialize;
@@ -97,4 +98,11 @@ pub(super) async fn replay(
     responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
 pub(super) async fn explain(State(manager): Shared, Path(vm): Path<VmName>) -> Answer<Explanation> {
     Ok(Json(scheduling::explain(&manager, vm).await?))
+}
+
+/// What would be if something were otherwise: hosts or VMs more or less, another demand, another policy. Nothing is done.
+#[utoipa::path(post, path = "/v1/scheduler/what-if", operation_id = "what_if", tag = "scheduler",
+    request_body = serde_json::Value, responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+pub(super) async fn what_if(State(manager): Shared, Json(asked): Json<AskWhatIf>) -> Answer<Imagined> {
+    Ok(Json(scheduling::what_if(&manager, asked).await?))
 }

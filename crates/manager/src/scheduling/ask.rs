@@ -5,7 +5,8 @@ use std::sync::Arc;
 use godwit_scheduler::decision::{ENGINE_VERSION, Explanation, Replay};
 use godwit_scheduler::planner::{Goal, Reason};
 use godwit_scheduler::record::{
-    AskReplay, DecisionRecord, Emptying, NameSteps, Ran, RunScheduler, SchedulerStatus, StepState,
+    AskReplay, AskWhatIf, DecisionRecord, Emptying, Imagined, NameSteps, Ran, RunScheduler, SchedulerStatus,
+    StepState,
 };
 use godwit_types::{ApiError, ErrorCode, HostName, VmName};
 
@@ -178,6 +179,23 @@ pub(crate) async fn explain(manager: &Arc<Manager>, vm: VmName) -> Result<Explan
         tokio::task::spawn_blocking(move || decision.explain(&vm).ok_or_else(|| unknown_vm(vm.as_str())));
     told.await
         .map_err(|error| ApiError::new(ErrorCode::Internal, format!("nothing was explained: {error}")))?
+}
+
+/// `POST /v1/scheduler/what-if`: what would be if something were otherwise. Nothing is recorded or done.
+pub(crate) async fn what_if(manager: &Manager, asked: AskWhatIf) -> Result<Imagined, ApiError> {
+    let limits = manager.limits.clone();
+    let scene = manager.store.read(move |tx| {
+        let terms = Terms::of(tx, &limits)?;
+        Ok((snapshot(tx, &terms, None, now_unix_ms())?, terms.policy))
+    });
+    let (real, policy) = scene.await?;
+    let imagined = godwit_scheduler::what_if::apply(&real, &asked.changes)
+        .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
+    let homeless = imagined.vms.iter().any(|vm| vm.host.is_none());
+    let goal = if homeless { Goal::Place } else { Goal::Balance };
+    let now = decide(real, policy.clone(), Goal::Balance).await?.plan.before;
+    let plan = decide(imagined, asked.policy.unwrap_or(policy), goal).await?.plan;
+    Ok(Imagined { now, plan })
 }
 
 fn no_policy() -> ApiError {

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::manager::Limits;
 
-pub(crate) use ask::{apply, emptying, explain, reject, replay, run, status, unknown_decision};
+pub(crate) use ask::{apply, emptying, explain, reject, replay, run, status, unknown_decision, what_if};
 pub(crate) use place::place;
 pub(crate) use rounds::follow;
 

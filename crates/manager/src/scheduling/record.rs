@@ -33,8 +33,8 @@ pub(super) fn record(
         if says_the_same && !asked {
             return Ok(None);
         }
-        tx.drop_open_steps("a later decision has taken its place")?;
     }
+    tx.drop_open_steps(is_balance, "a later decision has taken its place")?;
     let id = tx.add_decision(cause, decision, &states)?;
     if !states.is_empty() {
         let approved = states.iter().filter(|state| **state == StepState::Approved).count();

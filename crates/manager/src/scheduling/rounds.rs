@@ -36,6 +36,8 @@ const TRIGGERS: [&str; 17] = [
     "vm.stopped",
     "vm.taken_over",
 ];
+/// How long to wait after a look that failed.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Most events that are read at a time.
 const EVENTS_AT_ONCE: u64 = 1_000;
 
@@ -58,6 +60,7 @@ pub(crate) async fn follow(manager: Arc<Manager>) {
         };
         if let Err(error) = looked {
             tracing::error!("the scheduler could not look at the cluster: {error}");
+            sleep(AFTER_ERROR).await;
         }
     }
 }

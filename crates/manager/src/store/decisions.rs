@@ -158,15 +158,17 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Drops what earlier decisions about the whole cluster have left open, but for what people have applied.
-    pub(crate) fn drop_open_steps(&self, detail: &str) -> Result<(), StoreError> {
+    /// Drops what earlier decisions have left open, but for what people have applied: those about the whole cluster, or those
+    /// that people have asked for besides.
+    pub(crate) fn drop_open_steps(&self, about_all: bool, detail: &str) -> Result<(), StoreError> {
         self.sql
             .prepare_cached(
                 "UPDATE decision_steps SET state = 'dropped', detail = ?, changed_unix_ms = ?
-                 WHERE state IN ('recommended', 'approved') AND applied = 0
-                 AND decision IN (SELECT id FROM decisions WHERE json_extract(goal, '$.goal') = 'balance')",
+                 WHERE state IN ('recommended', 'approved') AND applied = 0 AND decision IN
+                 (SELECT id FROM decisions WHERE json_extract(goal, '$.goal') <> 'place'
+                  AND (json_extract(goal, '$.goal') = 'balance') = ?)",
             )?
-            .execute(params![detail, now_unix_ms()])?;
+            .execute(params![detail, now_unix_ms(), about_all])?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use godwit_scheduler::decision::{Explanation, Replay};
 use godwit_scheduler::planner::Action;
-use godwit_scheduler::record::{DecisionRecord, Ran, SchedulerStatus, StepState, WholeDecision};
+use godwit_scheduler::record::{DecisionRecord, Imagined, Ran, SchedulerStatus, StepState, WholeDecision};
 use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode};
 use serde_json::{Value, json};
@@ -196,8 +196,6 @@ async fn the_next_manager_knows_what_was_decided_and_what_became_of_it() {
     cluster.stop_manager().await;
     cluster.start_manager().await;
     cluster.a.script(|script| script.hold_commit = false);
-    for e in cluster.events().await {
-    }
     let done = async |c: &Cluster| {
         let record = c.decisions().await.into_iter().find(|record| record.id == decision.id).unwrap();
         record.steps[0].state == StepState::Done
@@ -266,5 +264,52 @@ async fn nothing_is_recorded_of_rounds_in_which_there_is_nothing_to_say() {
         cluster.client.get::<Value>("/v1/scheduler/decisions/999").await.unwrap_err().code,
         ErrorCode::NotFound
     );
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn what_would_be_if_a_host_were_lost_is_told_and_nothing_is_done() {
+    let cluster = Cluster::crowded("full").await;
+    let asked = json!({"changes": [{"change": "lose_host", "host": "a"}]});
+    let told: Imagined = cluster.client.post("/v1/scheduler/what-if", &asked).await.unwrap();
+    let placed = told
+        .plan
+        .steps
+        .iter()
+        .filter(|step| matches!(&step.action, Action::Place { on, .. } if on.as_str() == "b"));
+    assert_eq!(placed.count(), 2, "{:?}", told.plan);
+    let asked = json!({"changes": [{"change": "add_hosts", "like": "a", "count": 3}]});
+    let told: Imagined = cluster.client.post("/v1/scheduler/what-if", &asked).await.unwrap();
+    assert!(told.plan.before.score < told.now.score, "more room is better: {told:?}");
+    let nobody = json!({"changes": [{"change": "lose_host", "host": "z"}]});
+    let error = cluster.client.post::<_, Imagined>("/v1/scheduler/what-if", &nobody).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Invalid);
+    assert!(cluster.all_moves().await.is_empty());
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn emptying_a_host_that_is_in_no_maintenance_waits_to_be_applied_until_somebody_asks_again() {
+    let cluster = Cluster::crowded("full").await;
+    let evacuate = json!({"goal": "evacuate", "hosts": ["a"]});
+    let ask = async || {
+        let ran: Ran = cluster.client.post("/v1/scheduler/run", &evacuate).await.unwrap();
+        ran.decision.unwrap()
+    };
+    let (first, second) = (ask().await, ask().await);
+    let states = async |id: u64| {
+        let found = cluster.decisions().await.into_iter().find(|record| record.id == id).unwrap();
+        found.steps.into_iter().map(|step| step.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(first).await, [StepState::Dropped; 2]);
+    assert_eq!(states(second).await, [StepState::Recommended; 2]);
+    assert_eq!(cluster.all_moves().await, []);
+    cluster.tell(second, "apply").await.unwrap();
+    let owner = async |vm: &str| cluster.vm(vm).await.owner.unwrap();
+    cluster
+        .until("both have left", async |_| {
+            owner("web1").await.as_str() == "b" && owner("web2").await.as_str() == "b"
+        })
+        .await;
     cluster.end().await;
 }
