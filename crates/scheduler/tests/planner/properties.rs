@@ -97,6 +97,8 @@ proptest! {
     ) {
         let plan = plan(&snapshot, &policy, &goal, seed);
         prop_assert!(plan.steps.iter().all(|step| step.gain.is_finite()));
+        let once: std::collections::BTreeSet<&String> = plan.findings.iter().collect();
+        prop_assert_eq!(once.len(), plan.findings.len(), "{:?}", plan.findings);
     }
 
     #[test]
