@@ -1,6 +1,6 @@
 //! What holds for every plan.
 
-use godwit_scheduler::planner::{Goal, plan};
+use godwit_scheduler::planner::{Goal, Reason, plan};
 use godwit_scheduler::policy::Policy;
 use godwit_scheduler::snapshot::Snapshot;
 use proptest::prelude::*;
@@ -89,6 +89,15 @@ proptest! {
             rules: shuffled(&snapshot.rules, &mut state),
         };
         prop_assert_eq!(first, bytes(&listed));
+    }
+
+    #[test]
+    fn no_step_matters_less_than_the_policy_asks(snapshot in snapshots(), policy in policies(), seed: u64) {
+        let plan = plan(&snapshot, &policy, &Goal::Balance, seed);
+        for step in &plan.steps {
+            let must = matches!(step.reason, Reason::Maintenance { .. } | Reason::Rule { .. } | Reason::Room { .. });
+            prop_assert!(step.priority <= policy.threshold && (must || step.priority > 1), "{step:?}");
+        }
     }
 
     #[test]

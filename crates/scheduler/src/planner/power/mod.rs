@@ -22,8 +22,9 @@ use super::{Goal, Reason, mandatory, standing};
 use crate::policy::Policy;
 use crate::snapshot::{HostState, Snapshot};
 
-/// Most hosts that are tried for one decision; the best come first.
-const TRIED_MAX: usize = 4;
+/// Most hosts that one plan tries to wake, and to spare; the best come first, and the next plan goes on.
+const WOKEN_TRIED_MAX: usize = 4;
+const SPARED_TRIED_MAX: usize = 8;
 /// The priority of waking a host since others are used too much, and of sparing one.
 const RELIEF: u8 = 2;
 pub(super) const SPARE: u8 = 3;
@@ -93,59 +94,68 @@ pub(super) fn spare(work: &Work<'_>) -> Vec<usize> {
     {
         return Vec::new();
     }
+    let demanding = long(case.snapshot);
     let mut spared: Vec<usize> = Vec::new();
+    let Some(mut best) = without(case, &demanding, &spared) else { return spared };
     for host in candidates_to_spare(work) {
         let on = (0..case.hosts.len()).filter(|host| case.gets(*host) && !spared.contains(host)).count();
         if on <= case.policy.power.hosts_on_min.max(1) as usize {
             break;
         }
-        let with: Vec<usize> = spared.iter().copied().chain([host]).collect();
-        if can_spare(work, &spared, &with) {
-            spared = with;
+        let hosts: Vec<usize> = spared.iter().copied().chain([host]).collect();
+        if let Some(tried) = without(case, &demanding, &hosts).filter(|tried| tried.is_better_than(&best)) {
+            (spared, best) = (hosts, tried);
         }
     }
     spared
 }
 
-/// The goal that empties hosts, and how their VMs are moved for it.
+/// How the cluster is without some hosts.
+struct Without {
+    /// By the most that VMs have wanted lately.
+    distance: Distance,
+    shortage: u64,
+    /// What is saved, less what must be worth it.
+    saved: i128,
+}
+
+impl Without {
+    fn is_better_than(&self, other: &Self) -> bool {
+        let Distance { high, low } = other.distance;
+        let used_better = self.distance.high <= high && self.distance.low < low;
+        used_better && self.shortage <= other.shortage && self.saved > other.saved
+    }
+}
+
+/// Everybody leaves the hosts; none if not everybody can.
+fn without(case: &Case<'_>, demanding: &Snapshot, hosts: &[usize]) -> Option<Without> {
+    let goal = emptied(case, hosts);
+    let tried = Case::new(case.snapshot, case.policy, &goal);
+    let mut then = Work::new(&tried);
+    mandatory::empty(&mut then, hosts, |host| Reason::Power { host }, false);
+    if !then.unmoved.is_empty() {
+        return None;
+    }
+    let demanding = Case::new(demanding, case.policy, &goal);
+    let mut model = Model::new(&demanding);
+    // The same rules and homes make the same units.
+    for unit in 0..then.model.units.len() {
+        if then.model.place[unit] != model.place[unit]
+            && let Some(to) = then.model.place[unit]
+        {
+            model.go(unit, to as usize);
+        }
+    }
+    Some(Without { distance: distance(&model), shortage: shortage(&tried), saved: balance_of(&then, hosts) })
+}
+
+/// The goal that empties hosts.
 pub(super) fn emptied(case: &Case<'_>, hosts: &[usize]) -> Goal {
     Goal::Evacuate { hosts: hosts.iter().map(|host| case.hosts[*host].name.clone()).collect() }
 }
 
 fn is_managed(policy: &Policy) -> bool {
     policy.power.enabled && policy.findings().is_empty()
-}
-
-/// Whether one host more can be spared.
-fn can_spare(work: &Work<'_>, spared: &[usize], with: &[usize]) -> bool {
-    let case = work.case;
-    let long = long(case.snapshot);
-    let arranged = |hosts: &[usize]| -> Option<(Distance, u64, i128)> {
-        let goal = emptied(case, hosts);
-        let tried = Case::new(case.snapshot, case.policy, &goal);
-        let mut then = Work::new(&tried);
-        mandatory::empty(&mut then, hosts, |host| Reason::Power { host }, false);
-        if !then.unmoved.is_empty() {
-            return None;
-        }
-        let demanding = Case::new(&long, case.policy, &goal);
-        let mut model = Model::new(&demanding);
-        // The same rules and homes make the same units.
-        for unit in 0..then.model.units.len() {
-            if then.model.place[unit] != model.place[unit]
-                && let Some(to) = then.model.place[unit]
-            {
-                model.go(unit, to as usize);
-            }
-        }
-        Some((distance(&model), shortage(&tried), balance_of(&then, hosts)))
-    };
-    let (Some((before, short_before, worth_before)), Some((after, short, worth))) =
-        (arranged(spared), arranged(with))
-    else {
-        return false;
-    };
-    after.high <= before.high && after.low < before.low && short <= short_before && worth > worth_before
 }
 
 /// Hosts that are switched off, those that draw least for what they have first.
@@ -157,7 +167,7 @@ fn candidates_to_wake(case: &Case<'_>) -> Vec<usize> {
         let full = power.map_or(0, |power| standing::drawn(power, 1, 1));
         (u128::from(full) * 1_000_000 / u128::from(case.hosts[*host].capacity.cpu.max(1)), *host)
     });
-    off.truncate(TRIED_MAX);
+    off.truncate(WOKEN_TRIED_MAX);
     off
 }
 
@@ -176,7 +186,7 @@ fn candidates_to_spare(work: &Work<'_>) -> Vec<usize> {
     };
     let mut hosts: Vec<usize> = (0..case.hosts.len()).filter(may).collect();
     hosts.sort_by_key(|host| (work.model.need[*host][1], *host));
-    hosts.truncate(TRIED_MAX.max(case.hosts.len() / 4));
+    hosts.truncate(SPARED_TRIED_MAX);
     hosts
 }
 
