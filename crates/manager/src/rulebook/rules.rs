@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use godwit_scheduler::rules::Rule;
+use godwit_scheduler::rules::{Conflict, Rule};
 use godwit_types::{ApiError, ErrorCode, Name, VmName};
 
 use super::{changed, refuse};
 use crate::manager::{unknown_host, unknown_vm};
+use crate::scheduling::contradictions;
 use crate::store::Tx;
 
 /// Adds a rule about VMs and hosts that exist.
@@ -24,9 +25,20 @@ pub(crate) fn add(tx: &Tx<'_>, rule: Rule) -> Result<Rule, ApiError> {
         tx.vm(vm.as_str())?.filter(|row| row.name == *vm).ok_or_else(|| unknown_vm(vm.as_str()))?;
     }
     require_hosts(tx, &rule)?;
+    let before = contradictions(tx)?;
     tx.put_rule(&rule)?;
+    let found = contradictions(tx)?.into_iter().filter(|conflict| !before.contains(conflict));
+    let found = found.map(|conflict| (conflict.to_string(), remedy(&conflict, name)));
+    refuse(ErrorCode::Conflict, found.collect())?;
     changed(tx, format!("the rule {name} was added"))?;
     Ok(rule)
+}
+
+/// What to do about a contradiction into which the rule comes.
+fn remedy(conflict: &Conflict, rule: &Name) -> String {
+    let other = conflict.rules.iter().find(|name| *name != rule);
+    let softer = "let the rule be one that should be kept, and need not: --should";
+    other.map_or_else(|| softer.to_owned(), |other| format!("{softer}, or remove: godwit rule rm {other}"))
 }
 
 pub(crate) fn remove(tx: &Tx<'_>, name: &Name) -> Result<(), ApiError> {

@@ -31,6 +31,7 @@ use crate::manager::Limits;
 pub(crate) use ask::{apply, emptying, explain, reject, replay, run, status, unknown_decision, what_if};
 pub(crate) use place::place;
 pub(crate) use rounds::follow;
+pub(crate) use snapshot::contradictions;
 
 use crate::store::{StoreError, Tx};
 

@@ -29,6 +29,24 @@ fn apart(name: &str, vms: &[&str]) -> Value {
 }
 
 #[tokio::test]
+async fn a_rule_that_contradicts_others_is_refused_with_those_and_no_more() {
+    let cluster = Cluster::start().await;
+    for vm in ["web1", "web2", "web3"] {
+        cluster.create(vm).await;
+    }
+    cluster.ask("/v1/rules", apart("webs", &["web1", "web2"])).await.unwrap();
+    cluster.ask("/v1/rules", apart("others", &["web2", "web3"])).await.unwrap();
+    let error = cluster.refused("/v1/rules", apart("all", &["web1", "web3"])).await;
+    assert_eq!(error.code, ErrorCode::Conflict, "three apart on two hosts: {error}");
+    let together = json!({"kind": "together", "vms": ["web1", "web2"]});
+    let error = cluster.refused("/v1/rules", json!({"name": "pair", "must": true, "kind": together})).await;
+    assert!(error.message.contains("'pair', 'webs'") && !error.message.contains("others"), "{error}");
+    assert!(error.remedy.unwrap().contains("godwit rule rm webs"));
+    cluster.ask("/v1/rules", json!({"name": "pair", "must": false, "kind": together})).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn rules_are_kept_over_a_restart_and_told_of() {
     let mut cluster = Cluster::start().await;
     cluster.create("web1").await;

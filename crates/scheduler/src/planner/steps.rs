@@ -79,7 +79,13 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
     }));
     let mut model = home.clone();
     let steps = order.steps.into_iter().map(|timed| step(&work, &mut model, timed)).collect();
-    Plan { steps, before: standing::of(&home), after: standing::of(&model), unmoved, findings: work.findings }
+    Plan {
+        steps,
+        before: standing::of(&home),
+        after: standing::of(&model),
+        unmoved,
+        findings: once(work.findings),
+    }
 }
 
 /// Each finding once, in order.

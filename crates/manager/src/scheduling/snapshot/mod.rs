@@ -9,6 +9,7 @@ mod vms;
 
 use std::collections::BTreeMap;
 
+use godwit_scheduler::rules::{Conflict, conflicts};
 use godwit_scheduler::snapshot::Snapshot;
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::{HostName, VmId};
@@ -58,6 +59,19 @@ pub(crate) fn snapshot(
         vms.push(vms::with_settings(vms::to_be_placed(row, last, &kinds), tx.vm_settings(row.id)?));
     }
     Ok(Snapshot { at_unix_ms: now, hosts, vms, pools: tx.pools()?, rules: tx.rules()? })
+}
+
+/// Must-rules that cannot all be kept, whoever runs now.
+pub(crate) fn contradictions(tx: &Tx<'_>) -> Result<Vec<Conflict>, StoreError> {
+    let rows = tx.hosts()?;
+    let kinds = Kinds::of(&rows);
+    let mut hosts = Vec::new();
+    for row in &rows {
+        hosts.push(hosts::shown(row, tx.host_settings(&row.name)?, &kinds, None));
+    }
+    let vms = tx.vms()?;
+    let vms: Vec<_> = vms.iter().map(|row| vms::to_be_placed(row, None, &kinds)).collect();
+    Ok(conflicts(&hosts, &vms, &tx.rules()?))
 }
 
 /// The host on which each VM will be once what is under way has ended.
