@@ -3,7 +3,10 @@
 //! [`entitlement`] divides what the cluster has among resource pools and their VMs, by reservations, limits, shares and
 //! demand, says which reservations cannot be honoured, and how content a VM is with what it gets. [`cluster`] is which VM is on
 //! which host, and what room that leaves; [`balance`] how evenly the hosts are used, before and after any move; [`search`] looks
-//! for moves that make them more even, within a budget.
+//! for places that cost less, within a budget of moves.
+//!
+//! [`planner`] goes from a [`snapshot`] to a plan; [`decision`] keeps what a plan followed from, computes it again, and explains
+//! it; [`what_if`] changes a snapshot.
 //!
 //! [`policy`], [`rules`] and [`settings`] are what people have laid down, in the words of the API.
 //!

@@ -64,29 +64,37 @@ impl Explanation {
             received,
             happiness: received.map(|received| Happiness::of(&received, &case.entitled[vm])),
             rests: case.stays[vm].clone().or_else(|| case.rests[vm].clone()),
-            offers: (0..case.hosts.len()).map(|host| offer(&model, vm, host)).collect(),
+            offers: offers(model, vm),
             steps: steps.filter(|(_, step)| concerns(step)).map(|(at, step)| (at, step.clone())).collect(),
             why_not: decision.plan.unmoved.iter().find(|why| why.vm == *name).cloned(),
         })
     }
 }
 
-fn offer(model: &Model<'_>, vm: usize, host: usize) -> Offer {
+/// What each host would give.
+fn offers(mut model: Model<'_>, vm: usize) -> Vec<Offer> {
     let case = model.case;
     let unit = model.unit_of[vm] as usize;
-    let mut there = model.clone();
-    if there.place[unit] != Some(host as u32) {
-        there.go(unit, host);
-    }
-    let received = received(&there, vm, host).unwrap_or_default();
-    let here = case.home[vm] == Some(host);
-    Offer {
-        host: case.hosts[host].name.clone(),
-        received,
-        happiness: Happiness::of(&received, &case.entitled[vm]),
-        gain: shown(model.score() - there.score()),
-        against: if here { Vec::new() } else { model.against(unit, host) },
-    }
+    let (home, before) = (model.place[unit], model.score());
+    let hosts = 0..case.hosts.len();
+    let against = |host: usize| {
+        if home == Some(host as u32) { Vec::new() } else { model.against(unit, host) }
+    };
+    let against: Vec<Vec<String>> = hosts.clone().map(against).collect();
+    let offer = |(host, against): (usize, Vec<String>)| {
+        if model.place[unit] != Some(host as u32) {
+            model.go(unit, host);
+        }
+        let received = received(&model, vm, host).unwrap_or_default();
+        Offer {
+            host: case.hosts[host].name.clone(),
+            received,
+            happiness: Happiness::of(&received, &case.entitled[vm]),
+            gain: shown(before - model.score()),
+            against,
+        }
+    };
+    hosts.zip(against).map(offer).collect()
 }
 
 fn received(model: &Model<'_>, vm: usize, host: usize) -> Option<PerResource<u64>> {

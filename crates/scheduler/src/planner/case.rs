@@ -22,6 +22,8 @@ pub(crate) struct Case<'a> {
     pub(crate) silent: Vec<Option<String>>,
     /// Whether a host is to be emptied.
     pub(crate) emptied: Vec<bool>,
+    /// Whether VMs that have no host are to be placed, and so are entitled to something.
+    pub(crate) places: bool,
     /// Where each VM is; none if it is nowhere, or on a host that nobody knows.
     pub(crate) home: Vec<Option<usize>>,
     /// Why a VM cannot be moved, whatever for.
@@ -67,6 +69,7 @@ impl<'a> Case<'a> {
             vms,
             silent,
             emptied,
+            places: matches!(goal, Goal::Place | Goal::MakeRoom { .. }),
             home,
             contradicts: vec![false; table.entries.len()],
             table,

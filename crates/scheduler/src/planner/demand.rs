@@ -76,8 +76,12 @@ struct Faulty {
 
 fn claimant(case: &Case<'_>, at: usize) -> entitlement::Vm {
     let vm = case.vms[at];
-    // What runs on a host that is silent gets what it has there, and nothing of the others.
-    let there = case.home[at].is_none_or(|home| case.gives(home));
+    // What runs on a host that is silent or unknown gets what it has there, and nothing of the others; what is to start gets
+    // something once it is to be placed.
+    let there = match vm.host {
+        None => case.places,
+        Some(_) => case.home[at].is_some_and(|home| case.gives(home)),
+    };
     let demand = if there { case.demand[at] } else { PerResource::default() };
     entitlement::Vm { name: vm.name.clone(), pool: vm.pool.clone(), controls: vm.controls, demand }
 }

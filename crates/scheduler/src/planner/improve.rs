@@ -7,18 +7,19 @@ use super::space::Space;
 use super::work::Work;
 use crate::search::{Effort, Search};
 
-/// Most moves that one plan looks at, however many VMs there are: about two seconds.
-const PROPOSALS_MAX: u64 = 4_000_000;
+/// Most moves that one plan looks at, however many VMs there are: about a second.
+const PROPOSALS_MAX: u64 = 2_000_000;
 
 /// Looks for places in which the objective is less, moves and all, and takes those moves that matter enough. Units that must go
 /// anyway may go elsewhere.
 pub(super) fn improve(work: &mut Work<'_>, seed: u64) {
-    if threshold(work) == MANDATORY && work.why.is_empty() {
+    let only_what_must = threshold(work) == MANDATORY;
+    if only_what_must && work.why.is_empty() {
         return;
     }
     let units: Vec<usize> = (0..work.model.units.len())
         .filter(|unit| work.model.place[*unit].is_some() && work.stays(*unit).is_none())
-        .filter(|unit| work.why.contains_key(unit) || work.rests(*unit).is_none())
+        .filter(|unit| work.why.contains_key(unit) || !only_what_must && work.rests(*unit).is_none())
         .collect();
     for (unit, to) in search(work, &units, seed) {
         work.model.go(unit, to);

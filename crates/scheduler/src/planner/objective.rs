@@ -52,6 +52,8 @@ pub(crate) struct Objective {
     /// The weight of each resource in the mean of all.
     together: [f64; 4],
     counts: Vec<bool>,
+    /// Hosts that are to be even: those that get VMs.
+    gets: Vec<bool>,
     stable_s: f64,
 }
 
@@ -92,6 +94,7 @@ impl Objective {
             rows: (0..case.hosts.len()).map(row).collect(),
             together: weights.map(|weight| weight / all),
             counts,
+            gets: (0..case.hosts.len()).map(|host| case.gets(host)).collect(),
             stable_s: (case.policy.stable_ms as f64 / 1000.0).max(1.0),
         }
     }
@@ -129,7 +132,7 @@ impl Objective {
     /// By how much hosts differ in one resource: the standard deviation of the parts that are used.
     pub(crate) fn deviation(&self, at: usize, loads: &[[u64; 4]]) -> f64 {
         let parts: Vec<f64> = (0..loads.len())
-            .filter(|host| self.rows[*host][at].inverse > 0.0)
+            .filter(|host| self.gets[*host] && self.rows[*host][at].inverse > 0.0)
             .map(|host| self.part(host, at, loads[host][at]).min(PART_MAX))
             .collect();
         let count = (parts.len() as f64).max(1.0);

@@ -41,7 +41,7 @@ pub(super) fn of(model: &mut Model<'_>, unit: usize, without: usize, with: usize
 /// How much evenness matters as things are.
 fn evenness(model: &Model<'_>) -> u8 {
     let imbalance = model.objective.imbalance(&model.load);
-    let hosts = (0..model.case.hosts.len()).filter(|host| model.case.gives(*host)).count();
+    let hosts = (0..model.case.hosts.len()).filter(|host| model.case.gets(*host)).count();
     let steps = (imbalance * (hosts as f64).sqrt() / 0.1).ceil();
     // A float that is too large becomes the largest number.
     6u8.saturating_sub(steps.min(6.0) as u8).clamp(2, 5)

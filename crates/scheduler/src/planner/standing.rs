@@ -38,7 +38,8 @@ pub(super) fn of(model: &Model<'_>) -> Standing {
     }
 }
 
-/// What each VM of a host receives: its reservation first, then in proportion to what it is entitled to, up to its demand.
+/// What each VM of a host receives: its reservation first, then in proportion to what it is entitled to, up to its demand. Of a
+/// resource of which nobody knows what the host has, all.
 pub(crate) fn received(model: &Model<'_>, host: usize) -> Vec<(usize, PerResource<u64>)> {
     let case = model.case;
     let mut vms: Vec<usize> = model
@@ -57,7 +58,8 @@ pub(crate) fn received(model: &Model<'_>, host: usize) -> Vec<(usize, PerResourc
                 shares: NonZeroU64::new(case.entitled[*vm][resource]).unwrap_or(NonZeroU64::MIN),
             })
             .collect();
-        let given = divide(case.hosts[host].capacity[resource], &claims);
+        let capacity = Some(case.hosts[host].capacity[resource]).filter(|capacity| *capacity > 0);
+        let given = divide(capacity.unwrap_or(u64::MAX), &claims);
         given.into_iter().zip(&mut received).for_each(|(given, vm)| vm.1[resource] = given);
     }
     received

@@ -1,5 +1,7 @@
 //! From who goes where to a plan.
 
+use std::collections::BTreeSet;
+
 use godwit_types::HostName;
 
 use super::case::Case;
@@ -37,10 +39,14 @@ pub(super) fn sparing(case: &Case<'_>, hosts: &[usize]) -> Plan {
     mandatory::empty(&mut work, hosts, |host| Reason::Power { host }, false);
     work.why.values_mut().for_each(|(_, priority)| *priority = power::SPARE);
     let mut plan = plan(work);
-    for host in hosts {
-        let host = case.hosts[*host];
+    for place in hosts {
+        let host = case.hosts[*place];
         let leaves = |step: &Step| matches!(&step.action, Action::Move { from, .. } if *from == host.name);
         let after: Vec<usize> = (0..plan.steps.len()).filter(|at| leaves(&plan.steps[*at])).collect();
+        if after.len() < case.home.iter().filter(|home| **home == Some(*place)).count() {
+            // Somebody's move fits in no order.
+            continue;
+        }
         let begins_ms = after.iter().map(|at| plan.steps[*at].ends_ms).max().unwrap_or(0);
         plan.steps.push(Step {
             action: Action::Standby { host: host.name.clone() },
@@ -77,7 +83,19 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
     }));
     let mut model = home.clone();
     let steps = order.steps.into_iter().map(|timed| step(&work, &mut model, timed)).collect();
-    Plan { steps, before: standing::of(&home), after: standing::of(&model), unmoved, findings: work.findings }
+    Plan {
+        steps,
+        before: standing::of(&home),
+        after: standing::of(&model),
+        unmoved,
+        findings: once(work.findings),
+    }
+}
+
+/// Each finding once, in order.
+fn once(findings: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    findings.into_iter().filter(|finding| seen.insert(finding.clone())).collect()
 }
 
 /// Everybody who is not at home.
@@ -100,7 +118,7 @@ fn going(work: &Work<'_>, home: &Model<'_>) -> Vec<Going> {
     all
 }
 
-/// For each unit the first of those that a must-rule brings together, if not all of them go, it may be broken further than before.
+/// For each unit the first of those that a must-rule brings together: if not all of them went, it could be broken further than before.
 fn groups(work: &Work<'_>) -> Vec<usize> {
     let mut groups: Vec<usize> = (0..work.model.units.len()).collect();
     for entry in work.case.table.entries.iter().filter(|entry| entry.must && entry.says == Says::Together) {

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Rule;
 use super::compatible;
-use super::table::{Says, Table, Tally};
+use super::table::{Says, Table};
+use super::tally::Tally;
 use crate::snapshot::{Host, Vm};
 
 /// Places that are tried for one set of rules. A set that takes more is taken to be without contradiction.

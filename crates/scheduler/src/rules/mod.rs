@@ -4,6 +4,7 @@ pub(crate) mod compatible;
 pub(crate) mod conflict;
 mod shape;
 pub(crate) mod table;
+pub(crate) mod tally;
 
 pub use conflict::{Conflict, conflicts};
 pub use shape::RuleFinding;

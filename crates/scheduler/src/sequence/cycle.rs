@@ -67,10 +67,3 @@ fn forbidden(case: &Case<'_>, vm: usize, host: usize) -> bool {
             Says::MostPerHost(_) | Says::MostPerDomain(_) => false,
         })
 }
-
-/// The group that matters least of those that wait.
-pub(super) fn least(going: &[Going], stuck: &Stuck<'_>) -> usize {
-    let least = stuck.pending.iter().max_by_key(|at| (going[**at].priority, **at));
-    // It is called only where somebody waits.
-    least.map_or(0, |at| going[*at].group)
-}

@@ -2,7 +2,7 @@
 
 use crate::planner::case::Case;
 use crate::planner::objective::row;
-use crate::rules::table::Tally;
+use crate::rules::tally::Tally;
 
 /// Room and rules, VM by VM.
 #[derive(Clone)]

@@ -9,15 +9,17 @@
 //!                       | nothing can, and nothing moves
 //!                       v
 //!   somebody goes by way of a third host, the one that moves fastest  ->  from the beginning
-//!                       | there is no such host
+//!                       | there is no such host, so nobody who waits can ever go
 //!                       v
-//!   somebody stays, the one that matters least  ->  from the beginning
+//!   they stay, and those that go with them or not at all  ->  from the beginning
 //! ```
 
 pub(crate) mod cost;
 mod cycle;
 mod ground;
 mod run;
+
+use std::collections::BTreeSet;
 
 use crate::planner::case::Case;
 use crate::planner::{Cost, Reason};
@@ -62,12 +64,12 @@ pub(crate) fn order(case: &Case<'_>, mut going: Vec<Going>) -> Order {
         match run::run(case, &going) {
             Ok(steps) => return Order { steps, dropped },
             Err(stuck) => {
-                // Each detour is of another VM, and each drop makes the list shorter.
+                // Each detour is of another VM, and whoever waits and is dropped makes the list shorter.
                 if detours < going.len() && cycle::detour(case, &mut going, &stuck) {
                     detours += 1;
                 } else {
-                    let group = cycle::least(&going, &stuck);
-                    dropped.extend(going.extract_if(.., |going| going.group == group));
+                    let groups: BTreeSet<usize> = stuck.pending.iter().map(|at| going[*at].group).collect();
+                    dropped.extend(going.extract_if(.., |going| groups.contains(&going.group)));
                 }
             }
         }

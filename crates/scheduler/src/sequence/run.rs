@@ -1,5 +1,7 @@
 //! Steps as they would be executed, from the first to the last, or to where nothing can begin.
 
+use std::collections::BTreeMap;
+
 use super::ground::Ground;
 use super::{Going, Timed, cost};
 use crate::planner::Cost;
@@ -20,6 +22,8 @@ struct Run<'c, 'g> {
     case: &'c Case<'c>,
     going: &'g [Going],
     costs: Vec<Cost>,
+    /// For each, the step that brings the VM to where it begins.
+    before: Vec<Option<usize>>,
     now_ms: u64,
     ground: Ground<'c>,
     /// As if nobody ever left: who may begin even so waits for nobody.
@@ -47,6 +51,7 @@ pub(super) fn run<'c>(case: &'c Case<'c>, going: &[Going]) -> Result<Vec<Timed>,
         out: vec![0; case.hosts.len()],
         into: vec![0; case.hosts.len()],
         pending: ranked(case, going, &costs),
+        before: before(going),
         costs,
         running: Vec::new(),
         steps: Vec::new(),
@@ -80,7 +85,7 @@ impl Run<'_, '_> {
         let Going { vm, from, to, .. } = self.going[at];
         let slots = |host: usize| self.case.hosts[host].migration.moves_max;
         let free = from.is_none_or(|from| self.out[from] < slots(from) && self.into[to] < slots(to));
-        let came = before(self.going, at).is_none_or(|first| {
+        let came = self.before[at].is_none_or(|first| {
             self.step_of[first].is_some_and(|step| self.steps[step].ends_ms <= self.now_ms)
         });
         free && came && self.ground.admits(vm, from, to)
@@ -107,7 +112,7 @@ impl Run<'_, '_> {
     /// all that have left its destination, or the failure domain of it.
     fn after(&self, at: usize) -> Vec<usize> {
         let Going { vm, from, to, .. } = self.going[at];
-        let first = before(self.going, at).and_then(|first| self.step_of[first]);
+        let first = self.before[at].and_then(|first| self.step_of[first]);
         let waits = !self.crowded.admits(vm, from, to);
         let domains = &self.case.table.domains;
         let leaves = |step: &Timed| {
@@ -144,9 +149,10 @@ impl Run<'_, '_> {
     }
 }
 
-/// The place of the step that brings the VM to where the step at `at` begins.
-fn before(going: &[Going], at: usize) -> Option<usize> {
-    going[..at].iter().rposition(|first| first.vm == going[at].vm)
+/// For each the place of the one before it that moves the same VM.
+fn before(going: &[Going]) -> Vec<Option<usize>> {
+    let mut last = BTreeMap::new();
+    going.iter().enumerate().map(|(at, going)| last.insert(going.vm, at)).collect()
 }
 
 /// What each costs, with its part of the bandwidth of both ends.

@@ -1,6 +1,6 @@
 //! What holds for every plan.
 
-use godwit_scheduler::planner::{Goal, plan};
+use godwit_scheduler::planner::{Goal, Reason, plan};
 use godwit_scheduler::policy::Policy;
 use godwit_scheduler::snapshot::Snapshot;
 use proptest::prelude::*;
@@ -92,11 +92,22 @@ proptest! {
     }
 
     #[test]
+    fn no_step_matters_less_than_the_policy_asks(snapshot in snapshots(), policy in policies(), seed: u64) {
+        let plan = plan(&snapshot, &policy, &Goal::Balance, seed);
+        for step in &plan.steps {
+            let must = matches!(step.reason, Reason::Maintenance { .. } | Reason::Rule { .. } | Reason::Room { .. });
+            prop_assert!(step.priority <= policy.threshold && (must || step.priority > 1), "{step:?}");
+        }
+    }
+
+    #[test]
     fn garbage_is_answered_and_never_a_panic(
         snapshot in garbage(), policy in garbage_policies(), goal in garbage_goals(), seed: u64,
     ) {
         let plan = plan(&snapshot, &policy, &goal, seed);
         prop_assert!(plan.steps.iter().all(|step| step.gain.is_finite()));
+        let once: std::collections::BTreeSet<&String> = plan.findings.iter().collect();
+        prop_assert_eq!(once.len(), plan.findings.len(), "{:?}", plan.findings);
     }
 
     #[test]
@@ -133,6 +144,9 @@ proptest! {
             }
             None => larger.hosts.push(host("new")),
         }
+        // Where something is scarce, more of it means more that VMs are entitled to, and use.
+        let wanted: u64 = snapshot.vms.iter().map(|vm| vm.demand.cpu).sum();
+        prop_assume!(wanted <= snapshot.hosts.iter().map(|host| host.capacity.cpu).sum());
         let score = |snapshot: &Snapshot| plan(snapshot, &policy, &Goal::Balance, 1).after.score;
         let (small, large) = (score(&snapshot), score(&larger));
         prop_assert!(large <= small * 1.02 + 0.005, "{small} {large}");
