@@ -235,13 +235,20 @@ async fn a_vm_is_placed_by_the_rules_and_why_it_is_there_is_explained() {
     cluster.running("web1").await;
     cluster.create("web2").await;
     cluster.create("web3").await;
-    cluster.keep_apart(&["web1", "web2", "web3"]).await;
+    cluster.keep_apart(&["web1", "web2"]).await;
+    let kind = json!({"kind": "apart", "vms": ["web2", "web3"]});
+    let others = json!({"name": "others", "must": true, "kind": kind});
+    let elsewhere = json!({"kind": "not_on", "vms": ["web3"], "hosts": {"names": ["a"]}});
+    let elsewhere = json!({"name": "elsewhere", "must": true, "kind": elsewhere});
+    for rule in [others, elsewhere] {
+        let _: Value = cluster.client.post("/v1/rules", &rule).await.unwrap();
+    }
     let task = cluster.try_start("web2", None).await.unwrap();
     assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
     assert_eq!(cluster.vm("web2").await.owner.unwrap().as_str(), "b");
     let refused = cluster.try_start("web3", None).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::Refused);
-    assert!(refused.message.contains("webs"), "{refused}");
+    assert!(refused.message.contains("others") && refused.message.contains("elsewhere"), "{refused}");
     let told: Explanation = cluster.get("/v1/scheduler/explain/web2").await;
     assert_eq!(told.host.unwrap().as_str(), "b");
     let against =

@@ -72,11 +72,8 @@ fn mend_once(work: &mut Work<'_>, rule: usize) -> bool {
     if entry.says == Says::Together {
         return gather(work, rule, reason);
     }
-    let mut units: Vec<usize> =
-        entry.vms.iter().map(|vm| work.model.unit_of[*vm as usize] as usize).collect();
-    units.sort_unstable();
-    units.dedup();
-    units.retain(|unit| work.model.place[*unit].is_some() && work.stays(*unit).is_none());
+    let mut units = placed(work, rule);
+    units.retain(|unit| work.stays(*unit).is_none());
     let hosts = 0..work.case.hosts.len();
     let model = &work.model;
     let mends = |unit: usize, host: usize| {
@@ -101,48 +98,65 @@ fn mend_once(work: &mut Work<'_>, rule: usize) -> bool {
     false
 }
 
-/// Brings all VMs of a rule to the host where that costs least.
+/// Brings all VMs of a rule to the host where that costs least. Whether there is one.
 fn gather(work: &mut Work<'_>, rule: usize, reason: Reason) -> bool {
+    let units = placed(work, rule);
+    let mut best: Option<(i64, usize)> = None;
+    for host in 0..work.case.hosts.len() {
+        let came = bring(work, rule, &units, host);
+        if came.complete && work.model.broken(rule) == 0 {
+            let tried = (work.model.cost(), host);
+            best = Some(best.map_or(tried, |best| best.min(tried)));
+        }
+        came.from.into_iter().rev().for_each(|(unit, from)| work.model.go(unit, from as usize));
+    }
+    let Some((_, host)) = best else { return false };
+    let came = bring(work, rule, &units, host);
+    came.from.into_iter().for_each(|(unit, _)| work.note(unit, reason.clone(), MANDATORY));
+    true
+}
+
+/// Units that have come to a host, and from where.
+struct Came {
+    from: Vec<(usize, u32)>,
+    complete: bool,
+}
+
+/// Brings units to a host one after the other, as far as they may come. On the way their rule may be broken further: it is mended
+/// once all are there.
+fn bring(work: &mut Work<'_>, rule: usize, units: &[usize], host: usize) -> Came {
+    let mut from = Vec::new();
+    for unit in units {
+        let Some(here) = work.model.place[*unit].filter(|here| *here as usize != host) else { continue };
+        let model = &work.model;
+        let may = work.stays(*unit).is_none()
+            && model.may_run(*unit, host)
+            && model.has_room(*unit, host)
+            && model.breaks(*unit, host).is_none_or(|broken| broken == rule);
+        if !may {
+            return Came { from, complete: false };
+        }
+        work.model.go(*unit, host);
+        from.push((*unit, here));
+    }
+    Came { from, complete: true }
+}
+
+/// The units of a rule's VMs that have a host.
+fn placed(work: &Work<'_>, rule: usize) -> Vec<usize> {
     let vms = &work.case.table.entries[rule].vms;
     let mut units: Vec<usize> = vms.iter().map(|vm| work.model.unit_of[*vm as usize] as usize).collect();
     units.sort_unstable();
     units.dedup();
     units.retain(|unit| work.model.place[*unit].is_some());
-    let mut best: Option<(i64, Vec<usize>, super::model::Model<'_>)> = None;
-    for host in 0..work.case.hosts.len() {
-        let mut model = work.model.clone();
-        let coming: Vec<usize> =
-            units.iter().copied().filter(|unit| model.place[*unit] != Some(host as u32)).collect();
-        let came = coming.iter().all(|unit| {
-            // On the way the rule may be broken further: it is mended once all are there.
-            let may = work.stays(*unit).is_none()
-                && model.may_run(*unit, host)
-                && model.has_room(*unit, host)
-                && model.breaks(*unit, host).is_none_or(|broken| broken == rule);
-            if may {
-                model.go(*unit, host);
-            }
-            may
-        });
-        if came && model.broken(rule) == 0 && best.as_ref().is_none_or(|(least, ..)| model.cost() < *least) {
-            best = Some((model.cost(), coming, model));
-        }
-    }
-    let Some((_, coming, model)) = best else { return false };
-    work.model = model;
-    coming.into_iter().for_each(|unit| work.note(unit, reason.clone(), MANDATORY));
-    true
+    units
 }
 
 /// Why those stay that break the rule.
 fn explain(work: &mut Work<'_>, rule: usize) {
     let entry = &work.case.table.entries[rule];
     let wrong = format!("it is against {}", entry.show());
-    let mut units: Vec<usize> =
-        entry.vms.iter().map(|vm| work.model.unit_of[*vm as usize] as usize).collect();
-    units.sort_unstable();
-    units.dedup();
-    units.retain(|unit| work.model.place[*unit].is_some());
+    let mut units = placed(work, rule);
     if let Says::Only(allowed) = &entry.says {
         units.retain(|unit| work.model.place[*unit].is_some_and(|host| !allowed[host as usize]));
     }

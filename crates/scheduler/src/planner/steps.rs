@@ -39,10 +39,14 @@ pub(super) fn sparing(case: &Case<'_>, hosts: &[usize]) -> Plan {
     mandatory::empty(&mut work, hosts, |host| Reason::Power { host }, false);
     work.why.values_mut().for_each(|(_, priority)| *priority = power::SPARE);
     let mut plan = plan(work);
-    for host in hosts {
-        let host = case.hosts[*host];
+    for place in hosts {
+        let host = case.hosts[*place];
         let leaves = |step: &Step| matches!(&step.action, Action::Move { from, .. } if *from == host.name);
         let after: Vec<usize> = (0..plan.steps.len()).filter(|at| leaves(&plan.steps[*at])).collect();
+        if after.len() < case.home.iter().filter(|home| **home == Some(*place)).count() {
+            // Somebody's move fits in no order.
+            continue;
+        }
         let begins_ms = after.iter().map(|at| plan.steps[*at].ends_ms).max().unwrap_or(0);
         plan.steps.push(Step {
             action: Action::Standby { host: host.name.clone() },
@@ -114,7 +118,7 @@ fn going(work: &Work<'_>, home: &Model<'_>) -> Vec<Going> {
     all
 }
 
-/// For each unit the first of those that a must-rule brings together, if not all of them go, it may be broken further than before.
+/// For each unit the first of those that a must-rule brings together: if not all of them went, it could be broken further than before.
 fn groups(work: &Work<'_>) -> Vec<usize> {
     let mut groups: Vec<usize> = (0..work.model.units.len()).collect();
     for entry in work.case.table.entries.iter().filter(|entry| entry.must && entry.says == Says::Together) {

@@ -1,6 +1,6 @@
 //! What must be done is done, and what cannot be done is explained.
 
-use godwit_scheduler::planner::{Goal, Reason};
+use godwit_scheduler::planner::{Action, Goal, Reason};
 use godwit_scheduler::rules::RuleKind;
 use godwit_scheduler::snapshot::HostState;
 
@@ -113,17 +113,39 @@ fn others_make_room_for_a_vm_that_fits_nowhere() {
 }
 
 #[test]
-fn a_cycle_is_broken_by_way_of_a_third_host() {
-    // Two hosts so full that neither can take anything; licences ask for an exchange.
+fn vms_that_must_change_places_on_full_hosts_go_by_way_of_a_third() {
+    // Neither has room for the other's VM, and the third host has no CPU to spare for long.
     let mut snapshot = cluster(
         &["a", "b", "c"],
-        vec![vm("one", Some("a"), 100, 40), vm("two", Some("b"), 100, 40), vm("big", Some("c"), 100, 20)],
+        vec![vm("one", Some("a"), 3000, 40), vm("two", Some("b"), 3000, 42), vm("busy", Some("c"), 9000, 20)],
     );
-    snapshot.rules.push(must("one-on-b", RuleKind::RunOn { vms: names(&["one"]), hosts: on(&["b", "c"]) }));
-    snapshot.rules.push(must("two-on-a", RuleKind::RunOn { vms: names(&["two"]), hosts: on(&["a"]) }));
-    snapshot.rules.push(must("big-on-c", RuleKind::RunOn { vms: names(&["big"]), hosts: on(&["c"]) }));
+    let not = |text: &str, vm: &str, host: &str| {
+        must(text, RuleKind::NotOn { vms: names(&[vm]), hosts: on(&[host]) })
+    };
+    snapshot.rules = vec![not("one-leaves", "one", "a"), not("two-leaves", "two", "b")];
     let plan = planned(&snapshot, &Goal::Balance);
-    assert_eq!(plan.after.broken, [], "{plan:#?}");
+    let step = |vm: &str, from: &str, to: &str| (vm.to_owned(), Some(from.to_owned()), to.to_owned());
+    assert_eq!(moves(&plan), [step("one", "a", "c"), step("two", "b", "a"), step("one", "c", "b")]);
+    assert_eq!(plan.steps[0].reason, Reason::Room { vm: name("two") });
+    let after: Vec<&[usize]> = plan.steps.iter().map(|step| step.after.as_slice()).collect();
+    assert_eq!(after, [&[][..], &[0], &[0, 1]]);
+    assert_eq!((plan.after.broken.len(), plan.unmoved.len()), (0, 0));
+}
+
+#[test]
+fn several_hosts_are_emptied_at_once_within_what_each_may_move() {
+    let vms = (0..12).map(|at| vm(&format!("vm{at:02}"), Some(["a", "b"][at % 2]), 300, 4)).collect();
+    let mut snapshot = cluster(&["a", "b", "c", "d"], vms);
+    snapshot.hosts.iter_mut().for_each(|host| host.migration.moves_max = 2);
+    let plan = planned(&snapshot, &Goal::Evacuate { hosts: vec![name("b"), name("a")] });
+    assert_eq!(plan.steps.len(), 12);
+    let at_once = |from: &str| {
+        let steps = plan.steps.iter().filter(|step| step.begins_ms == 0);
+        steps
+            .filter(|step| matches!(&step.action, Action::Move { from: host, .. } if *host == name(from)))
+            .count()
+    };
+    assert_eq!((at_once("a"), at_once("b")), (2, 2));
 }
 
 #[test]
