@@ -1,0 +1,251 @@
+//! The data centre, by the rules of CloudSim 3.0.3: who gets how much, what it draws, how VMs move.
+//!
+//! ```text
+//!   round, every 300 s:  all hosts share out their CPU -> VMs that want nothing go -> the policy plans -> migrations begin
+//!   migrations end:      all hosts share out their CPU -> VMs that want nothing go -> the VMs arrive   -> all hosts again
+//! ```
+//!
+//! A migration takes the VM's memory over half of 1 Gbit/s. Meanwhile the VM has 90 % of what it wants at the source, and
+//! the destination is charged 10 % of it. A host that is asked for more than it has gives everybody the same part, in whole MIPS.
+//! Sums are made in the simulator's order, since it compares them exactly: some count as violations by their last bit.
+
+use super::day::{Day, INTERVAL_S, OFFSET_S};
+use super::kinds::{HOST_MEMORY_MB, HostKind, VmKind};
+use super::measure::Measures;
+
+/// Hosts of the benchmark.
+pub(super) const HOSTS: usize = 800;
+/// What a VM keeps while it is moved, and what its destination is charged.
+const KEPT: f64 = 0.9;
+const CHARGED: f64 = 0.1;
+/// Half of 1 Gbit/s, in MB/s as the simulator counts them.
+const MEMORY_MB_PER_S: f64 = 62.5;
+/// How much of the past policies see.
+pub(super) const HISTORY: usize = 30;
+
+/// Which rules hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// The simulator's: memory matters only at the start, and a VM that wants nothing for a moment is gone for good.
+    CloudSim,
+    /// Memory always matters, VMs stay, and a migration takes as long as mVM's model says of an idle guest.
+    Honest,
+}
+
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) kind: VmKind,
+    pub(super) host: usize,
+    pub(super) alive: bool,
+    /// What it wants now, in MIPS.
+    pub(super) demand: f64,
+    /// What it used at each round as a part of its CPU, the latest first.
+    pub(super) history: Vec<f64>,
+    moving: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) kind: &'static HostKind,
+    /// In the order in which they came; those that are on their way here, too.
+    pub(super) vms: Vec<usize>,
+    arriving: Vec<usize>,
+    /// What it gives, in MIPS.
+    pub(super) given: f64,
+}
+
+impl Host {
+    /// A part of what it has.
+    pub(super) fn utilization(&self) -> f64 {
+        let utilization = self.given / self.kind.mips();
+        if utilization > 1.0 && utilization < 1.01 { 1.0 } else { utilization }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub(super) day: &'a Day,
+    pub(super) rules: Rules,
+    pub(super) now_s: f64,
+    pub(super) hosts: Vec<Host>,
+    pub(super) vms: Vec<Vm>,
+    pub(super) measures: Measures,
+}
+
+/// A VM and the host it goes to.
+pub(super) type Migration = (usize, usize);
+
+impl<'a> World<'a> {
+    /// VMs where they are to begin, before they work.
+    pub(super) fn new(day: &'a Day, rules: Rules, places: &[usize]) -> Self {
+        let host = |host: usize| Host {
+            kind: HostKind::of(host),
+            vms: (0..places.len()).filter(|vm| places[*vm] == host).collect(),
+            arriving: Vec::new(),
+            given: 0.0,
+        };
+        let vm = |(vm, host): (usize, &usize)| Vm {
+            kind: day.kind(vm),
+            host: *host,
+            alive: true,
+            demand: 0.0,
+            history: Vec::new(),
+            moving: false,
+        };
+        Self {
+            day,
+            rules,
+            now_s: 0.0,
+            hosts: (0..HOSTS).map(host).collect(),
+            vms: places.iter().enumerate().map(vm).collect(),
+            measures: Measures::new(HOSTS, places.len()),
+        }
+    }
+
+    /// Goes on to that second: energy is counted, demand is what it is then, and everybody gets a part.
+    pub(super) fn advance(&mut self, to_s: f64) {
+        let before: Vec<f64> = self.hosts.iter().map(Host::utilization).collect();
+        let passed_s = to_s - self.now_s;
+        self.now_s = to_s;
+        for (index, vm) in self.vms.iter_mut().enumerate().filter(|(_, vm)| vm.alive) {
+            vm.demand = self.day.demand(index, to_s);
+        }
+        self.share_out();
+        for (host, before) in self.hosts.iter().zip(before).filter(|(_, before)| *before > 0.0) {
+            let watts = (host.kind.watts(before) + host.kind.watts(host.utilization())) / 2.0;
+            self.measures.joules += watts * passed_s;
+        }
+        self.remove_idle();
+    }
+
+    /// What VMs used is remembered, as it is in rounds.
+    pub(super) fn remember(&mut self) {
+        // The simulator's own test of whether this is a round, with what rounding makes of it.
+        if (self.now_s - OFFSET_S) % INTERVAL_S != 0.0 {
+            return;
+        }
+        for vm in self.vms.iter_mut().filter(|vm| vm.alive) {
+            vm.history.insert(0, vm.demand / vm.kind.mips);
+            vm.history.truncate(HISTORY);
+        }
+    }
+
+    /// Begins migrations, and says when each of them ends, in seconds from now.
+    pub(super) fn begin(&mut self, migrations: &[Migration]) -> Vec<f64> {
+        for (vm, to) in migrations {
+            self.vms[*vm].moving = true;
+            self.hosts[*to].vms.push(*vm);
+            self.hosts[*to].arriving.push(*vm);
+        }
+        self.measures.migrations += migrations.len() as u64;
+        self.share_out();
+        migrations.iter().map(|(vm, _)| self.duration_s(*vm)).collect()
+    }
+
+    /// The VMs are where they were to go.
+    pub(super) fn arrive(&mut self, migrations: &[Migration]) {
+        for (vm, to) in migrations {
+            let from = self.vms[*vm].host;
+            self.hosts[from].vms.retain(|other| other != vm);
+            self.hosts[*to].vms.retain(|other| other != vm);
+            self.hosts[*to].arriving.retain(|other| other != vm);
+            self.hosts[*to].vms.push(*vm);
+            self.vms[*vm].host = *to;
+            self.vms[*vm].moving = false;
+        }
+        self.share_out();
+        self.remove_idle();
+    }
+
+    fn duration_s(&self, vm: usize) -> f64 {
+        /// What an idle guest writes over and over, and how long it takes to.
+        const HOT_MB: f64 = 5.0;
+        const HOT_S: f64 = 2.0;
+        let once = f64::from(self.vms[vm].kind.memory_mb) / MEMORY_MB_PER_S;
+        match self.rules {
+            Rules::CloudSim => once,
+            Rules::Honest => {
+                let rate = HOT_MB / HOT_S;
+                once + HOT_MB / MEMORY_MB_PER_S * (1.0 + rate / (MEMORY_MB_PER_S - rate))
+            }
+        }
+    }
+
+    /// Memory of the VMs that are there or on their way, in MB.
+    pub(super) fn memory_mb(&self, host: usize) -> u32 {
+        self.hosts[host].vms.iter().map(|vm| self.vms[*vm].kind.memory_mb).sum()
+    }
+
+    fn share_out(&mut self) {
+        for index in 0..self.hosts.len() {
+            let gifts = self.gifts(index);
+            let host = &mut self.hosts[index];
+            let (mut given, mut wanted) = (0.0, 0.0);
+            for (vm, gift) in host.vms.iter().zip(gifts) {
+                let Vm { demand, moving, .. } = self.vms[*vm];
+                let arriving = host.arriving.contains(vm);
+                if !arriving {
+                    self.measures.of_vms[*vm].note(self.now_s, gift, demand, moving);
+                }
+                given += if moving && !arriving { gift / KEPT } else { gift };
+                wanted += demand;
+            }
+            host.given = given;
+            self.measures.of_hosts[index].note(self.now_s, given, wanted, given > 0.0);
+        }
+    }
+
+    /// What each of a host's VMs gets, in MIPS.
+    fn gifts(&self, host: usize) -> Vec<f64> {
+        let Host { kind, vms, arriving, .. } = &self.hosts[host];
+        // The part of what it is given that it is charged for, and the part that it gets.
+        let parts = |vm: &usize| match (arriving.contains(vm), self.vms[*vm].moving) {
+            (true, _) => (CHARGED, CHARGED),
+            (false, true) => (1.0, KEPT),
+            (false, false) => (1.0, 1.0),
+        };
+        // One virtual CPU runs on one core.
+        let wanted = |vm: &usize| self.vms[*vm].demand.min(kind.core_mips);
+        let mut left = kind.mips();
+        let mut fits = true;
+        for vm in vms {
+            let charge = wanted(vm) * parts(vm).0;
+            fits &= left >= charge;
+            left -= charge;
+        }
+        if fits {
+            return vms.iter().map(|vm| wanted(vm) * parts(vm).1).collect();
+        }
+        let scale = kind.mips() / vms.iter().map(|vm| wanted(vm) * parts(vm).0).sum::<f64>();
+        vms.iter().map(|vm| (wanted(vm) * scale * parts(vm).1).floor()).collect()
+    }
+
+    fn remove_idle(&mut self) {
+        if self.rules == Rules::Honest {
+            return;
+        }
+        for (index, vm) in self.vms.iter_mut().enumerate() {
+            if vm.alive && !vm.moving && vm.demand == 0.0 {
+                vm.alive = false;
+                self.hosts[vm.host].vms.retain(|other| *other != index);
+            }
+        }
+    }
+
+    /// Whether each VM that is there is on exactly one host, and that one is its own.
+    pub(super) fn is_whole(&self) -> bool {
+        let mut seen = vec![0; self.vms.len()];
+        for (index, host) in self.hosts.iter().enumerate() {
+            for vm in host.vms.iter().filter(|vm| self.vms[**vm].host == index) {
+                seen[*vm] += 1;
+            }
+        }
+        seen.iter().zip(&self.vms).all(|(seen, vm)| *seen == u32::from(vm.alive))
+    }
+
+    /// Whether the VM's memory fits, which only the honest rules ask once VMs run.
+    pub(super) fn has_memory(&self, used_mb: u32, vm: usize) -> bool {
+        self.rules == Rules::CloudSim || used_mb + self.vms[vm].kind.memory_mb <= HOST_MEMORY_MB
+    }
+}
