@@ -32,11 +32,12 @@ impl HostKind {
         2.0 * self.core_mips
     }
 
-    /// Linear between the points.
+    /// Linear between the points. Hosts whose load grows within the same tenth draw as much more, so it is rounding that tells them
+    /// apart: the steps are the simulator's.
     pub(super) fn watts(&self, utilization: f64) -> f64 {
-        let tenths = utilization * 10.0;
-        let below = (tenths.floor() as usize).min(9);
-        self.watts[below] + (self.watts[below + 1] - self.watts[below]) * (tenths - below as f64)
+        let (below, above) = ((utilization * 10.0).floor(), (utilization * 10.0).ceil());
+        let (from, to) = (self.watts[below as usize], self.watts[above as usize]);
+        from + (to - from) / 10.0 * (utilization - below / 10.0) * 100.0
     }
 
     /// Of a host on which nothing runs, and which is on.

@@ -41,7 +41,7 @@ impl Place {
     pub(super) fn add(&mut self, world: &World<'_>, vm: usize) {
         let guest = &world.vms[vm];
         self.vms.push(vm);
-        self.given += guest.demand;
+        self.given += guest.demand.min(self.kind.core_mips);
         self.wanted += guest.demand;
         self.memory_mb += guest.kind.memory_mb;
         for (sum, used) in self.history.iter_mut().zip(&guest.history) {
