@@ -5,6 +5,8 @@ mod day;
 mod kinds;
 mod measure;
 mod policy;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::path::PathBuf;
@@ -131,9 +133,8 @@ fn simulate(day: &Day, rules: Rules, who: Who) -> Result<Row> {
             world.arrive(&ended);
         }
     }
-    let lost = BenchError::Instance(format!("{}: a VM was lost", day.name));
     if !world.is_whole() {
-        return Err(lost);
+        return Err(BenchError::Instance(format!("{}: a VM was lost", day.name)));
     }
     let measures = &world.measures;
     Ok(Row {
@@ -165,9 +166,8 @@ fn by_end(migrations: &[Migration], durations: &[f64]) -> Vec<(f64, Vec<Migratio
 }
 
 fn shown(rows: &[Row]) -> String {
-    let header = [
-        "day", "policy", "kWh", "least", "migrations", "SLAV %", "SLATAH %", "PDM %", "lost %", "shutdowns",
-    ];
+    let header =
+        ["day", "policy", "kWh", "least", "migrations", "SLAV %", "SLATAH %", "PDM %", "lost %", "shutdowns"];
     let lines = rows.iter().map(|row| {
         vec![
             row.day.clone(),

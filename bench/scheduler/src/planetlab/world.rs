@@ -172,11 +172,6 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Memory of the VMs that are there or on their way, in MB.
-    pub(super) fn memory_mb(&self, host: usize) -> u32 {
-        self.hosts[host].vms.iter().map(|vm| self.vms[*vm].kind.memory_mb).sum()
-    }
-
     fn share_out(&mut self) {
         for index in 0..self.hosts.len() {
             let gifts = self.gifts(index);
@@ -247,5 +242,72 @@ impl<'a> World<'a> {
     /// Whether the VM's memory fits, which only the honest rules ask once VMs run.
     pub(super) fn has_memory(&self, used_mb: u32, vm: usize) -> bool {
         self.rules == Rules::CloudSim || used_mb + self.vms[vm].kind.memory_mb <= HOST_MEMORY_MB
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::day::tests::day;
+    use super::*;
+
+    /// To the second after the first sample, so demand is what that sample says.
+    const FIRST_S: f64 = 300.0;
+
+    #[test]
+    fn a_host_draws_by_what_it_gives_and_nothing_before_its_vms_work() {
+        // 50 % of 2500 MIPS on a G5 of 5320, at 600 s as at 300 s.
+        let day = day(&[&[50]]);
+        let mut world = World::new(&day, Rules::CloudSim, &[1]);
+        world.advance(FIRST_S);
+        assert_eq!((world.measures.joules, world.hosts[1].given), (0.0, 1250.0));
+        world.advance(2.0 * FIRST_S);
+        let watts = HostKind::of(1).watts(1250.0 / 5320.0);
+        assert!((world.measures.joules - watts * 300.0).abs() < 1e-6);
+        assert_eq!(world.measures.overload(), 0.0);
+    }
+
+    #[test]
+    fn a_moving_vm_keeps_nine_tenths_and_its_destination_is_charged_one() {
+        let day = day(&[&[40]]);
+        let mut world = World::new(&day, Rules::CloudSim, &[1]);
+        world.advance(FIRST_S);
+        let seconds = world.begin(&[(0, 3)]);
+        assert_eq!(seconds, [870.0 / 62.5]);
+        assert!((world.hosts[1].given - 1000.0).abs() < 1e-9 && (world.hosts[3].given - 100.0).abs() < 1e-9);
+        world.advance(FIRST_S + seconds[0]);
+        world.arrive(&[(0, 3)]);
+        assert_eq!((world.hosts[1].given, world.hosts[3].given), (0.0, 1000.0));
+        assert!(world.is_whole() && world.vms[0].host == 3);
+        world.advance(FIRST_S + 2.0 * seconds[0]);
+        // A tenth for half of the time; the destination alone counts as overloaded, while it is charged less than is wanted of it.
+        assert!((world.measures.lost_to_migrations() - 0.05).abs() < 1e-9);
+        assert!(world.measures.overload() > 0.3, "{}", world.measures.overload());
+    }
+
+    #[test]
+    fn a_host_that_has_too_little_gives_everybody_the_same_part_in_whole_mips() {
+        // 2500 + 2000 + 1000 + 500 of 3720, and no VM more than a core of 1860.
+        let day = day(&[&[100], &[100], &[100], &[100]]);
+        let mut world = World::new(&day, Rules::CloudSim, &[0; 4]);
+        world.advance(FIRST_S);
+        let scale = 3720.0 / (1860.0 + 1860.0 + 1000.0 + 500.0);
+        let parts = [1860.0_f64, 1860.0, 1000.0, 500.0].map(|wanted| (wanted * scale).floor());
+        assert_eq!(world.hosts[0].given, parts.iter().sum::<f64>());
+        world.advance(2.0 * FIRST_S);
+        assert_eq!(world.measures.overload(), 1.0);
+        assert!((world.measures.lost() - (1.0 - parts.iter().sum::<f64>() / 6000.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_vm_that_wants_nothing_goes_for_good_but_not_by_the_honest_rules() {
+        let day = day(&[&[10, 0, 0, 50]]);
+        for (rules, alive) in [(Rules::CloudSim, false), (Rules::Honest, true)] {
+            let mut world = World::new(&day, rules, &[1]);
+            for round in 1..4 {
+                world.advance(FIRST_S * f64::from(round));
+            }
+            assert_eq!(world.vms[0].alive, alive);
+            assert!(world.is_whole() && (world.hosts[1].given > 0.0) == alive);
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! Who decides where VMs run.
 
-mod overload;
 mod ours;
+mod overload;
 mod pabfd;
 mod sketch;
 
-pub(super) use overload::Overload;
 pub(super) use ours::Ours;
+pub(super) use overload::Overload;
 pub(super) use pabfd::Pabfd;
 
 use super::day::Day;

@@ -61,7 +61,11 @@ fn deviation(values: &[f64]) -> f64 {
 fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
     let half = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[half] } else { sorted[half - 1] + 0.5 * (sorted[half] - sorted[half - 1]) }
+    if sorted.len() % 2 == 1 {
+        sorted[half]
+    } else {
+        sorted[half - 1] + 0.5 * (sorted[half] - sorted[half - 1])
+    }
 }
 
 /// The value of the least-squares line one round ahead. The latest value comes first. The released simulator computes weights

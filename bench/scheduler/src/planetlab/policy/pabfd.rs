@@ -119,8 +119,8 @@ impl Round<'_, '_> {
                 continue;
             }
             let now = &self.world.hosts[host];
-            let grows =
-                place.kind.watts((place.given + demand) / place.kind.mips()) - now.kind.watts(now.utilization());
+            let grows = place.kind.watts((place.given + demand) / place.kind.mips())
+                - now.kind.watts(now.utilization());
             if best.is_some_and(|(least, _)| grows >= least) || self.would_be_over(place, vm) {
                 continue;
             }

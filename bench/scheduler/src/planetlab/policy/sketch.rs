@@ -52,14 +52,8 @@ impl Place {
     pub(super) fn remove(&mut self, world: &World<'_>, host: usize, gone: usize) {
         let kept: Vec<usize> = self.vms.iter().copied().filter(|vm| *vm != gone).collect();
         let kind = world.hosts[host].kind;
-        *self = Self {
-            kind,
-            vms: Vec::new(),
-            given: 0.0,
-            wanted: 0.0,
-            memory_mb: 0,
-            history: [0.0; HISTORY],
-        };
+        *self =
+            Self { kind, vms: Vec::new(), given: 0.0, wanted: 0.0, memory_mb: 0, history: [0.0; HISTORY] };
         kept.into_iter().for_each(|vm| self.add(world, vm));
     }
 
