@@ -78,6 +78,9 @@ fn basis(basis: &Basis) -> [(&'static str, String); 2] {
     let known = match basis.link.known_from {
         KnownFrom::Pair { migrations } => format!("earlier moves between the two hosts: {migrations}"),
         KnownFrom::Source { migrations } => format!("earlier moves from this host to others: {migrations}"),
+        KnownFrom::Interface { bits_per_s } => {
+            format!("an interface of {} Mbit/s, and no move yet", bits_per_s / 1_000_000)
+        }
         KnownFrom::Assumption => "assumed, since no move has told yet".to_owned(),
     };
     let rate = &basis.link.bytes_per_s;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::{DatastoreOffer, HostReport, KvmFlavour};
+use godwit_types::usage::HostUsage;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -36,6 +37,8 @@ pub(crate) struct Agent {
     datastores: Mutex<Vec<DatastoreOffer>>,
     /// As the VMM last said.
     offer: Mutex<Option<VmmOffer>>,
+    /// As last measured.
+    usage: Mutex<Option<HostUsage>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -57,6 +60,7 @@ impl Agent {
             traffic: Notify::new(),
             datastores: Mutex::default(),
             offer: Mutex::default(),
+            usage: Mutex::default(),
             tasks: Mutex::default(),
         }
     }
@@ -82,7 +86,8 @@ impl Agent {
     pub(crate) fn report(&self) -> HostReport {
         let datastores = self.datastores.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = facts::gather(&self.config, datastores, offer, &self.keep);
+        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = facts::gather(&self.config, datastores, offer, &self.keep, usage);
         HostReport {
             name: self.config.name.clone(),
             agent: self.config.advertise,
@@ -90,6 +95,11 @@ impl Agent {
             vms: self.vms.report(),
             leftovers: self.arrivals.leftovers(|vm| self.vms.is_here(vm)),
         }
+    }
+
+    /// The host was measured.
+    pub(crate) fn set_usage(&self, usage: Option<HostUsage>) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// Asks the VMM what it can run here: another kernel module, microcode or binary may have come.

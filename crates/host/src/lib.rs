@@ -20,6 +20,7 @@ mod heartbeat;
 mod http;
 mod manager;
 mod net;
+mod usage;
 mod vm;
 
 use std::fs::{self, File};
@@ -110,6 +111,7 @@ pub async fn run_until(
     adopted.map_err(|source| HostError::State { path: agent.config.state_dir.clone(), source })?;
     agent.spawn(heartbeat::report_forever(Arc::clone(&agent)));
     agent.spawn(vm::traffic::share_forever(Arc::clone(&agent)));
+    agent.spawn(usage::measure_forever(Arc::clone(&agent)));
     tracing::info!("the agent of {} listens on {address}", agent.config.name);
     server::serve(listener, http::router(Arc::clone(&agent), token), shutdown).await;
     agent.shut_down().await;

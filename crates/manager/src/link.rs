@@ -12,6 +12,11 @@ const SWAY_OF_ONE: f64 = 1.6;
 const SWAY: f64 = 1.2;
 /// Assumed of a link of which nothing is known: from a busy 1 Gb/s, expecting a free one, to 10 Gb/s. In bytes per second.
 const ASSUMED_BYTES_PER_S: Estimate = Estimate { low: 30e6, expected: 115e6, high: 1.2e9 };
+/// What an interface carries of memory at best, beside headers, and what is expected of one that is shared.
+const CARRIED: f64 = 0.94;
+const SHARED: f64 = 0.25;
+/// Above this, processors say what is moved and not the interface: encrypted by one core or two, in bytes per second.
+const PROCESSORS_BYTES_PER_S: f64 = 1.2e9;
 /// Assumed of handing over, in milliseconds.
 const ASSUMED_HANDOFF_MS: Estimate = Estimate { low: 5.0, expected: 15.0, high: 50.0 };
 
@@ -19,8 +24,13 @@ const ASSUMED_HANDOFF_MS: Estimate = Estimate { low: 5.0, expected: 15.0, high: 
 pub(crate) type Move = (Budget, MigrationReport);
 
 /// What to expect of a move `from` a host `to` another, from earlier ones, newest first. Encryption has a price, so moves
-/// in clear say nothing about those that are not.
-pub(crate) fn expect(from: &HostName, to: &HostName, plain: bool, moves: &[Move]) -> Link {
+/// in clear say nothing about those that are not. Before the first, the speed of the slower of their interfaces says most.
+pub(crate) fn expect(
+    (from, to): (&HostName, &HostName),
+    interface_bits_per_s: Option<u64>,
+    plain: bool,
+    moves: &[Move],
+) -> Link {
     let is_pair = |report: &MigrationReport| {
         (&report.from, &report.to) == (from, to) || (&report.from, &report.to) == (to, from)
     };
@@ -29,11 +39,20 @@ pub(crate) fn expect(from: &HostName, to: &HostName, plain: bool, moves: &[Move]
     let (rates, known_from) = match (rates(&pair, plain), rates(&source, plain)) {
         (Some((rates, migrations)), _) => (rates, KnownFrom::Pair { migrations }),
         (None, Some((rates, migrations))) => (rates, KnownFrom::Source { migrations }),
-        (None, None) => ([ASSUMED_BYTES_PER_S; 2], KnownFrom::Assumption),
+        (None, None) => match interface_bits_per_s {
+            Some(bits_per_s) => ([of_interface(bits_per_s); 2], KnownFrom::Interface { bits_per_s }),
+            None => ([ASSUMED_BYTES_PER_S; 2], KnownFrom::Assumption),
+        },
     };
     let handoff_ms = handoffs(&pair).or_else(|| handoffs(&source)).unwrap_or(ASSUMED_HANDOFF_MS);
     let [bytes_per_s, later_bytes_per_s] = rates;
     Link { bytes_per_s, later_bytes_per_s, handoff_ms, known_from }
+}
+
+fn of_interface(bits_per_s: u64) -> Estimate {
+    let high = bits_per_s as f64 / 8.0 * CARRIED;
+    let expected = high.min(PROCESSORS_BYTES_PER_S);
+    Estimate { low: expected * SHARED, expected, high }
 }
 
 /// Over the whole of migrations and in their later rounds, and how many there were. One under a cap shows the cap and not the
@@ -96,7 +115,7 @@ mod tests {
     }
 
     fn expected(moves: &[Move]) -> Link {
-        expect(&"a".parse().unwrap(), &"b".parse().unwrap(), false, moves)
+        expect((&"a".parse().unwrap(), &"b".parse().unwrap()), None, false, moves)
     }
 
     fn mib(bytes_per_s: f64) -> f64 {
@@ -136,8 +155,18 @@ mod tests {
         tiny.1.bytes.raw = 1 << 20;
         let moves = [capped, clear, tiny];
         assert_eq!(expected(&moves).known_from, KnownFrom::Assumption);
-        let clear = expect(&"a".parse().unwrap(), &"b".parse().unwrap(), true, &moves);
+        let clear = expect((&"a".parse().unwrap(), &"b".parse().unwrap()), None, true, &moves);
         assert_eq!(mib(clear.bytes_per_s.expected), 2000.0);
+    }
+
+    #[test]
+    fn before_the_first_move_the_interface_counts_and_above_some_speed_the_processors_do() {
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let of = |gigabits: u64, moves: &[Move]| {
+            expect((&a, &b), Some(gigabits * 1_000_000_000), false, moves).bytes_per_s.expected / 1e6
+        };
+        assert_eq!([of(1, &[]).round(), of(10, &[]).round(), of(100, &[]).round()], [118.0, 1175.0, 1200.0]);
+        assert_eq!(of(1, &[moved("a", "c", 300)]), f64::from(300 << 20) / 1e6);
     }
 
     #[test]

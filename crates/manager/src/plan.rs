@@ -89,9 +89,10 @@ pub(crate) async fn foresee(
     let survey: Survey = agent.post(&format!("/v1/vms/{vm}/survey"), &AskSurvey { sample_ms }).await?;
     let (from, to, budget) = (from.clone(), to.clone(), budget.clone());
     let plain = budget.plain;
-    let known = manager
-        .store
-        .read(move |tx| Ok((link::expect(&from, &to, plain, &tx.past_moves()?), spare_cores(tx, &from)?)));
+    let known = manager.store.read(move |tx| {
+        let link = link::expect((&from, &to), slower_interface(tx, [&from, &to])?, plain, &tx.past_moves()?);
+        Ok((link, spare_cores(tx, &from)?))
+    });
     let (link, spare_cores): (Link, i64) = known.await?;
     let work = move || {
         planner::forecast(&Circumstances {
@@ -106,6 +107,16 @@ pub(crate) async fn foresee(
         Ok(forecast) => forecast.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string())),
         Err(error) => Err(ApiError::new(ErrorCode::Internal, format!("the planner failed: {error}"))),
     }
+}
+
+/// The speed of the slower of the hosts' interfaces in bits per second, if both say it.
+fn slower_interface(tx: &Tx<'_>, hosts: [&HostName; 2]) -> Result<Option<u64>, StoreError> {
+    let mut slower = Some(u64::MAX);
+    for host in hosts {
+        let speed = tx.host(host)?.and_then(|host| host.facts.migration.link_bits_per_s);
+        slower = slower.zip(speed).map(|(slower, speed)| slower.min(speed));
+    }
+    Ok(slower)
 }
 
 /// Cores of a host that are left if all vCPUs on it run.

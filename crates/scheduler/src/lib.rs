@@ -19,6 +19,7 @@ mod random;
 pub mod resource;
 pub mod rules;
 pub mod search;
+mod sequence;
 pub mod snapshot;
 
 pub use resource::{PerResource, Resource};

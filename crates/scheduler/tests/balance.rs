@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::WEIGHTS;
 use godwit_scheduler::balance::{Balance, WeightError};
 use godwit_scheduler::cluster::{Cluster, ClusterError, Guest, Move, Room};
 use proptest::prelude::*;
+
+/// Memory in MiB, virtual CPUs, CPU load in thousandths of a host; as `hbal` weighs them.
+const WEIGHTS: [f64; 3] = [1.0, 1.0, 1.0];
 
 /// From the places alone, as one would write it down.
 fn by_hand(cluster: &Cluster) -> f64 {

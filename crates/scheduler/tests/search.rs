@@ -2,14 +2,17 @@
 
 mod common;
 
-use common::WEIGHTS;
 use godwit_scheduler::balance::Balance;
 use godwit_scheduler::cluster::{Cluster, Guest, Move, Room};
-use godwit_scheduler::search::{Effort, Plan, Search};
+use godwit_scheduler::search::{Effort, Evenness, Plan, Search};
 use proptest::prelude::*;
 
-fn searched(cluster: &Cluster, effort: Effort) -> Search {
-    let mut search = Search::new(cluster.clone(), &vec![1.0; cluster.dimensions()], effort).unwrap();
+fn even(cluster: &Cluster) -> Evenness {
+    Evenness::new(cluster.clone(), &vec![1.0; cluster.dimensions()]).unwrap()
+}
+
+fn searched(cluster: &Cluster, effort: Effort) -> Search<Evenness> {
+    let mut search = Search::new(even(cluster), effort);
     while search.advance(500) {}
     search
 }
@@ -87,7 +90,7 @@ proptest! {
         portion in prop::sample::select(vec![1, 3, 100, 499]),
     ) {
         let start = common::cluster(4, &sizes);
-        let mut portioned = Search::new(start.clone(), &WEIGHTS, effort).unwrap();
+        let mut portioned = Search::new(even(&start), effort);
         while portioned.advance(portion) {}
         prop_assert_eq!(portioned.plan(0.0), searched(&start, effort).plan(0.0));
     }
@@ -119,12 +122,12 @@ fn more_moves_make_a_cluster_more_even() {
 fn a_plan_is_never_worse_than_the_start_whenever_it_is_asked_for() {
     let skewed = common::cluster(6, &sizes(90));
     let effort = Effort { moved_max: 90, proposals: 20_000, seed: 5 };
-    let even = after(&skewed, &searched(&skewed, effort).plan(0.0));
+    let evened = after(&skewed, &searched(&skewed, effort).plan(0.0));
     // Too few to climb with: it begins hot, and accepts what is worse.
     let effort = Effort { moved_max: 90, proposals: 2000, seed: 5 };
-    let mut search = Search::new(even.clone(), &WEIGHTS, effort).unwrap();
+    let mut search = Search::new(even(&evened), effort);
     while search.advance(20) {
-        assert!(search.plan(0.0).score_after <= score(&even));
+        assert!(search.plan(0.0).score_after <= score(&evened));
     }
 }
 
@@ -179,7 +182,7 @@ fn a_host_that_is_over_full_is_relieved_and_gets_nothing() {
 #[test]
 fn the_search_says_when_all_of_its_proposals_are_made() {
     let effort = Effort { moved_max: 5, proposals: 1000, seed: 0 };
-    let mut search = Search::new(common::cluster(4, &sizes(40)), &WEIGHTS, effort).unwrap();
+    let mut search = Search::new(even(&common::cluster(4, &sizes(40))), effort);
     assert_eq!([999, 1, 1].map(|proposals| search.advance(proposals)), [true, false, false]);
 }
 

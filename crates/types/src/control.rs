@@ -322,6 +322,9 @@ pub struct Status {
     pub migration: Option<MigrationStatus>,
     /// Memory that the balloon holds.
     pub balloon: Bytes,
+    /// What the guest has asked of its disks since this process began: reads, writes and the like.
+    #[serde(default)]
+    pub disk_operations: u64,
 }
 
 /// A migration away, seen from its source.

@@ -126,6 +126,8 @@ pub enum KnownFrom {
     Pair { migrations: u32 },
     /// Migrations from the source to other hosts.
     Source { migrations: u32 },
+    /// The slower of the two hosts' interfaces.
+    Interface { bits_per_s: u64 },
     /// Nothing: a common network is assumed.
     Assumption,
 }

@@ -321,6 +321,9 @@ pub struct Vm {
     pub task: Option<TaskId>,
     /// What last happened to it, in plain words.
     pub last_event: Option<String>,
+    /// What it uses, if it runs and that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<crate::usage::VmUsage>,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::Args;
 use godwit_lab::setup::say;
-use godwit_scheduler::search::{Effort, Search};
+use godwit_scheduler::search::{Effort, Evenness, Search};
 use serde::Serialize;
 
 use self::instance::Instance;
@@ -102,7 +102,8 @@ fn plan(instance: &Instance, moves_max: usize, seed: u64) -> Result<Planned> {
     let proposals = (cluster.hosts() * cluster.vms()) as u64 * PROPOSALS_PER_PAIR;
     let effort = Effort { moved_max: moves_max, proposals, seed };
     let failed = |error: &dyn std::error::Error| BenchError::Instance(error.to_string());
-    let mut search = Search::new(cluster, &instance::WEIGHTS, effort).map_err(|error| failed(&error))?;
+    let model = Evenness::new(cluster, &instance::WEIGHTS).map_err(|error| failed(&error))?;
+    let mut search = Search::new(model, effort);
     // One thread, which does nothing else: its time is the processor's.
     let began = Instant::now();
     while search.advance(PORTION) {}

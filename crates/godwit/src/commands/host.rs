@@ -2,6 +2,7 @@
 
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::{Host, HostState, KvmFlavour, MigrationLimits};
+use godwit_types::usage::HostUsage;
 use godwit_types::{ApiError, Bytes, HostName};
 
 use super::Session;
@@ -47,6 +48,7 @@ fn describe(host: &Host) -> String {
         ("vms", host.vms.to_string()),
         ("migrations", migrations(&facts.migration)),
     ];
+    rows.extend(facts.usage.iter().map(|usage| ("used", used(usage))));
     for kept in &facts.kept {
         let seconds = kept.age_ms / 1000;
         rows.push(("kept", format!("{} of {}, which has left {seconds} s ago", kept.memory, kept.name)));
@@ -63,6 +65,17 @@ fn describe(host: &Host) -> String {
         ));
     }
     fields(&rows)
+}
+
+fn used(usage: &HostUsage) -> String {
+    let part = |permille: u32| f64::from(permille) / 10.0;
+    format!(
+        "{:.2} CPUs of {} MHz; some task waited for a CPU {:.1} %, and for memory {:.1} %, of the time",
+        f64::from(usage.cpu_permille) / 1000.0,
+        usage.cpu_mhz,
+        part(usage.cpu_pressure_permille),
+        part(usage.memory_pressure_permille)
+    )
 }
 
 /// How much it moves at once.

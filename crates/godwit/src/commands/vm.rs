@@ -1,8 +1,9 @@
 //! The verbs of `vm`, except for `migrate`, `move-storage` and `check-migration`, which have files of their own.
 
 use godwit_types::task::Task;
+use godwit_types::usage::VmUsage;
 use godwit_types::vm::{BootSpec, CreateVm, Vm, VmSpec, VmState};
-use godwit_types::{ApiError, ErrorCode, VmName};
+use godwit_types::{ApiError, Bytes, ErrorCode, VmName};
 use serde_json::{Value, json};
 
 use super::{Session, check, migrate, storage, task};
@@ -100,9 +101,23 @@ fn describe(vm: &Vm) -> String {
         let mac = nic.mac.map_or_else(|| "no address yet".to_owned(), |mac| mac.to_string());
         rows.push(("network", format!("{} as {mac}", nic.network)));
     }
+    rows.extend(vm.usage.iter().flat_map(usage));
     rows.extend(vm.task.iter().map(|task| ("task", task.to_string())));
     rows.extend(vm.last_event.iter().map(|event| ("last event", event.clone())));
     fields(&rows)
+}
+
+fn usage(usage: &VmUsage) -> [(&'static str, String); 4] {
+    let cpus = |permille: u32| format!("{:.2}", f64::from(permille) / 1000.0);
+    [
+        (
+            "cpu used",
+            format!("{} CPUs, {} waited for", cpus(usage.cpu_run_permille), cpus(usage.cpu_wait_permille)),
+        ),
+        ("memory used", usage.memory.to_string()),
+        ("network used", format!("{}/s", Bytes(usage.network_bytes_per_s))),
+        ("disks used", format!("{} operations/s", usage.storage_ops_per_s)),
+    ]
 }
 
 fn owner(vm: &Vm) -> String {

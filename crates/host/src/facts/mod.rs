@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use godwit_types::Bytes;
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::{DatastoreOffer, HostFacts, KvmFacts, MigrationLimits, NetworkOffer};
+use godwit_types::usage::HostUsage;
 use nix::sys::statvfs::statvfs;
 
 use crate::config::{DatastoreConfig, HostConfig};
@@ -28,6 +29,7 @@ pub(crate) fn gather(
     datastores: Vec<DatastoreOffer>,
     vmm: Option<VmmOffer>,
     keep: &Keep,
+    usage: Option<HostUsage>,
 ) -> HostFacts {
     let cpuinfo = read("/proc/cpuinfo");
     let meminfo = read("/proc/meminfo");
@@ -51,7 +53,7 @@ pub(crate) fn gather(
         networks: networks.collect(),
         datastores,
         migration: migration_limits(config, cpus),
-        usage: None,
+        usage,
         clock_unix_ms: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64),
@@ -97,7 +99,7 @@ pub(crate) fn memory_resident(pid: u32) -> Bytes {
 }
 
 /// A file of `/proc`; empty when there is none, and the fact then shows as unknown or 0.
-fn read(path: impl AsRef<Path>) -> String {
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 

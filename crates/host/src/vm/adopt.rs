@@ -72,7 +72,7 @@ fn presumed(config: &VmmConfig, process: &Process, why: &str) -> Status {
     tracing::warn!("{}: the process {} does not say how it is: {why}", config.name, process.pid());
     let (vm, epoch, pid) = (config.vm, config.epoch, process.pid());
     let state = if config.role == Role::Boot { VmmState::Running } else { VmmState::Incoming };
-    Status { vm, epoch, pid, state, listening: None, migration: None, balloon: Bytes(0) }
+    Status { vm, epoch, pid, state, listening: None, migration: None, balloon: Bytes(0), disk_operations: 0 }
 }
 
 async fn clear_dead(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use godwit_types::agent::{GuestAddress, LocalVm};
 use godwit_types::control::{DiskBacking, Request, Role, VmmConfig, VmmState};
+use godwit_types::usage::VmUsage;
 use godwit_types::{Bytes, VmId};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -39,6 +40,8 @@ pub(crate) struct Machine {
     state: Mutex<State>,
     /// Where disks are that have moved since.
     moved: Mutex<Vec<NewImage>>,
+    /// What it uses, as last measured.
+    usage: Mutex<Option<VmUsage>>,
     /// Becomes true when the process has ended and nothing of it is left.
     gone: watch::Sender<bool>,
 }
@@ -63,6 +66,7 @@ impl Machine {
             addresses,
             state: Mutex::new(state),
             moved: Mutex::default(),
+            usage: Mutex::default(),
             gone: watch::Sender::new(false),
         }
     }
@@ -86,8 +90,13 @@ impl Machine {
             state,
             detail,
             addresses: self.seen(),
-            usage: None,
+            usage: *self.usage.lock().unwrap_or_else(PoisonError::into_inner),
         }
+    }
+
+    /// It was measured.
+    pub(crate) fn set_usage(&self, usage: Option<VmUsage>) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// The guest's addresses, of all its network cards.

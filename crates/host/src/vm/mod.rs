@@ -28,7 +28,7 @@ mod user;
 pub(crate) use arrivals::Arrivals;
 pub(crate) use cgroup::Cgroups;
 pub(crate) use keep::Keep;
-pub(crate) use machine::blocking;
+pub(crate) use machine::{Machine, blocking};
 pub(crate) use registry::Registry;
 
 /// Waits while a test holds the step; see [`godwit_faults`].

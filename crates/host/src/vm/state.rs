@@ -157,6 +157,7 @@ mod tests {
             listening: None,
             migration: None,
             balloon: Bytes(0),
+            disk_operations: 0,
         };
         State::new(&status, incoming)
     }

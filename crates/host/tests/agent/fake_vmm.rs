@@ -16,6 +16,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use godwit_types::control::{
@@ -25,6 +26,9 @@ use godwit_types::migration::{MigrationOutcome, Phase};
 use godwit_types::ownership::{Verdict, Witness};
 use godwit_types::storage::{StoragePhase, StorageProgress, StorageStatus};
 use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
+
+/// Times that this process was asked how it is.
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
 const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
 pub(crate) const CRASH_WORDS: &str = "fake-vmm: the sky is falling";
@@ -220,6 +224,8 @@ impl Vmm {
             listening: self.listening,
             migration: inner.migration.clone(),
             balloon: Bytes(0),
+            // The guest asks for a hundred of them each time.
+            disk_operations: 100 * OPERATIONS.fetch_add(1, Ordering::Relaxed),
         }
     }
 

@@ -50,6 +50,19 @@ fn a_vm_starts_with_its_network_open_and_stops_by_its_power_button_without_a_tra
 }
 
 #[test]
+fn what_a_vm_uses_is_reported_once_it_was_measured_and_so_is_what_its_host_does() {
+    in_a_world(|world| async move {
+        world.start_vm("", 1).await.unwrap();
+        let usage = world.until_used().await;
+        assert!(usage.memory.0 > 0 && usage.storage_ops_per_s > 0, "{usage:?}");
+        let host = world.book.lock().unwrap().reports.last().unwrap().facts.usage;
+        assert!(host.is_some_and(|host| host.cpu_permille > 0), "{host:?}");
+        assert_eq!(world.vm().await.unwrap().usage.map(|usage| usage.memory.0 > 0), Some(true));
+        world.stop_vm(true, 0).await.unwrap();
+    });
+}
+
+#[test]
 fn a_guest_that_ignores_its_power_button_runs_on_until_it_is_forced() {
     in_a_world(|world| async move {
         world.start_vm("stubborn", 1).await.unwrap();

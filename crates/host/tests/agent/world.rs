@@ -18,6 +18,7 @@ use godwit_types::cpu::CpuFacts;
 use godwit_types::forecast::{Reading, Survey};
 use godwit_types::storage::StorageStatus;
 use godwit_types::task::SetBandwidth;
+use godwit_types::usage::VmUsage;
 use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Bytes, Epoch, MigrationId, VmId};
 use nix::sched::{CloneFlags, unshare};
@@ -319,6 +320,16 @@ impl World {
         };
         until(|| async { found().is_some() }).await;
         found().expect("reports only come about changes, or every two seconds")
+    }
+
+    /// What the VM uses, as soon as the manager is told.
+    pub(crate) async fn until_used(&self) -> VmUsage {
+        let found = || {
+            let book = self.book.lock().unwrap();
+            book.reports.last()?.vms.iter().find(|vm| vm.id == VM)?.usage
+        };
+        until(|| async { found().is_some() }).await;
+        found().expect("once measured, it is always told")
     }
 
     /// Nothing of the VM is left: no tap, no socket, no configuration, no process.

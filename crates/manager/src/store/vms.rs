@@ -75,15 +75,15 @@ impl Tx<'_> {
     /// The VM as the API shows it.
     pub(crate) fn shown_vm(&self, row: VmRow) -> Result<Vm, StoreError> {
         let owned = self.ownership(row.id)?.map(|(owned, _)| owned);
-        let owner_up = match &owned {
-            Some(owned) => self.host(&owned.owner)?.is_some_and(|host| host.up),
-            None => false,
-        };
+        let host = owned.as_ref().map(|owned| self.host(&owned.owner)).transpose()?.flatten();
+        let host = host.filter(|host| host.up);
+        let local = host.as_ref().and_then(|host| host.vms.iter().find(|local| local.id == row.id));
+        let usage = local.and_then(|local| local.usage);
         let task = self.open_task(row.id)?;
-        let state = shown_state(row.power, task.as_ref(), owner_up);
+        let state = shown_state(row.power, task.as_ref(), host.is_some());
         let (owner, epoch) = owned.map_or((None, Epoch(0)), |owned| (Some(owned.owner), owned.epoch));
         let VmRow { id, name, spec, last_event, .. } = row;
-        Ok(Vm { id, name, spec, state, owner, epoch, task: task.map(|task| task.id), last_event })
+        Ok(Vm { id, name, spec, state, owner, epoch, task: task.map(|task| task.id), last_event, usage })
     }
 }
 

@@ -1,5 +1,7 @@
 //! How content VMs are: what they get of what they are entitled to.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::resource::{PerResource, Resource};
@@ -25,6 +27,13 @@ impl Happiness {
             Self((u128::from(received) * whole / u128::from(entitled)) as u32)
         };
         Resource::ALL.into_iter().map(part).min().unwrap_or(Self::FULL)
+    }
+}
+
+impl fmt::Display for Happiness {
+    /// In per cent, rounded down: only all of it is 100 %.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} %", self.0 / 10_000, self.0 / 1000 % 10)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is to be done, why, and in which order.
 
+use std::fmt;
+
 use godwit_types::{HostName, VmName};
 use serde::{Deserialize, Serialize};
 
@@ -113,4 +115,41 @@ pub struct WhyNot {
     pub wrong: String,
     /// For each host, or for all at once, what speaks against it, in plain words.
     pub reasons: Vec<(Option<HostName>, String)>,
+}
+
+impl Action {
+    /// The VM that it moves or starts.
+    pub fn vm(&self) -> Option<&VmName> {
+        match self {
+            Self::Move { vm, .. } | Self::Place { vm, .. } => Some(vm),
+            Self::Wake { .. } | Self::Standby { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move { vm, from, to } => write!(f, "move VM '{vm}' from host '{from}' to '{to}'"),
+            Self::Place { vm, on } => write!(f, "start VM '{vm}' on host '{on}'"),
+            Self::Wake { host } => write!(f, "wake host '{host}'"),
+            Self::Standby { host } => write!(f, "switch host '{host}' off"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Maintenance { host } => write!(f, "since host '{host}' is to be emptied"),
+            Self::Rule { rule } => write!(f, "for the sake of rule '{rule}'"),
+            Self::Entitlement { resource } => {
+                write!(f, "so that VMs get the {resource} they are entitled to")
+            }
+            Self::Evenness { resource } => write!(f, "so that hosts share {resource} evenly"),
+            Self::Room { vm } => write!(f, "to make room for VM '{vm}'"),
+            Self::Power { host } => write!(f, "since host '{host}' is switched on or off"),
+            Self::Start => write!(f, "since it is to start"),
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Where VMs may run, beside what fits.
 
+pub(crate) mod compatible;
+pub(crate) mod table;
+
 use std::collections::BTreeSet;
 
 use godwit_types::{HostName, Name, VmName};

@@ -1,4 +1,4 @@
-//! Looks for places in which the cluster is more even, within a budget of VMs that move.
+//! Looks for places in which a [`Model`] costs less, within a budget of VMs that move.
 //!
 //! ```text
 //!               no move helps, or a quarter of the proposals is made              all proposals are made
@@ -11,14 +11,17 @@
 //! plan at any time. Work is counted in proposals, moves that are looked at, and the caller has the
 //! clock. The same cluster, effort and seed give the same plan, however the proposals are portioned.
 
+mod evenness;
+mod model;
 mod placement;
 mod plan;
 
+pub use evenness::Evenness;
+pub use model::Model;
 pub use plan::{Plan, Step};
 
 use self::placement::Placement;
-use crate::balance::WeightError;
-use crate::cluster::{Cluster, Move};
+use crate::cluster::Move;
 use crate::random::Random;
 
 /// Climbing may take this part of the proposals.
@@ -42,10 +45,10 @@ pub struct Effort {
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct Search {
+pub struct Search<M> {
     effort: Effort,
-    start: Placement,
-    now: Placement,
+    start: Placement<M>,
+    now: Placement<M>,
     score: f64,
     best: Best,
     random: Random,
@@ -80,12 +83,11 @@ struct Best {
     places: Vec<(u32, u32)>,
 }
 
-impl Search {
-    /// Nothing has been looked at yet. Weights as [`crate::balance`] has them.
-    pub fn new(cluster: Cluster, weights: &[f64], effort: Effort) -> Result<Self, WeightError> {
-        let (hosts, vms) = (cluster.hosts(), cluster.vms());
-        let start = Placement::new(cluster, weights)?;
-        let score = start.score();
+impl<M: Model> Search<M> {
+    /// Nothing has been looked at yet.
+    pub fn new(model: M, effort: Effort) -> Self {
+        let (hosts, vms, score) = (model.hosts(), model.vms(), model.cost());
+        let start = Placement::new(model);
         let state = if hosts < 2 || vms == 0 || effort.moved_max == 0 {
             State::Done
         } else if (hosts * vms) as u64 <= effort.proposals / CLIMB_PART {
@@ -93,7 +95,7 @@ impl Search {
         } else {
             State::annealing(0, score)
         };
-        Ok(Self {
+        Self {
             effort,
             now: start.clone(),
             score,
@@ -102,7 +104,7 @@ impl Search {
             random: Random::new(effort.seed),
             done: 0,
             state,
-        })
+        }
     }
 
     /// Makes up to so many proposals more. Whether there are any left to make.
@@ -139,7 +141,7 @@ impl Search {
 
     /// Looks at the next relocation, and makes the best after the last.
     fn climb(&mut self, mut scan: Scan) -> State {
-        let (hosts, vms) = (self.now.cluster.hosts(), self.now.cluster.vms());
+        let (hosts, vms) = (self.now.model.hosts(), self.now.model.vms());
         let change = Move::Relocate { vm: scan.next / hosts, to: scan.next % hosts };
         let least = scan.best.map_or(self.score, |(score, _)| score);
         if let Some(score) = self.look(change).filter(|score| *score < least) {
@@ -169,7 +171,7 @@ impl Search {
     /// A move by chance. Half of them are of VMs that are away: once the budget is spent, nobody else may leave without one of
     /// them coming home.
     fn propose(&mut self) -> Option<Move> {
-        let (hosts, vms, away) = (self.now.cluster.hosts(), self.now.cluster.vms(), self.now.away().len());
+        let (hosts, vms, away) = (self.now.model.hosts(), self.now.model.vms(), self.now.away().len());
         let choice = self.random.below(8);
         if choice < 4 || away == 0 {
             let vm = self.random.below(vms);
@@ -186,17 +188,17 @@ impl Search {
             6 => Move::Swap { one: vm, other: self.random.below(vms) },
             _ => {
                 // It comes home, and one from there goes in its stead.
-                let there = self.now.cluster.guests(home).len();
+                let there = self.now.model.guests(home).len();
                 let other = (there > 0).then(|| self.random.below(there))?;
-                Move::Swap { one: vm, other: self.now.cluster.guests(home)[other] as usize }
+                Move::Swap { one: vm, other: self.now.model.guests(home)[other] as usize }
             }
         })
     }
 
     /// The score after the move, if the move may be made.
     fn look(&self, change: Move) -> Option<f64> {
-        let may = self.now.cluster.allows(change) && self.now.away_after(change) <= self.effort.moved_max;
-        may.then(|| self.now.score_after(change))
+        let may = self.now.away_after(change) <= self.effort.moved_max;
+        may.then(|| self.now.model.look(change)).flatten()
     }
 
     fn make(&mut self, score: f64, change: Move) {
@@ -218,7 +220,8 @@ fn cooled(done: u64, all: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{Guest, Room};
+    use crate::balance::Balance;
+    use crate::cluster::{Cluster, Guest, Room};
 
     /// Every third VM on one of the hosts, the others on the first.
     fn skewed(hosts: usize, vms: usize) -> Cluster {
@@ -231,7 +234,7 @@ mod tests {
 
     /// The best relocation of all, until none helps, every score from the beginning.
     fn greedy(mut cluster: Cluster, weights: &[f64]) -> f64 {
-        let score = |cluster: &Cluster| crate::balance::Balance::new(cluster, weights).unwrap().score();
+        let score = |cluster: &Cluster| Balance::new(cluster, weights).unwrap().score();
         loop {
             let (hosts, vms) = (cluster.hosts(), cluster.vms());
             let changes = (0..vms).flat_map(|vm| (0..hosts).map(move |to| Move::Relocate { vm, to }));
@@ -256,7 +259,7 @@ mod tests {
     fn climbing_ends_where_the_best_relocation_of_all_no_longer_helps_and_annealing_goes_on() {
         let weights = [1.0, 0.5];
         let effort = Effort { moved_max: 40, proposals: 100_000, seed: 3 };
-        let mut search = Search::new(skewed(5, 40), &weights, effort).unwrap();
+        let mut search = Search::new(Evenness::new(skewed(5, 40), &weights).unwrap(), effort);
         while matches!(search.state, State::Climbing(_)) {
             search.advance(1);
         }
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn the_best_of_all_that_was_seen_is_remembered() {
         let effort = Effort { moved_max: 40, proposals: 600, seed: 3 };
-        let mut search = Search::new(skewed(5, 40), &[1.0, 1.0], effort).unwrap();
+        let mut search = Search::new(Evenness::new(skewed(5, 40), &[1.0, 1.0]).unwrap(), effort);
         let mut least = search.score;
         while search.advance(1) {
             least = least.min(search.score);

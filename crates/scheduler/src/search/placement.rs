@@ -1,38 +1,28 @@
-//! A cluster that is tried in other places than those in which its VMs run.
+//! A model that is tried in other places than those in which its VMs run.
 
-use crate::balance::{Balance, WeightError};
-use crate::cluster::{Cluster, Move};
+use super::model::{Model, ends};
+use crate::cluster::Move;
 
-/// The cluster, its score, and which of its VMs are not where they were at the beginning.
+/// The model, and which of its VMs are not where they were at the beginning.
 #[derive(Debug, Clone)]
-pub(super) struct Placement {
-    pub(super) cluster: Cluster,
-    balance: Balance,
+pub(super) struct Placement<M> {
+    pub(super) model: M,
     home: Vec<u32>,
     /// VMs that are away, and of each VM where it stands among them.
     away: Vec<u32>,
     slot: Vec<u32>,
 }
 
-impl Placement {
+impl<M: Model> Placement<M> {
     /// Everybody is at home.
-    pub(super) fn new(cluster: Cluster, weights: &[f64]) -> Result<Self, WeightError> {
-        let vms = cluster.vms();
-        Ok(Self {
-            balance: Balance::new(&cluster, weights)?,
-            home: (0..vms).map(|vm| cluster.host_of(vm) as u32).collect(),
+    pub(super) fn new(model: M) -> Self {
+        let vms = model.vms();
+        Self {
+            home: (0..vms).map(|vm| model.host_of(vm) as u32).collect(),
             away: Vec::new(),
             slot: vec![0; vms],
-            cluster,
-        })
-    }
-
-    pub(super) fn score(&self) -> f64 {
-        self.balance.score()
-    }
-
-    pub(super) fn score_after(&self, change: Move) -> f64 {
-        self.balance.score_after(&self.cluster, change)
+            model,
+        }
     }
 
     pub(super) fn home(&self, vm: usize) -> usize {
@@ -45,7 +35,7 @@ impl Placement {
 
     /// How many VMs would be away after the move.
     pub(super) fn away_after(&self, change: Move) -> usize {
-        let (from, to) = self.cluster.ends(change);
+        let (from, to) = ends(&self.model, change);
         let step =
             |vm: usize, from, to| (usize::from(self.home(vm) != to), usize::from(self.home(vm) != from));
         let (more, less) = match change {
@@ -59,8 +49,7 @@ impl Placement {
     }
 
     pub(super) fn apply(&mut self, change: Move) {
-        self.balance.apply(&self.cluster, change);
-        self.cluster.apply(change);
+        self.model.apply(change);
         match change {
             Move::Relocate { vm, .. } => self.note(vm),
             Move::Swap { one, other } => {
@@ -74,7 +63,7 @@ impl Placement {
     pub(super) fn places(&self) -> Vec<(u32, u32)> {
         let mut away = self.away.clone();
         away.sort_unstable();
-        away.into_iter().map(|vm| (vm, self.cluster.host_of(vm as usize) as u32)).collect()
+        away.into_iter().map(|vm| (vm, self.model.host_of(vm as usize) as u32)).collect()
     }
 
     /// From everybody at home to these places.
@@ -88,7 +77,7 @@ impl Placement {
     fn note(&mut self, vm: usize) {
         let slot = self.slot[vm] as usize;
         let listed = self.away.get(slot).is_some_and(|at| *at as usize == vm);
-        let away = self.cluster.host_of(vm) != self.home(vm);
+        let away = self.model.host_of(vm) != self.home(vm);
         if away && !listed {
             self.slot[vm] = self.away.len() as u32;
             self.away.push(vm as u32);

@@ -2,9 +2,6 @@
 
 use godwit_scheduler::cluster::{Cluster, Guest, Room};
 
-/// Memory in MiB, virtual CPUs, CPU load in thousandths of a host; as `hbal` weighs them.
-pub(crate) const WEIGHTS: [f64; 3] = [1.0, 1.0, 1.0];
-
 /// Hosts of 256 GiB and 64 cores, and VMs of a few sizes on them: more on the first hosts than on the last.
 pub(crate) fn cluster(hosts: usize, sizes: &[u8]) -> Cluster {
     let room = |whole, own, most| Room { whole, own, most };

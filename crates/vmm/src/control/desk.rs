@@ -122,7 +122,8 @@ impl Desk {
         let config = self.machine.config();
         let (state, epoch) = state.unwrap_or((VmmState::Paused, config.epoch));
         let (vm, pid, listening) = (config.vm, std::process::id(), self.listening);
-        Status { vm, epoch, pid, state, listening, migration, balloon: self.machine.balloon() }
+        let (balloon, disk_operations) = (self.machine.balloon(), self.machine.disk_operations());
+        Status { vm, epoch, pid, state, listening, migration, balloon, disk_operations }
     }
 
     fn set_balloon(&self, target: Bytes) -> Result<(), ApiError> {

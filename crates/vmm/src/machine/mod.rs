@@ -161,6 +161,11 @@ impl Machine {
         self.pci.balloon()
     }
 
+    /// What the guest has asked of its disks.
+    pub fn disk_operations(&self) -> u64 {
+        self.pci.disks().iter().map(|block| block.device().disk().operations()).sum()
+    }
+
     /// Lets go of whatever is still at the source: the guest begins anew, or ends.
     /// Whether there was anything.
     pub fn forget_absent(&self) -> bool {

@@ -28,6 +28,7 @@ mod written;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use godwit_types::control::{DiskBacking, DiskDescriptors};
@@ -52,6 +53,7 @@ pub struct Disk {
     host: HostName,
     sectors: u64,
     written: WriteLog,
+    operations: AtomicU64,
     /// Read by those who read the image, written by those who change it.
     inner: RwLock<Inner>,
     decisions: Decisions,
@@ -121,7 +123,8 @@ impl Disk {
         let sectors = image::capacity_bytes(&backing, &files.images)? / SECTOR_BYTES;
         let (read_only, written, decisions) = (backing.read_only, WriteLog::default(), Decisions::default());
         let inner = RwLock::new(Inner { place: Place { backing, files, image: None }, state: State::Closed });
-        Ok(Self { read_only, vm, host, sectors, written, inner, decisions })
+        let operations = AtomicU64::new(0);
+        Ok(Self { read_only, vm, host, sectors, written, operations, inner, decisions })
     }
 
     /// The capacity that the guest sees, in [`SECTOR_BYTES`].
@@ -137,6 +140,16 @@ impl Disk {
     /// Whether the guest may only read.
     pub fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// One more request of the guest.
+    pub fn count_operation(&self) {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests of the guest so far.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
     }
 
     /// Where the specification has the disk, if it has moved since this process was started.

@@ -57,6 +57,7 @@ fn execute(block: &Block, kind: u32, sector: u64, chain: &mut Chain<'_>) -> Resu
     if writes && block.disk.read_only() {
         return Err(Refusal::Invalid);
     }
+    block.disk.count_operation();
     let mut written = 0;
     match kind {
         VIRTIO_BLK_T_IN => {

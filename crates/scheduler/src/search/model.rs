@@ -1,0 +1,35 @@
+//! What a search needs to know of whatever it makes better.
+
+use crate::cluster::Move;
+
+/// VMs on hosts, and what it costs to have them there. Hosts and VMs are called by numbers from 0 on.
+///
+/// A search clones it and tries it in many places, so what a move does should cost the terms of two hosts and no more.
+pub trait Model: Clone {
+    fn hosts(&self) -> usize;
+
+    fn vms(&self) -> usize;
+
+    /// Where the VM is.
+    fn host_of(&self, vm: usize) -> usize;
+
+    /// The VMs of a host, in an order that follows from the moves that were made and nothing else.
+    fn guests(&self, host: usize) -> &[u32];
+
+    /// What is to be made less; at least 0.
+    fn cost(&self) -> f64;
+
+    /// What [`cost`](Self::cost) would say after the move, to the bit; none if the move is not allowed or changes nothing.
+    fn look(&self, change: Move) -> Option<f64>;
+
+    /// Makes the move, whether it is allowed or not.
+    fn apply(&mut self, change: Move);
+}
+
+/// The two hosts that a move changes: the one that loses the VM, or the first VM, and the one that gets it.
+pub(super) fn ends(model: &impl Model, change: Move) -> (usize, usize) {
+    match change {
+        Move::Relocate { vm, to } => (model.host_of(vm), to),
+        Move::Swap { one, other } => (model.host_of(one), model.host_of(other)),
+    }
+}

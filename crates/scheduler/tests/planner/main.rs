@@ -1,0 +1,6 @@
+//! What plans promise.
+
+mod cases;
+mod decision;
+mod mandatory;
+mod voluntary;
