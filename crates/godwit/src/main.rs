@@ -15,6 +15,7 @@ use godwit_types::{ApiError, ErrorCode};
 
 use crate::cli::{Cli, HostVerb, ManagerVerb, Verb};
 use crate::commands::Session;
+use crate::output::Format;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -48,6 +49,8 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         Verb::Host(HostVerb::Show { host }) => commands::host::show(&Session::open(cli.global)?, &host).await,
         Verb::Vm(verb) => commands::vm::run(&Session::open(cli.global)?, verb).await,
         Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
+        Verb::Simulate(options) => commands::simulate::run(&options, Format::of(&cli.global)),
+        Verb::Export(options) => commands::export::run(&Session::open(cli.global)?, &options).await,
         Verb::Events { follow, after } => {
             commands::events::run(&Session::open(cli.global)?, follow, after).await
         }

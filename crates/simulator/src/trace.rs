@@ -187,6 +187,22 @@ impl Trace {
         self.vms.iter().filter_map(longest).max().unwrap_or(0)
     }
 
+    /// The part of it between two times from its beginning, in milliseconds; none if nothing is in between.
+    pub fn between(mut self, from_ms: u64, until_ms: u64) -> Option<Self> {
+        let step = |ms: u64| usize::try_from(ms.div_ceil(self.interval_ms.max(1))).unwrap_or(usize::MAX);
+        let (from, until) = (step(from_ms), step(until_ms).min(self.steps()));
+        if from >= until {
+            return None;
+        }
+        for series in self.vms.iter_mut().flat_map(VmRecord::series) {
+            series.truncate(until);
+            // What it goes on with.
+            let gone = from.min(series.len().saturating_sub(1));
+            series.drain(..gone);
+        }
+        Some(self)
+    }
+
     /// Has each VM so many times. Copies are a day later each, round the trace's end, so that they do not rise and fall as one, and
     /// keep the time of day. An error if a name becomes too long.
     pub fn copied(mut self, copies: usize) -> Result<Self, InvalidName> {
@@ -219,6 +235,20 @@ mod tests {
         assert_eq!((vm.demand(1).cpu, vm.demand(9).memory, vm.demand(0).network), (1, 100, 0));
         vm.memory_used = vec![30, 300];
         assert_eq!([0, 1, 2].map(|step| vm.demand(step).memory), [30, 100, 100]);
+    }
+
+    #[test]
+    fn a_part_of_a_trace_is_what_it_was_then() {
+        let mut vm = VmRecord::new("a".parse().unwrap(), 1, 100, (0..6).collect());
+        vm.memory_used = vec![5, 6];
+        let trace = Trace { interval_ms: 1000, vms: vec![vm], ..Trace::default() };
+        let part = trace.clone().between(2000, 5000).unwrap();
+        assert_eq!(part.steps(), 3);
+        for step in 0..3 {
+            assert_eq!(part.vms[0].demand(step), trace.vms[0].demand(step + 2));
+        }
+        assert_eq!(trace.clone().between(0, u64::MAX), Some(trace.clone()));
+        assert_eq!(trace.between(6000, 7000), None);
     }
 
     #[test]
