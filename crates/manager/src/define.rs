@@ -5,6 +5,7 @@ use godwit_types::{ApiError, ErrorCode, VmId};
 use uuid::Uuid;
 
 use crate::manager::unknown_vm;
+use crate::rulebook;
 use crate::store::{NewEvent, Power, Tx, VmRow};
 
 /// Defines a VM with a new id, and with MAC addresses where the specification leaves them open.
@@ -27,7 +28,7 @@ pub(crate) fn create(tx: &Tx<'_>, asked: CreateVm) -> Result<Vm, ApiError> {
     Ok(tx.shown_vm(row)?)
 }
 
-/// Forgets a VM that does not run and that no task is busy with.
+/// Forgets a VM that does not run and that no task is busy with. Rules are about it no more.
 pub(crate) fn remove(tx: &Tx<'_>, vm: &str) -> Result<(), ApiError> {
     let vm = tx.vm(vm)?.ok_or_else(|| unknown_vm(vm))?;
     let name = &vm.name;
@@ -37,6 +38,7 @@ pub(crate) fn remove(tx: &Tx<'_>, vm: &str) -> Result<(), ApiError> {
         return Err(error.remedy(format!("stop it first: godwit vm stop {name}")));
     }
     tx.add_event(NewEvent::new("vm.deleted", format!("{name} was forgotten; its disks stay")).vm(name))?;
+    rulebook::rules::leave(tx, name)?;
     Ok(tx.remove_vm(vm.id)?)
 }
 

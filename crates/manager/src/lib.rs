@@ -29,6 +29,7 @@ pub mod news;
 mod plan;
 mod preflight;
 mod relocating;
+mod rulebook;
 mod store;
 mod tasks;
 

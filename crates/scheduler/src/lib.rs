@@ -5,6 +5,8 @@
 //! which host, and what room that leaves; [`balance`] how evenly the hosts are used, before and after any move; [`search`] looks
 //! for moves that make them more even, within a budget.
 //!
+//! [`policy`], [`rules`] and [`settings`] are what people have laid down, in the words of the API.
+//!
 //! No clock and no I/O, and chance follows from a seed: the same input gives the same bytes. Amounts are whole numbers, in the
 //! units of [`Resource`] where they are of one; sums are exact, and the order in which pools and VMs are listed changes nothing in
 //! what they are entitled to.
@@ -20,6 +22,7 @@ pub mod resource;
 pub mod rules;
 pub mod search;
 mod sequence;
+pub mod settings;
 pub mod snapshot;
 
 pub use resource::{PerResource, Resource};

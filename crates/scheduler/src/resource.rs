@@ -47,6 +47,8 @@ impl fmt::Display for Resource {
 
 /// One value for each resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub struct PerResource<T> {
     pub cpu: T,
     pub memory: T,

@@ -74,6 +74,8 @@ pub struct MigrationRoom {
 
 /// What a host draws, in watts: linear between the points, which stand for 0 % of its CPU, evenly on to 100 %.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
 pub struct PowerModel {
     /// At least two.
     pub watts: Vec<u32>,
@@ -81,6 +83,13 @@ pub struct PowerModel {
     pub standby_watts: u32,
     /// How long it takes to be there, in milliseconds.
     pub wake_ms: u64,
+}
+
+impl Default for PowerModel {
+    /// A small server that takes three minutes to start.
+    fn default() -> Self {
+        Self { watts: vec![100, 200], standby_watts: 5, wake_ms: 180_000 }
+    }
 }
 
 /// A VM that runs, or is to run.

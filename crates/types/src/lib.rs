@@ -19,6 +19,7 @@ pub mod key;
 pub mod lock;
 pub mod migration;
 pub mod ownership;
+pub mod power;
 pub mod storage;
 pub mod task;
 pub mod units;

@@ -5,6 +5,9 @@ mod console;
 mod document;
 mod events;
 mod hosts;
+mod pools;
+mod rules;
+mod settings;
 mod tasks;
 mod vms;
 
@@ -47,6 +50,13 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/vms/{vm}/plan-migration", post(vms::plan_migration)),
         ("/v1/vms/{vm}/migration-check", get(vms::migration_check)),
         ("/v1/vms/{vm}/console", get(console::open)),
+        ("/v1/vms/{vm}/settings", get(settings::show_vm).post(settings::set_vm)),
+        ("/v1/hosts/{name}/settings", get(settings::show_host).post(settings::set_host)),
+        ("/v1/rules", get(rules::list).post(rules::add)),
+        ("/v1/rules/{name}", get(rules::show).merge(delete(rules::remove))),
+        ("/v1/pools", get(pools::list)),
+        ("/v1/pools/{name}", get(pools::show).post(pools::set).merge(delete(pools::remove))),
+        ("/v1/policy", get(settings::show_policy).post(settings::set_policy)),
         ("/v1/tasks", get(tasks::list)),
         ("/v1/tasks/{id}", get(tasks::show)),
         ("/v1/tasks/{id}/cancel", post(tasks::cancel)),

@@ -9,6 +9,7 @@ mod hosts;
 mod migrations;
 mod moved_disks;
 mod ownership;
+mod rulebook;
 mod schema;
 mod storage_moves;
 mod tasks;

@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 6] = ["
+const STEPS: [&str; 7] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -148,6 +148,31 @@ CREATE TABLE storage_moves (
 CREATE TRIGGER storage_move_ends_once BEFORE UPDATE OF state ON storage_moves
 WHEN old.state <> 'copying' AND new.state <> old.state
 BEGIN SELECT RAISE(ABORT, 'a move of storage ends once'); END;
+", "
+CREATE TABLE rules (
+    name TEXT PRIMARY KEY,
+    rule TEXT NOT NULL                              -- Rule
+) STRICT;
+
+CREATE TABLE pools (
+    name TEXT PRIMARY KEY,
+    pool TEXT NOT NULL                              -- Pool
+) STRICT;
+
+CREATE TABLE policy (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    policy TEXT NOT NULL                            -- Policy
+) STRICT;
+
+CREATE TABLE vm_settings (
+    vm       TEXT PRIMARY KEY REFERENCES vms ON DELETE CASCADE,
+    settings TEXT NOT NULL                          -- VmSettings
+) STRICT;
+
+CREATE TABLE host_settings (
+    host     TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
+    settings TEXT NOT NULL                          -- HostSettings
+) STRICT;
 "];
 
 /// Opens the file, alone, at the newest version.

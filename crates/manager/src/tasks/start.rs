@@ -23,6 +23,7 @@ use super::{Driver, Ending, Silence, cancelled_error, drive, new_task, require_i
 use crate::fit;
 use crate::manager::{Manager, unknown_host, unknown_vm};
 use crate::moving::moving;
+use crate::rulebook;
 use crate::store::{HostRow, Power, Tx, VmRow};
 
 /// How long an agent may take to start a VM.
@@ -34,7 +35,8 @@ pub(crate) async fn request(
     vm: String,
     asked: StartRequest,
 ) -> Result<Task, ApiError> {
-    let task = manager.store.write(move |tx| plan(tx, &vm, asked.host.as_ref())).await?;
+    let plan = move |tx: &Tx<'_>| rulebook::admitted(tx, || plan(tx, &vm, asked.host.as_ref()));
+    let task = manager.store.write(plan).await?;
     drive(manager, task.clone(), false);
     Ok(task)
 }

@@ -9,6 +9,7 @@ mod plans;
 mod queue;
 mod requests;
 mod restarts;
+mod rulebook;
 mod storage;
 
 use std::time::Duration;

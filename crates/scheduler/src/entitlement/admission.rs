@@ -79,6 +79,28 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// Of the refusals `after` a change, those that were not there `before`, or with less missing.
+    pub fn worse(before: &[Self], after: Vec<Self>) -> Vec<Self> {
+        let parts = |refusal: &Self| match refusal.clone() {
+            Self::Pool { pool, resource, missing } => (Self::Pool { pool, resource, missing: 0 }, missing),
+            Self::Limit { pool, resource, missing } => (Self::Limit { pool, resource, missing: 0 }, missing),
+            Self::Cluster { resource, missing, .. } => {
+                (Self::Cluster { resource, missing: 0, lost: 0 }, missing)
+            }
+            Self::Host { vm, resource, missing, .. } => {
+                (Self::Host { vm, resource, missing: 0, lost: 0 }, missing)
+            }
+        };
+        let before: Vec<(Self, u64)> = before.iter().map(parts).collect();
+        let is_worse = |refusal: &Self| {
+            let (of, missing) = parts(refusal);
+            before.iter().all(|(other, was)| *other != of || *was < missing)
+        };
+        after.into_iter().filter(is_worse).collect()
+    }
+}
+
 impl Tree {
     /// Every reservation that cannot be honoured, by resource: pools from below, the cluster, VMs. Empty if all are admitted.
     pub fn refusals(&self, capacity: &Capacity) -> Vec<Refusal> {

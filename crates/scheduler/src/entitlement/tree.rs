@@ -10,6 +10,8 @@ use crate::resource::{PerResource, Resource};
 
 /// How much of one resource a pool or a VM is to have, in the resource's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
 pub struct Controls {
     /// Guaranteed.
     pub reservation: u64,
@@ -28,6 +30,8 @@ impl Default for Controls {
 
 /// A part of the cluster's capacity, for the VMs and pools in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Pool {
     pub name: Name,
     /// The pool that it is in; `None` directly below the cluster.

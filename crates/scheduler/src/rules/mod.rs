@@ -1,7 +1,10 @@
 //! Where VMs may run, beside what fits.
 
 pub(crate) mod compatible;
+mod shape;
 pub(crate) mod table;
+
+pub use shape::RuleFinding;
 
 use std::collections::BTreeSet;
 
@@ -10,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something that people have laid down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Rule {
     pub name: Name,
     /// Whether it is never broken. One that is not is kept if that does not cost too much.
@@ -19,6 +23,7 @@ pub struct Rule {
 
 /// What a rule says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum RuleKind {
     /// All of them on one host.
@@ -37,6 +42,7 @@ pub enum RuleKind {
 
 /// Hosts by name and by label.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Hosts {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub names: BTreeSet<HostName>,
