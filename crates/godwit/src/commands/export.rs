@@ -86,3 +86,52 @@ fn vm(vm: &Vm, host: &Host) -> VmRecord {
     }
     record
 }
+
+#[cfg(test)]
+mod tests {
+    use godwit_simulator::format::own;
+    use serde_json::json;
+
+    use super::*;
+
+    fn host(name: &str, state: &str) -> Host {
+        serde_json::from_value(json!({
+            "name": name, "state": state, "agent": "10.0.0.1:7401", "last_seen_ms": 0, "vms": 1,
+            "facts": {
+                "version": "1", "kernel": "6", "cpu_model": "x", "cpus": 4, "memory": 8192, "memory_available": 4096,
+                "kvm": {"flavour": "vmx"}, "networks": [], "datastores": [], "clock_unix_ms": 0,
+                "migration": {"moves_max": 3, "link_bits_per_s": 8000},
+                "usage": {
+                    "over_ms": 60000, "cpu_permille": 500, "cpu_pressure_permille": 0,
+                    "memory_pressure_permille": 0, "cpu_mhz": 2000,
+                },
+            },
+        }))
+        .unwrap()
+    }
+
+    fn vm(name: &str, owner: &str, state: &str) -> Vm {
+        serde_json::from_value(json!({
+            "id": "0b6f4c1e-8b4e-4d6a-9f3e-2f1d1c6a5b7e", "name": name, "state": state, "owner": owner, "epoch": 1,
+            "task": null, "last_event": null,
+            "spec": {"vcpus": 2, "memory": 1024, "boot": {"kernel": "shared/vmlinuz"}},
+            "usage": {
+                "over_ms": 60000, "cpu_run_permille": 700, "cpu_wait_permille": 50, "memory": 2000,
+                "network_bytes_per_s": 5, "storage_ops_per_s": 6,
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn hosts_that_are_up_and_vms_that_run_are_a_trace_that_can_be_read() {
+        let hosts = [host("a", "up"), host("b", "down")];
+        let vms = [vm("x", "a", "running"), vm("y", "a", "stopped"), vm("z", "b", "running")];
+        let trace = own(&write(&trace(&hosts, &vms)).unwrap()).unwrap();
+        assert_eq!((trace.hosts.len(), trace.vms.len(), trace.steps()), (1, 1, 1));
+        assert_eq!((trace.hosts[0].cpu_mhz, trace.hosts[0].migration_bytes_per_s), (8000, 1000));
+        // 750 thousandths of a CPU of 2000 MHz; no more memory than the VM has.
+        let demand = trace.vms[0].demand(0);
+        assert_eq!((demand.cpu, demand.memory, demand.network, demand.storage), (1500, 1024, 5, 6));
+    }
+}

@@ -121,3 +121,53 @@ fn invalid(path: &Path, error: &dyn std::fmt::Display) -> ApiError {
 pub(super) fn gib(gib: f64) -> String {
     Bytes((gib * f64::from(1 << 30)) as u64).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    const TRACE: &str = "{\"trace\":1,\"interval_s\":300}\n{\"host\":\"a\",\"cpu_mhz\":1000,\"memory\":1024}\n\
+                         {\"vm\":\"x\",\"host\":\"a\",\"vcpus\":1,\"memory\":512,\"cpu_mhz\":[100,200]}\n";
+
+    /// What is read of such a file with such options.
+    fn read(name: &str, contents: &str, more: &[&str]) -> Result<Trace, ApiError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, contents).unwrap();
+        let path = path.display().to_string();
+        let words = ["godwit", "simulate", "--trace", &path].into_iter().chain(more.iter().copied());
+        let Verb::Simulate(options) = Cli::try_parse_from(words).unwrap().verb else { unreachable!() };
+        trace(&options)
+    }
+
+    #[test]
+    fn hosts_are_the_traces_unless_others_are_asked_for() {
+        let own = read("t.jsonl", TRACE, &[]).unwrap();
+        assert_eq!((own.hosts.len(), own.vms[0].host.as_ref().unwrap().as_str()), (1, "a"));
+        let other = read("t.jsonl", TRACE, &["--hosts", "12", "--host-cpu-mhz", "500"]).unwrap();
+        assert_eq!((other.hosts.len(), other.hosts[0].name.as_str()), (12, "host-01"));
+        assert_eq!((other.hosts[0].cpu_mhz, &other.vms[0].host), (500, &None));
+    }
+
+    #[test]
+    fn a_trace_without_hosts_gets_as_many_as_it_fills_to_a_part() {
+        // Four VMs of 2500, 2000, 1000 and 500 MHz, at 70 %.
+        let csv = "a,100\nb,100\nc,100\nd,100\n";
+        let trace = read("day.csv", csv, &["--host-cpu-mhz", "3000", "--copies", "2"]).unwrap();
+        assert_eq!((trace.vms.len(), trace.hosts.len()), (8, 6));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_file_and_the_line() {
+        let error = read("t.jsonl", "{}", &[]).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Invalid);
+        assert!(error.message.contains("t.jsonl: line 1: neither"), "{}", error.message);
+        let error = read("t.csv.gz", "not packed", &[]).unwrap_err();
+        assert!(error.message.contains("not in gzip format"), "{}", error.message);
+        let error = read("t.jsonl", TRACE, &["--from", "1h"]).unwrap_err();
+        assert!(error.message.contains("nothing between --from and --until"), "{}", error.message);
+    }
+}
