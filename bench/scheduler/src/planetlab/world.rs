@@ -299,6 +299,16 @@ mod tests {
     }
 
     #[test]
+    fn a_destination_is_not_overloaded_by_what_is_only_on_its_way() {
+        // 3500 of 5320 are used, and 2500 would be too much; a tenth of it is not.
+        let day = day(&[&[100], &[100], &[100], &[100]]);
+        let mut world = World::new(&day, Rules::CloudSim, &[1, 3, 3, 3]);
+        world.advance(FIRST_S);
+        world.begin(&[(0, 3)]);
+        assert_eq!((world.hosts[1].given, world.hosts[3].given), (2500.0, 3750.0));
+    }
+
+    #[test]
     fn a_vm_that_wants_nothing_goes_for_good_but_not_by_the_honest_rules() {
         let day = day(&[&[10, 0, 0, 50]]);
         for (rules, alive) in [(Rules::CloudSim, false), (Rules::Honest, true)] {
