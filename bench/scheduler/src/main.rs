@@ -1,13 +1,15 @@
 //! `godwit-bench-scheduler`: what the scheduler plans, beside what others plan of the same instance.
 //!
 //! ```text
-//!   hbal    how even a cluster is left, against Ganeti's hbal by its own score
-//!   output  rows as a table, or one JSON object a line
+//!   hbal       how even a cluster is left, against Ganeti's hbal by its own score
+//!   planetlab  energy, service and migrations of a day, against the policies of CloudSim by its own rules
+//!   output     rows as a table, or one JSON object a line
 //! ```
 
 mod error;
 mod hbal;
 mod output;
+mod planetlab;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,12 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench scheduler hbal\n  cargo xtask bench scheduler hbal --instance c50.data --json\n  cargo xtask bench scheduler hbal --instance c50.data --moves 90 --moves 120 --alone"
     )]
     Hbal(hbal::Hbal),
+    /// Run a day of PlanetLab's VMs on few hosts, against the policies of CloudSim 3.0.3 by its own rules.
+    #[command(
+        name = "planetlab",
+        after_help = "Examples:\n  cargo xtask bench scheduler planetlab --instance 20110303.csv.gz\n  cargo xtask bench scheduler planetlab --instance 20110303.csv.gz --instance 20110306.csv.gz --policy all --json\n  cargo xtask bench scheduler planetlab --instance 20110303.csv.gz --honest"
+    )]
+    PlanetLab(planetlab::PlanetLab),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +44,7 @@ fn main() -> ExitCode {
     cleanup::on_interrupt();
     let done = match verb {
         Verb::Hbal(options) => hbal::run(&options),
+        Verb::PlanetLab(options) => planetlab::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

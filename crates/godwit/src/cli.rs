@@ -2,6 +2,7 @@
 
 mod rulebook;
 pub(crate) mod scheduler;
+pub(crate) mod simulate;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use rulebook::{
 };
 
 use self::scheduler::{MaintenanceVerb, SchedulerVerb};
+use self::simulate::{Export, Simulate};
 use crate::parse::{DatastoreOption, DiskOption, Duration, NetworkOption, NicOption, RateOption, UserRange};
 
 /// More migrations at once than a host can be told to take part in: each takes threads and memory of its own.
@@ -96,6 +98,10 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         after: u64,
     },
+    /// Run the scheduler over a trace: what it would do, what that costs, and how content VMs would be. Needs no manager.
+    Simulate(Box<Simulate>),
+    /// Write the cluster as it is as a trace, to be simulated.
+    Export(Export),
 }
 
 #[derive(Debug, Subcommand)]
@@ -453,6 +459,10 @@ mod tests {
              --advertise 10.0.0.2:7401 --network guests=br0,uplink=eth1 --datastore shared=/mnt/vms",
             "godwit manager run --listen 10.0.0.1:7400 --state /var/lib/godwit/manager",
             "godwit events --follow --json",
+            "godwit export --out cluster.jsonl",
+            "godwit simulate --trace cluster.jsonl --report report",
+            "godwit simulate --trace 20110303.csv.gz --hosts 8 --host-cpu-mhz 20000 --host-memory 256GiB",
+            "godwit simulate --trace bitbrains_rnd --copies 3 --hosts 300 --until 24h --policy policy.json --json",
             "godwit vm check-migration web1 --to host-b",
             "godwit vm migrate web1 --to host-b --plan",
             "godwit vm migrate web1 --to host-b --verify",

@@ -15,6 +15,7 @@ use godwit_types::{ApiError, ErrorCode};
 
 use crate::cli::{Cli, HostVerb, ManagerVerb, Verb};
 use crate::commands::Session;
+use crate::output::Format;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -67,6 +68,8 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         Verb::Pool(verb) => commands::pool::run(&Session::open(cli.global)?, verb).await,
         Verb::Policy(verb) => commands::policy::run(&Session::open(cli.global)?, verb).await,
         Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
+        Verb::Simulate(options) => commands::simulate::run(&options, Format::of(&cli.global)),
+        Verb::Export(options) => commands::export::run(&Session::open(cli.global)?, &options).await,
         Verb::Events { follow, after } => {
             commands::events::run(&Session::open(cli.global)?, follow, after).await
         }

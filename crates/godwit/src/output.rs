@@ -8,6 +8,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use godwit_types::ApiError;
 use serde::Serialize;
 
+use crate::cli::Global;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -16,6 +18,11 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// As it was asked for.
+    pub(crate) fn of(global: &Global) -> Self {
+        if global.json { Self::Json } else { Self::Text }
+    }
+
     /// Prints a document: as JSON, or as `text` makes of it.
     pub(crate) fn print<T: Serialize>(
         self,
@@ -75,7 +82,8 @@ pub(crate) fn note(text: impl Display) {
     eprintln!("{text}");
 }
 
-fn line(text: impl Display) -> Result<(), ApiError> {
+/// Prints a text as it is.
+pub(crate) fn line(text: impl Display) -> Result<(), ApiError> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         // Whoever closed the pipe has seen enough.

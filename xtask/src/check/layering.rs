@@ -3,12 +3,13 @@
 use crate::metadata::Metadata;
 
 /// The crates from the bottom to the top. One may use those before it.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "godwit-types",
     "godwit-faults",
     "godwit-api",
     "godwit-ledger",
     "godwit-scheduler",
+    "godwit-simulator",
     "godwit-migration",
     "godwit-tls",
     "godwit-provision",

@@ -8,10 +8,11 @@ use crate::error::Result;
 use crate::metadata::closure;
 
 /// A crate, and beginnings of package names that may not be among anything it is built from.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("godwit-types", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix"]),
     ("godwit-ledger", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix"]),
     ("godwit-scheduler", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix", "rand"]),
+    ("godwit-simulator", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix", "rand"]),
     ("godwit-migration", &["tokio", "hyper", "axum", "kvm-", "libc", "nix", "rustix"]),
     ("godwit-tls", &["tokio", "hyper", "axum", "kvm-"]),
     ("godwit-vmm", &["tokio", "hyper", "axum"]),
@@ -19,10 +20,11 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
 ];
 
 /// Sources that may not touch the outside world, and the one folder or file of each that may.
-const SANS_IO: [(&str, Option<&str>); 5] = [
+const SANS_IO: [(&str, Option<&str>); 6] = [
     ("crates/types/src", None),
     ("crates/ledger/src", None),
     ("crates/scheduler/src", None),
+    ("crates/simulator/src", None),
     ("crates/migration/src", Some("driver")),
     ("sim/src", Some("main.rs")),
 ];

@@ -1,8 +1,9 @@
-//! What each verb does. Everything but [`daemon`] uses the manager's public API and nothing else.
+//! What each verb does. Everything but [`daemon`] uses the manager's public API and nothing else, and [`simulate`] files alone.
 
 pub(crate) mod check;
 pub(crate) mod daemon;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod host;
 pub(crate) mod maintenance;
 pub(crate) mod migrate;
@@ -13,6 +14,7 @@ pub(crate) mod power;
 pub(crate) mod rule;
 pub(crate) mod scheduler;
 pub(crate) mod settings;
+pub(crate) mod simulate;
 pub(crate) mod storage;
 pub(crate) mod task;
 pub(crate) mod vm;
@@ -37,12 +39,10 @@ pub(crate) struct Session {
 impl Session {
     /// Reads the token; connects on the first request.
     pub(crate) fn open(global: Global) -> Result<Self, ApiError> {
+        let format = Format::of(&global);
         let token_file = global.token_file.unwrap_or_else(|| PathBuf::from(TOKEN_FILE_DEFAULT));
         let token = Token::read(&token_file).map_err(|error| failed(ErrorCode::Unauthorized, &error))?;
-        Ok(Self {
-            client: Client::new(global.manager, Some(token)),
-            format: if global.json { Format::Json } else { Format::Text },
-        })
+        Ok(Self { client: Client::new(global.manager, Some(token)), format })
     }
 }
 

@@ -1,0 +1,23 @@
+//! Who decides where VMs run.
+
+mod ours;
+mod overload;
+mod pabfd;
+mod sketch;
+
+pub(super) use ours::Ours;
+pub(super) use overload::Overload;
+pub(super) use pabfd::Pabfd;
+
+use super::day::Day;
+use super::world::{Migration, World};
+
+/// A policy of the benchmark. It sees the present and the past.
+pub(super) trait Policy {
+    /// A host for each VM before any of them works, when all that is known of them is their size. Memory is kept, and what VMs
+    /// could use at most.
+    fn place(&mut self, day: &Day) -> Vec<usize>;
+
+    /// What is to be moved in this round.
+    fn plan(&mut self, world: &World<'_>) -> Vec<Migration>;
+}
