@@ -197,6 +197,9 @@ fn where_nothing_can_move_nothing_does() {
     ];
     for cluster in clusters {
         assert_eq!(searched(&cluster, effort).plan(0.0).steps, []);
+        let mut walk = Walk::new(even(&cluster), 5, 0).relieving();
+        walk.anneal(1.0, 100);
+        assert_eq!(walk.cost(), even(&cluster).cost());
     }
 }
 

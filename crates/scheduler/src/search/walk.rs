@@ -172,6 +172,9 @@ impl<M: Model> Walk<M> {
     /// them coming home. A roaming walk only now and then sends home one in whose stead another leaves.
     fn propose(&mut self) -> Option<Move> {
         let (hosts, vms, away) = (self.now.model.hosts(), self.now.model.vms(), self.now.away().len());
+        if vms == 0 {
+            return None;
+        }
         let choice = self.random.below(8);
         let is_of_all = if self.leans_home { choice < 4 } else { choice < 7 };
         if choice == 2 && self.relieves {
