@@ -3,13 +3,21 @@
 //! ```text
 //!   hbal       how even a cluster is left, against Ganeti's hbal by its own score
 //!   planetlab  energy, service and migrations of a day, against the policies of CloudSim by its own rules
+//!   roadef     the Google machine reassignment problem, against the best known
+//!   scale      how planning grows with the cluster
+//!   optimum    small clusters, against a proof of the best there is
+//!   chance     numbers for generated instances
 //!   output     rows as a table, or one JSON object a line
 //! ```
 
+mod chance;
 mod error;
 mod hbal;
+mod optimum;
 mod output;
 mod planetlab;
+mod roadef;
+mod scale;
 
 use std::process::ExitCode;
 
@@ -37,6 +45,21 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench scheduler planetlab --instance 20110303.csv.gz\n  cargo xtask bench scheduler planetlab --instance 20110303.csv.gz --instance 20110306.csv.gz --policy all --json\n  cargo xtask bench scheduler planetlab --instance 20110303.csv.gz --honest"
     )]
     PlanetLab(planetlab::PlanetLab),
+    /// Solve instances of the Google machine reassignment problem (ROADEF/EURO challenge 2012), against the best known.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench scheduler roadef --instance B/model_b_01.txt\n  cargo xtask bench scheduler roadef --instance A/model_*.txt --seconds 300 --json"
+    )]
+    Roadef(roadef::Roadef),
+    /// Measure how planning grows with the cluster: quality after 1 s and 5 s, rounds after changes, memory.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench scheduler scale\n  cargo xtask bench scheduler scale --size 1000x50000 --rounds 100 --json"
+    )]
+    Scale(scale::Scale),
+    /// Compare plans for small clusters with the best there is, which is proven.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench scheduler optimum\n  cargo xtask bench scheduler optimum --instances 50 --seed 7 --json"
+    )]
+    Optimum(optimum::Optimum),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +68,9 @@ fn main() -> ExitCode {
     let done = match verb {
         Verb::Hbal(options) => hbal::run(&options),
         Verb::PlanetLab(options) => planetlab::run(&options),
+        Verb::Optimum(options) => optimum::run(&options),
+        Verb::Scale(options) => scale::run(&options),
+        Verb::Roadef(options) => roadef::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,6 +89,14 @@ impl Balance {
         }
     }
 
+    /// The sum of weight * used / whole of a host over the dimensions: who has more of it should rather lose.
+    pub fn strain(&self, cluster: &Cluster, host: usize) -> f64 {
+        let part = |dimension| self.part(host, dimension, cluster.used(host, dimension).0) as f64;
+        let weights = self.weights.iter().enumerate();
+        weights.map(|(dimension, weight)| weight * part(dimension)).sum::<f64>()
+            / (1u64 << WHOLE_SHIFT) as f64
+    }
+
     fn weigh(&self, sums: impl Fn(usize) -> Sums) -> f64 {
         let weights = self.weights.iter().enumerate();
         weights.map(|(dimension, weight)| weight * sums(dimension).deviation(self.hosts)).sum()

@@ -173,7 +173,8 @@ impl Cluster {
         }
     }
 
-    fn load(&self, vm: usize, dimension: usize) -> u64 {
+    /// What a VM uses of a dimension.
+    pub fn load(&self, vm: usize, dimension: usize) -> u64 {
         self.loads[vm * self.dimensions + dimension]
     }
 

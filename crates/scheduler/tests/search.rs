@@ -4,7 +4,7 @@ mod common;
 
 use godwit_scheduler::balance::Balance;
 use godwit_scheduler::cluster::{Cluster, Guest, Move, Room};
-use godwit_scheduler::search::{Effort, Evenness, Plan, Search};
+use godwit_scheduler::search::{Effort, Evenness, Model, Plan, Search, Walk};
 use proptest::prelude::*;
 
 fn even(cluster: &Cluster) -> Evenness {
@@ -197,5 +197,43 @@ fn where_nothing_can_move_nothing_does() {
     ];
     for cluster in clusters {
         assert_eq!(searched(&cluster, effort).plan(0.0).steps, []);
+        let mut walk = Walk::new(even(&cluster), 5, 0).relieving();
+        walk.anneal(1.0, 100);
+        assert_eq!(walk.cost(), even(&cluster).cost());
     }
+}
+
+#[test]
+fn a_walk_goes_where_it_is_told_and_remembers_where_it_cost_least() {
+    let start = even(&common::cluster(6, &sizes(90)));
+    let at_home: Vec<u32> = (0..start.vms()).map(|vm| start.host_of(vm) as u32).collect();
+    for mut walk in [
+        Walk::new(start.clone(), 20, 1),
+        Walk::new(start.clone(), 20, 1).roaming(),
+        Walk::new(start.clone(), 20, 1).relieving(),
+    ] {
+        walk.anneal(0.01, 3000);
+        let (least, hosts) = (walk.best_cost(), walk.best_hosts().to_vec());
+        assert!(least < start.cost());
+        let away = hosts.iter().zip(&at_home).filter(|(host, home)| host != home).count();
+        assert!((1..=20).contains(&away), "{away}");
+        walk.go_to(&at_home);
+        assert_eq!((walk.cost(), walk.best_cost()), (start.cost(), least));
+        walk.go_to(&hosts);
+        assert_eq!(walk.cost(), least);
+    }
+}
+
+#[test]
+fn what_was_seen_before_the_model_changed_its_mind_counts_no_longer() {
+    let cluster = common::cluster(6, &sizes(90));
+    let mut walk = Walk::new(even(&cluster), 90, 1);
+    walk.anneal(0.0, 5000);
+    let (seen, now) = (walk.best_cost(), walk.cost());
+    let mut dearer = Evenness::new(cluster, &[2.0; 3]).unwrap();
+    (0..dearer.vms()).for_each(|vm| dearer.apply(Move::Relocate { vm, to: walk.model().host_of(vm) }));
+    walk.revise(|model| *model = dearer);
+    assert_eq!((walk.cost(), walk.best_cost()), (2.0 * now, 2.0 * now));
+    walk.anneal(0.0, 1000);
+    assert!(walk.best_cost() <= 2.0 * now && walk.best_cost() > seen, "{seen} {now}");
 }

@@ -17,6 +17,8 @@ use crate::trace::Trace;
 
 /// Findings that are kept, so that one that changes with every step does not fill the report.
 const FINDINGS_MAX: usize = 50;
+/// How far back the scheduler is told what VMs have wanted: what DPM looks back before it switches a host off.
+const LATELY_MS: u64 = 40 * 60_000;
 
 /// Why a trace cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -183,7 +185,11 @@ impl Simulation {
         goal: &Goal,
         scheduler: &mut dyn FnMut(&Snapshot, &Policy, &Goal, u64) -> Plan,
     ) -> Plan {
-        let snapshot = self.cluster.snapshot(&self.trace, demand, now_ms);
+        let mut snapshot = self.cluster.snapshot(&self.trace, demand, now_ms);
+        let lately = (LATELY_MS / self.trace.interval_ms.max(1)) as usize;
+        for (vm, record) in snapshot.vms.iter_mut().zip(&self.trace.vms) {
+            vm.demand_long = record.peak(self.step.saturating_sub(lately)..=self.step);
+        }
         let plan = scheduler(&snapshot, &self.policy, goal, self.seed.wrapping_add(self.step as u64));
         let room = FINDINGS_MAX.saturating_sub(self.findings.len());
         self.findings.extend(plan.findings.iter().take(room).cloned());

@@ -1,5 +1,7 @@
 //! Hosts, VMs, and what the VMs want over time.
 
+use std::ops::RangeInclusive;
+
 use godwit_scheduler::entitlement::{Controls, Pool};
 use godwit_scheduler::rules::Rule;
 use godwit_scheduler::snapshot::PowerModel;
@@ -168,6 +170,14 @@ impl VmRecord {
                 Resource::Storage => at(&self.storage_ops_per_s).unwrap_or(0),
             };
             self.controls[resource].limit.map_or(wanted, |limit| wanted.min(limit))
+        })
+    }
+
+    /// The most of each resource that it wants at any of these steps.
+    pub(crate) fn peak(&self, steps: RangeInclusive<usize>) -> PerResource<u64> {
+        let wanted = steps.map(|step| self.demand(step));
+        wanted.fold(PerResource::default(), |most, now| {
+            PerResource::from_fn(|resource| most[resource].max(now[resource]))
         })
     }
 

@@ -11,10 +11,11 @@ use std::path::Path;
 
 use godwit_scheduler::cluster::{Cluster, Guest, Room};
 
+use crate::chance::Chance;
 use crate::error::{BenchError, Result};
 
 /// Of memory, virtual CPUs, and the four loads: what `hbal` gives them on shared storage.
-pub(super) const WEIGHTS: [f64; 6] = [1.0; 6];
+pub(crate) const WEIGHTS: [f64; 6] = [1.0; 6];
 /// A load of 1, as it is counted.
 const LOAD: f64 = 1e6;
 /// Virtual CPUs for each core, at most, where no policy says otherwise.
@@ -23,15 +24,15 @@ const GROUP: &str = "group|11111111-1111-1111-1111-111111111111";
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Instance {
-    pub(super) name: String,
+pub(crate) struct Instance {
+    pub(crate) name: String,
     /// As `hbal` reads them.
-    pub(super) data: String,
-    pub(super) loads: String,
+    pub(crate) data: String,
+    pub(crate) loads: String,
 }
 
 /// Whether these are the fields of a VM.
-pub(super) fn is_vm(fields: &[&str]) -> bool {
+pub(crate) fn is_vm(fields: &[&str]) -> bool {
     fields.len() >= 11
         && fields.get(4).is_some_and(|state| state.parse::<u64>().is_err())
         && fields[1].parse::<u64>().is_ok()
@@ -42,7 +43,7 @@ fn is_host(fields: &[&str]) -> bool {
 }
 
 impl Instance {
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let read = |path: &Path| {
             fs::read_to_string(path).map_err(BenchError::io(format!("read {}", path.display())))
         };
@@ -52,15 +53,9 @@ impl Instance {
     }
 
     /// Hosts of 256 GiB and 64 cores; two of three VMs are in the first half of them.
-    pub(super) fn generate(hosts: usize, vms: usize, seed: u64) -> Self {
-        let mut chance = seed;
-        // splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
-        let mut below = |limit: u64| {
-            chance = chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = (chance ^ chance >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ mixed >> 31) % limit
-        };
+    pub(crate) fn generate(hosts: usize, vms: usize, seed: u64) -> Self {
+        let mut chance = Chance(seed);
+        let mut below = |limit: u64| chance.below(limit);
         let mut free = vec![258_048; hosts];
         let (mut lines, mut loads) = (String::new(), String::new());
         for vm in 0..vms {
@@ -88,12 +83,12 @@ impl Instance {
     }
 
     /// What each VM has of memory, in the order of the file.
-    pub(super) fn memory_mib(&self) -> Vec<u64> {
+    pub(crate) fn memory_mib(&self) -> Vec<u64> {
         self.rows(is_vm).map(|fields| fields[1].parse().unwrap_or(0)).collect()
     }
 
     /// As the scheduler knows it.
-    pub(super) fn cluster(&self) -> Result<Cluster> {
+    pub(crate) fn cluster(&self) -> Result<Cluster> {
         let wrong = |what: &str| BenchError::Instance(format!("{}: {what}", self.name));
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong(&format!("'{text}' is no number")));
         let loads: HashMap<&str, Vec<u64>> = self.loads.lines().filter_map(load).collect();

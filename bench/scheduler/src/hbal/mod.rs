@@ -1,6 +1,6 @@
 //! How even a cluster the scheduler leaves, against Ganeti's `hbal` on the same instance, by `hbal`'s own score.
 
-mod instance;
+pub(crate) mod instance;
 mod peer;
 
 use std::path::PathBuf;
@@ -15,8 +15,9 @@ use self::instance::Instance;
 use crate::error::{BenchError, Result};
 use crate::output::{print, table, tell};
 
-/// Moves that are looked at for each VM and host: enough for the climb, and for the annealing to come to rest.
+/// Moves that are looked at for each VM and host, and at least: enough for the annealing to come to rest.
 const PROPOSALS_PER_PAIR: u64 = 100;
+const PROPOSALS_MIN: u64 = 2_000_000;
 /// How many are looked at between two looks at nothing else: the search is not interrupted.
 const PORTION: u64 = 1 << 20;
 
@@ -99,7 +100,7 @@ fn measure(wanted: &Hbal, mut tell: impl FnMut(&Planned) -> Result<()>) -> Resul
 
 fn plan(instance: &Instance, moves_max: usize, seed: u64) -> Result<Planned> {
     let cluster = instance.cluster()?;
-    let proposals = (cluster.hosts() * cluster.vms()) as u64 * PROPOSALS_PER_PAIR;
+    let proposals = ((cluster.hosts() * cluster.vms()) as u64 * PROPOSALS_PER_PAIR).max(PROPOSALS_MIN);
     let effort = Effort { moved_max: moves_max, proposals, seed };
     let failed = |error: &dyn std::error::Error| BenchError::Instance(error.to_string());
     let model = Evenness::new(cluster, &instance::WEIGHTS).map_err(|error| failed(&error))?;

@@ -51,4 +51,7 @@ impl Model for Evenness {
         self.balance.apply(&self.cluster, change);
         self.cluster.apply(change);
     }
+    fn strain(&self, host: usize) -> Option<f64> {
+        Some(self.balance.strain(&self.cluster, host))
+    }
 }

@@ -1,33 +1,45 @@
 //! Looks for places in which a [`Model`] costs less, within a budget of VMs that move.
 //!
 //! ```text
-//!               no move helps, or a quarter of the proposals is made              all proposals are made
+//!               nothing helps, or a part of the proposals is made                 all proposals are made
 //!   climbing ------------------------------------------------------> annealing ----------------------------> done
-//!   the best of all relocations,                    relocations and swaps at random; one that makes it worse
-//!   again and again                                 is made too, the rarer the worse it is and the later
+//!   or descending                                relocations and swaps at random; one that makes it worse
+//!                                                is made too, the rarer the worse it is and the later
 //! ```
 //!
-//! Where a quarter of the proposals is too few to look at all relocations once, there is no climbing. The best places so far are a
-//! plan at any time. Work is counted in proposals, moves that are looked at, and the caller has the
-//! clock. The same cluster, effort and seed give the same plan, however the proposals are portioned.
+//! Descending takes moves from hosts that bear much to hosts that bear little, as the model says: first those that are worth most, if
+//! there are any, then those that are worth half as much, and so on. It needs no look at all moves there are, so it does for clusters of any
+//! size. A model that does not say what hosts bear is climbed: the best of all relocations, again and again; and where the
+//! proposals are too few for that, annealed from the start.
+//!
+//! The best places so far are a plan at any time. Work is counted in proposals, moves that are looked at, and the caller has the
+//! clock. The same model, effort and seed give the same plan, however the proposals are portioned.
 
 mod evenness;
 mod model;
 mod placement;
 mod plan;
+mod walk;
 
 pub use evenness::Evenness;
 pub use model::Model;
 pub use plan::{Plan, Step};
+pub use walk::Walk;
 
 use self::placement::Placement;
 use crate::cluster::Move;
-use crate::random::Random;
 
-/// Climbing may take this part of the proposals.
+/// Climbing may take this part of the proposals, and descending this.
 const CLIMB_PART: u64 = 4;
-/// The temperature at first, as a part of the score that climbing has left, and how often it halves until the end.
-const HEAT: f64 = 1.0 / 64.0;
+const DESCENT_PART: u64 = 2;
+/// What a move must be worth halves if fewer than one of so many was, of at least so many that were looked at, and so many times.
+const DESCENT_STALLED: u64 = 50;
+const DESCENT_LOOKS: u64 = 4096;
+const DESCENT_HALVINGS: i32 = 6;
+/// The temperature at first, as a part of the cost that is left then, no more than this part of what it is for each VM, and how often
+/// it halves until the end.
+const HEAT: f64 = 1.0 / 2.0;
+const HEAT_OF_A_VM: f64 = 16.0;
 const HALVINGS: f64 = 12.0;
 /// The temperature is set anew after so many proposals.
 const STEADY: u64 = 256;
@@ -48,10 +60,7 @@ pub struct Effort {
 pub struct Search<M> {
     effort: Effort,
     start: Placement<M>,
-    now: Placement<M>,
-    score: f64,
-    best: Best,
-    random: Random,
+    walk: Walk<M>,
     done: u64,
     state: State,
 }
@@ -59,13 +68,33 @@ pub struct Search<M> {
 #[derive(Debug, Clone)]
 enum State {
     Climbing(Scan),
+    Descending(Descent),
     Annealing { since: u64, heat: f64, temperature: f64 },
     Done,
 }
 
 impl State {
-    fn annealing(since: u64, score: f64) -> Self {
-        Self::Annealing { since, heat: score * HEAT, temperature: score * HEAT }
+    fn annealing(since: u64, score: f64, vms: usize) -> Self {
+        let heat = score * HEAT.min(HEAT_OF_A_VM / vms as f64);
+        Self::Annealing { since, heat, temperature: heat }
+    }
+}
+
+/// How many moves have been looked at since the last halving, how many of them were made, what a move must be worth, and down to
+/// what that goes.
+#[derive(Debug, Clone, Default)]
+struct Descent {
+    looked: u64,
+    made: u64,
+    worth: f64,
+    least: f64,
+}
+
+impl Descent {
+    /// If each move that is left were worth as much, nothing would be left to do.
+    fn new(cost: f64, moves: usize) -> Self {
+        let worth = cost / moves as f64;
+        Self { looked: 0, made: 0, worth, least: worth / f64::from(1 << DESCENT_HALVINGS) }
     }
 }
 
@@ -76,32 +105,23 @@ struct Scan {
     best: Option<(f64, Move)>,
 }
 
-/// The best places so far: the VMs that are away.
-#[derive(Debug, Clone)]
-struct Best {
-    score: f64,
-    places: Vec<(u32, u32)>,
-}
-
 impl<M: Model> Search<M> {
     /// Nothing has been looked at yet.
     pub fn new(model: M, effort: Effort) -> Self {
         let (hosts, vms, score) = (model.hosts(), model.vms(), model.cost());
-        let start = Placement::new(model);
         let state = if hosts < 2 || vms == 0 || effort.moved_max == 0 {
             State::Done
+        } else if model.strain(0).is_some() {
+            State::Descending(Descent::new(score, effort.moved_max.min(vms)))
         } else if (hosts * vms) as u64 <= effort.proposals / CLIMB_PART {
             State::Climbing(Scan::default())
         } else {
-            State::annealing(0, score)
+            State::annealing(0, score, vms)
         };
         Self {
             effort,
-            now: start.clone(),
-            score,
-            best: Best { score, places: Vec::new() },
-            start,
-            random: Random::new(effort.seed),
+            start: Placement::new(model.clone()),
+            walk: Walk::new(model, effort.moved_max, effort.seed),
             done: 0,
             state,
         }
@@ -118,13 +138,17 @@ impl<M: Model> Search<M> {
                     let scan = std::mem::take(scan);
                     self.state = self.climb(scan);
                 }
+                State::Descending(descent) => {
+                    let descent = std::mem::take(descent);
+                    self.state = self.descend(descent);
+                }
                 State::Annealing { since, heat, temperature } => {
                     let done = self.done - *since;
                     if done.is_multiple_of(STEADY) {
                         *temperature = *heat * cooled(done, self.effort.proposals - *since);
                     }
                     let temperature = *temperature;
-                    self.anneal(temperature);
+                    self.walk.anneal(temperature, 1);
                 }
                 State::Done => return false,
             }
@@ -136,15 +160,35 @@ impl<M: Model> Search<M> {
     /// The best so far, less what is not worth moving: each step, and all of them on average, make the score at least `gain_min`
     /// better.
     pub fn plan(&self, gain_min: f64) -> Plan {
-        Plan::new(self.start.clone(), &self.best.places, gain_min)
+        Plan::new(self.start.clone(), &self.walk.best_places(), gain_min)
+    }
+
+    /// Looks at one move that relieves a host. After so many of which too few were worth it, they may be worth less.
+    fn descend(&mut self, mut descent: Descent) -> State {
+        descent.looked += 1;
+        descent.made += u64::from(self.walk.relieve(descent.worth));
+        let vms = self.walk.model().vms();
+        let is_spent = self.walk.budget_left() == 0 || self.done > self.effort.proposals / DESCENT_PART;
+        if is_spent || descent.worth < descent.least {
+            return State::annealing(self.done + 1, self.walk.cost(), vms);
+        }
+        if descent.looked == (vms as u64).max(DESCENT_LOOKS) {
+            let worth = if descent.made * DESCENT_STALLED < descent.looked {
+                descent.worth / 2.0
+            } else {
+                descent.worth
+            };
+            descent = Descent { looked: 0, made: 0, worth, ..descent };
+        }
+        State::Descending(descent)
     }
 
     /// Looks at the next relocation, and makes the best after the last.
     fn climb(&mut self, mut scan: Scan) -> State {
-        let (hosts, vms) = (self.now.model.hosts(), self.now.model.vms());
+        let (hosts, vms) = (self.walk.model().hosts(), self.walk.model().vms());
         let change = Move::Relocate { vm: scan.next / hosts, to: scan.next % hosts };
-        let least = scan.best.map_or(self.score, |(score, _)| score);
-        if let Some(score) = self.look(change).filter(|score| *score < least) {
+        let least = scan.best.map_or(self.walk.cost(), |(score, _)| score);
+        if let Some(score) = self.walk.look(change).filter(|score| *score < least) {
             scan.best = Some((score, change));
         }
         scan.next += 1;
@@ -153,59 +197,10 @@ impl<M: Model> Search<M> {
         }
         match scan.best {
             Some((score, change)) => {
-                self.make(score, change);
+                self.walk.make(score, change);
                 State::Climbing(Scan::default())
             }
-            None => State::annealing(self.done + 1, self.score),
-        }
-    }
-
-    fn anneal(&mut self, temperature: f64) {
-        let Some(change) = self.propose() else { return };
-        let worse = temperature * self.random.exponential();
-        if let Some(score) = self.look(change).filter(|score| *score <= self.score + worse) {
-            self.make(score, change);
-        }
-    }
-
-    /// A move by chance. Half of them are of VMs that are away: once the budget is spent, nobody else may leave without one of
-    /// them coming home.
-    fn propose(&mut self) -> Option<Move> {
-        let (hosts, vms, away) = (self.now.model.hosts(), self.now.model.vms(), self.now.away().len());
-        let choice = self.random.below(8);
-        if choice < 4 || away == 0 {
-            let vm = self.random.below(vms);
-            return Some(match choice % 2 {
-                0 => Move::Relocate { vm, to: self.random.below(hosts) },
-                _ => Move::Swap { one: vm, other: self.random.below(vms) },
-            });
-        }
-        let vm = self.now.away()[self.random.below(away)] as usize;
-        let home = self.now.home(vm);
-        Some(match choice {
-            4 => Move::Relocate { vm, to: self.random.below(hosts) },
-            5 => Move::Relocate { vm, to: home },
-            6 => Move::Swap { one: vm, other: self.random.below(vms) },
-            _ => {
-                // It comes home, and one from there goes in its stead.
-                let there = self.now.model.guests(home).len();
-                let other = (there > 0).then(|| self.random.below(there))?;
-                Move::Swap { one: vm, other: self.now.model.guests(home)[other] as usize }
-            }
-        })
-    }
-
-    /// The score after the move, if the move may be made.
-    fn look(&self, change: Move) -> Option<f64> {
-        let may = self.now.away_after(change) <= self.effort.moved_max;
-        may.then(|| self.now.model.look(change)).flatten()
-    }
-
-    fn make(&mut self, score: f64, change: Move) {
-        self.now.apply(change);
-        self.score = score;
-        if score < self.best.score {
-            self.best = Best { score, places: self.now.places() };
+            None => State::annealing(self.done + 1, self.walk.cost(), vms),
         }
     }
 }
@@ -230,6 +225,40 @@ mod tests {
         let loads = |vm: usize| vec![1 + (vm * 7 % 11) as u64, 1 + (vm * 5 % 3) as u64];
         let guests: Vec<Guest> = (0..vms).map(|vm| Guest { host: host(vm), loads: loads(vm) }).collect();
         Cluster::new(&vec![vec![room(400), room(100)]; hosts], &guests).expect("a cluster of a test")
+    }
+
+    /// A model that has no hint to give.
+    #[derive(Clone)]
+    struct Plain(Evenness);
+
+    impl Model for Plain {
+        fn hosts(&self) -> usize {
+            self.0.hosts()
+        }
+
+        fn vms(&self) -> usize {
+            self.0.vms()
+        }
+
+        fn host_of(&self, vm: usize) -> usize {
+            self.0.host_of(vm)
+        }
+
+        fn guests(&self, host: usize) -> &[u32] {
+            self.0.guests(host)
+        }
+
+        fn cost(&self) -> f64 {
+            self.0.cost()
+        }
+
+        fn look(&self, change: Move) -> Option<f64> {
+            self.0.look(change)
+        }
+
+        fn apply(&mut self, change: Move) {
+            self.0.apply(change);
+        }
     }
 
     /// The best relocation of all, until none helps, every score from the beginning.
@@ -259,7 +288,7 @@ mod tests {
     fn climbing_ends_where_the_best_relocation_of_all_no_longer_helps_and_annealing_goes_on() {
         let weights = [1.0, 0.5];
         let effort = Effort { moved_max: 40, proposals: 100_000, seed: 3 };
-        let mut search = Search::new(Evenness::new(skewed(5, 40), &weights).unwrap(), effort);
+        let mut search = Search::new(Plain(Evenness::new(skewed(5, 40), &weights).unwrap()), effort);
         while matches!(search.state, State::Climbing(_)) {
             search.advance(1);
         }
@@ -271,13 +300,33 @@ mod tests {
     }
 
     #[test]
+    fn descending_takes_what_is_worth_most_first_and_needs_few_looks() {
+        let model = Evenness::new(skewed(20, 400), &[1.0, 1.0]).unwrap();
+        let start = model.cost();
+        let effort = Effort { moved_max: 400, proposals: 200_000, seed: 3 };
+        let mut search = Search::new(model, effort);
+        let mut worth = f64::INFINITY;
+        while let State::Descending(descent) = &search.state {
+            assert!(descent.worth <= worth, "it only goes down");
+            worth = descent.worth;
+            let before = search.walk.cost();
+            search.advance(1);
+            let gain = before - search.walk.cost();
+            assert!(gain == 0.0 || gain > worth * 0.999, "{gain} {worth}");
+        }
+        let cost = search.walk.cost();
+        assert!(search.done < 50_000, "{}", search.done);
+        assert!(cost < start / 5.0, "{start} {cost}");
+    }
+
+    #[test]
     fn the_best_of_all_that_was_seen_is_remembered() {
         let effort = Effort { moved_max: 40, proposals: 600, seed: 3 };
         let mut search = Search::new(Evenness::new(skewed(5, 40), &[1.0, 1.0]).unwrap(), effort);
-        let mut least = search.score;
+        let mut least = search.walk.cost();
         while search.advance(1) {
-            least = least.min(search.score);
-            assert_eq!(search.best.score, least);
+            least = least.min(search.walk.cost());
+            assert_eq!(search.walk.best_cost(), least);
             assert!(search.plan(0.0).score_after <= least);
         }
     }

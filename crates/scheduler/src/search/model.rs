@@ -24,6 +24,12 @@ pub trait Model: Clone {
 
     /// Makes the move, whether it is allowed or not.
     fn apply(&mut self, change: Move);
+
+    /// How much a host has to bear, compared with others: those that bear more should rather lose VMs to those that bear less. It
+    /// is only a hint, which spares a search most of the moves that are not worth a look. A model gives it for all hosts or for none.
+    fn strain(&self, _host: usize) -> Option<f64> {
+        None
+    }
 }
 
 /// The two hosts that a move changes: the one that loses the VM, or the first VM, and the one that gets it.

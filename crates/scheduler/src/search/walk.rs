@@ -1,0 +1,243 @@
+//! A model on its way through places, by chance and by temperature, and the best places that it has been in.
+
+use super::model::Model;
+use super::placement::Placement;
+use crate::cluster::Move;
+use crate::random::Random;
+
+/// Hosts of which the one that bears most, or least, is taken.
+const A_FEW: usize = 4;
+/// Of so many proposals to relieve a host, one is an exchange.
+const RELIEF_SWAPS: usize = 4;
+
+/// See the module. Nothing is planned here: whoever has the clock, or counts, says how hot it is and for how long.
+#[derive(Debug, Clone)]
+pub struct Walk<M> {
+    pub(super) now: Placement<M>,
+    cost: f64,
+    moved_max: usize,
+    leans_home: bool,
+    relieves: bool,
+    best: Best,
+    random: Random,
+}
+
+/// The best places so far. What has moved since is listed, so that noting better ones costs only what is new in them.
+#[derive(Debug, Clone)]
+struct Best {
+    cost: f64,
+    hosts: Vec<u32>,
+    moved: Vec<u32>,
+    is_moved: Vec<bool>,
+}
+
+impl<M: Model> Walk<M> {
+    /// From where everybody is now; no more than `moved_max` VMs are ever elsewhere. Chance follows from the seed.
+    pub fn new(model: M, moved_max: usize, seed: u64) -> Self {
+        let (cost, vms) = (model.cost(), model.vms());
+        let hosts = (0..vms).map(|vm| model.host_of(vm) as u32).collect();
+        Self {
+            now: Placement::new(model),
+            cost,
+            moved_max,
+            leans_home: true,
+            relieves: false,
+            best: Best { cost, hosts, moved: Vec::new(), is_moved: vec![false; vms] },
+            random: Random::new(seed),
+        }
+    }
+
+    /// Proposes to VMs that are away to come home no more often than to go anywhere else. By itself a walk leans home, which keeps
+    /// room where there is little, be it of hosts or in a budget.
+    #[must_use]
+    pub fn roaming(mut self) -> Self {
+        self.leans_home = false;
+        self
+    }
+
+    /// Proposes now and then what relieves a host that bears much, as the model says.
+    #[must_use]
+    pub fn relieving(mut self) -> Self {
+        self.relieves = true;
+        self
+    }
+
+    pub fn cost(&self) -> f64 {
+        self.cost
+    }
+
+    /// The least that it has cost so far.
+    pub fn best_cost(&self) -> f64 {
+        self.best.cost
+    }
+
+    /// The model as it is now, which need not be the best.
+    pub fn model(&self) -> &M {
+        &self.now.model
+    }
+
+    /// Changes what the model finds dear, and not where its VMs are. What has been seen so far is forgotten.
+    pub fn revise(&mut self, revise: impl FnOnce(&mut M)) {
+        revise(&mut self.now.model);
+        self.best.cost = f64::INFINITY;
+        self.arrive(self.now.model.cost());
+    }
+
+    /// Where each VM was when it cost least.
+    pub fn best_hosts(&self) -> &[u32] {
+        &self.best.hosts
+    }
+
+    /// Goes to these places, one host for each VM, which must be allowed.
+    pub fn go_to(&mut self, hosts: &[u32]) {
+        for (vm, host) in hosts.iter().enumerate() {
+            if self.now.model.host_of(vm) != *host as usize {
+                self.apply(Move::Relocate { vm, to: *host as usize });
+            }
+        }
+        self.arrive(self.now.model.cost());
+    }
+
+    /// Looks at so many moves by chance. One that costs more is made the rarer the more it costs for the temperature, which is a
+    /// cost: with probability e^(-more / temperature).
+    pub fn anneal(&mut self, temperature: f64, proposals: u64) {
+        for _ in 0..proposals {
+            let Some(change) = self.propose() else { continue };
+            let worse = temperature * self.random.exponential();
+            if let Some(cost) = self.look(change).filter(|cost| *cost <= self.cost + worse) {
+                self.make(cost, change);
+            }
+        }
+    }
+
+    /// Looks at a move from a host that bears much to one that bears little, and makes it if it costs so much less for each VM
+    /// that moves. Whether it was made.
+    pub(super) fn relieve(&mut self, worth: f64) -> bool {
+        let Some(change) = self.propose_relief() else { return false };
+        let vms = if matches!(change, Move::Swap { .. }) { 2.0 } else { 1.0 };
+        let cost = self.look(change).filter(|cost| *cost < self.cost - worth * vms);
+        if let Some(cost) = cost {
+            self.make(cost, change);
+        }
+        cost.is_some()
+    }
+
+    /// How many VMs more may be away.
+    pub(super) fn budget_left(&self) -> usize {
+        self.moved_max.min(self.now.model.vms()) - self.now.away().len()
+    }
+
+    /// The cost after the move, if the move may be made.
+    pub(super) fn look(&self, change: Move) -> Option<f64> {
+        let may = self.now.away_after(change) <= self.moved_max;
+        may.then(|| self.now.model.look(change)).flatten()
+    }
+
+    /// Makes a move after which it costs this.
+    pub(super) fn make(&mut self, cost: f64, change: Move) {
+        self.apply(change);
+        self.arrive(cost);
+    }
+
+    /// VMs that are away at the best places, and where.
+    pub(super) fn best_places(&self) -> Vec<(u32, u32)> {
+        let places = self.best.hosts.iter().enumerate();
+        let away = places.filter(|(vm, host)| self.now.home(*vm) != **host as usize);
+        away.map(|(vm, host)| (vm as u32, *host)).collect()
+    }
+
+    fn apply(&mut self, change: Move) {
+        self.now.apply(change);
+        match change {
+            Move::Relocate { vm, .. } => self.best.note(vm),
+            Move::Swap { one, other } => {
+                self.best.note(one);
+                self.best.note(other);
+            }
+        }
+    }
+
+    fn arrive(&mut self, cost: f64) {
+        self.cost = cost;
+        if cost < self.best.cost {
+            self.best.cost = cost;
+            for vm in self.best.moved.drain(..) {
+                self.best.hosts[vm as usize] = self.now.model.host_of(vm as usize) as u32;
+                self.best.is_moved[vm as usize] = false;
+            }
+        }
+    }
+
+    /// A move by chance. Half of them are of VMs that are away: once the budget is spent, nobody else may leave without one of
+    /// them coming home. A roaming walk only now and then sends home one in whose stead another leaves.
+    fn propose(&mut self) -> Option<Move> {
+        let (hosts, vms, away) = (self.now.model.hosts(), self.now.model.vms(), self.now.away().len());
+        if vms == 0 {
+            return None;
+        }
+        let choice = self.random.below(8);
+        let is_of_all = if self.leans_home { choice < 4 } else { choice < 7 };
+        if choice == 2 && self.relieves {
+            return self.propose_relief();
+        }
+        if is_of_all || away == 0 {
+            let vm = self.random.below(vms);
+            return Some(match choice % 2 {
+                0 => Move::Relocate { vm, to: self.random.below(hosts) },
+                _ => Move::Swap { one: vm, other: self.random.below(vms) },
+            });
+        }
+        let vm = self.now.away()[self.random.below(away)] as usize;
+        let home = self.now.home(vm);
+        Some(match choice {
+            4 => Move::Relocate { vm, to: self.random.below(hosts) },
+            5 => Move::Relocate { vm, to: home },
+            6 => Move::Swap { one: vm, other: self.random.below(vms) },
+            _ => {
+                // It comes home, and one from there goes in its stead.
+                Move::Swap { one: vm, other: self.guest(home)? }
+            }
+        })
+    }
+
+    /// A relocation or an exchange between the host that bears most of a few and the one that bears least of as many.
+    fn propose_relief(&mut self) -> Option<Move> {
+        let from = self.of_a_few(|one, other| one > other)?;
+        let to = self.of_a_few(|one, other| one < other)?;
+        let vm = self.guest(from)?;
+        if self.random.below(RELIEF_SWAPS) > 0 {
+            return Some(Move::Relocate { vm, to });
+        }
+        Some(Move::Swap { one: vm, other: self.guest(to)? })
+    }
+
+    /// The host that comes first of a few by chance.
+    fn of_a_few(&mut self, is_before: impl Fn(f64, f64) -> bool) -> Option<usize> {
+        let hosts = self.now.model.hosts();
+        let mut best: Option<(f64, usize)> = None;
+        for _ in 0..A_FEW {
+            let host = self.random.below(hosts);
+            let strain = self.now.model.strain(host)?;
+            if best.is_none_or(|(least, _)| is_before(strain, least)) {
+                best = Some((strain, host));
+            }
+        }
+        best.map(|(_, host)| host)
+    }
+
+    /// A VM of a host by chance.
+    fn guest(&mut self, host: usize) -> Option<usize> {
+        let there = self.now.model.guests(host).len();
+        let at = (there > 0).then(|| self.random.below(there))?;
+        Some(self.now.model.guests(host)[at] as usize)
+    }
+}
+
+impl Best {
+    fn note(&mut self, vm: usize) {
+        if !self.is_moved[vm] {
+            self.is_moved[vm] = true;
+            self.moved.push(vm as u32);
+        }
+    }
+}
