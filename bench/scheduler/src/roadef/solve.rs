@@ -30,6 +30,8 @@ const PORTION: u64 = 5_000;
 const PRICINGS: f64 = 200.0;
 const OVER_FULL: f64 = 0.5;
 const OVER_FULL_UNTIL: f64 = 0.85;
+/// For a unit of a resource: far dearer than any load, and sums of it stay exact.
+const PRICE_MAX: f64 = 1e6;
 
 /// The best assignment of all, and how many moves were looked at.
 #[derive(Debug)]
@@ -114,7 +116,7 @@ fn lenient(start: &Reassignment<'_>, instance: &Instance, seed: u64, heat: f64, 
         is_strict = over_full == 0.0 && progress > OVER_FULL_UNTIL;
         let most = machines * OVER_FULL * (1.0 - progress / OVER_FULL_UNTIL).max(0.0);
         price *= if over_full > most { 1.1 } else { 0.96 };
-        let prices = needs.iter().map(|needs| (price / needs) as i64 + 1).collect();
+        let prices = needs.iter().map(|needs| (price / needs).clamp(1.0, PRICE_MAX) as i64).collect();
         walk.revise(|model| model.price((!is_strict).then_some(prices)));
     });
     Found { cost: if is_strict { walk.best_cost() } else { f64::INFINITY }, ..found(&walk, proposals) }
