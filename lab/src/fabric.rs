@@ -173,6 +173,11 @@ impl Fabric {
             .join(inside.strip_prefix("/").unwrap_or(&inside)))
     }
 
+    /// The directory of the manager.
+    pub fn manager_state(&self) -> PathBuf {
+        self.run.dir().join("manager")
+    }
+
     /// The directory of a host's agent.
     pub fn host_state(&self, host: &HostName) -> PathBuf {
         self.run.dir().join(host.as_str())

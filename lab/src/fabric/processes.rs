@@ -56,7 +56,7 @@ pub(super) fn spawn(fabric: &Fabric, process: &Process) -> Result<Child> {
 fn manager(fabric: &Fabric) -> Result<Command> {
     let mut command = fabric.access.namespace.command(setup::godwit()?);
     command.args(["manager", "run", "--listen", &format!("{MANAGER_ADDRESS}:{MANAGER_PORT}"), "--state"]);
-    command.arg(fabric.run.dir().join("manager"));
+    command.arg(fabric.manager_state());
     command.arg("--token-file").arg(&fabric.access.token_file);
     Ok(command)
 }
