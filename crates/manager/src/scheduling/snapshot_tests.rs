@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use godwit_scheduler::settings::HostSettings;
 use godwit_scheduler::snapshot::{HostState, Vm};
 use godwit_types::agent::{LocalState, LocalVm};
 use godwit_types::ownership::Ownership;
+use godwit_types::power::PowerDriver;
 use godwit_types::task::TaskState;
 use godwit_types::usage::{HostUsage, VmUsage};
 use godwit_types::vm::MachineType;
@@ -13,6 +15,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
+use crate::clock::now_unix_ms;
 use crate::fixtures;
 use crate::store::{InMaintenance, Store};
 
@@ -158,6 +161,34 @@ async fn a_vm_on_its_way_is_shown_where_it_will_be_and_its_memory_is_not_free_wh
     assert_eq!(shown.vms[0].host, Some(name("b")));
     assert!(shown.vms[0].pinned.as_ref().unwrap().contains("migrating from a to b"));
     assert_eq!(shown.hosts[0].capacity.memory, before - shown.vms[0].memory);
+}
+
+#[tokio::test]
+async fn a_host_that_could_not_be_switched_is_left_as_it_is_for_a_while() {
+    let scene = Scene::of(vec![fixtures::host("a"), fixtures::host("b")]).await;
+    let task = Task {
+        kind: TaskKind::SendToStandby { host: name("b") },
+        vm: None,
+        vm_name: None,
+        ..moving(&scene.vm, "b")
+    };
+    scene
+        .write(move |tx| {
+            let driver = PowerDriver::Simulated { program: name("lab") };
+            tx.put_host_settings(&name("b"), &HostSettings { driver, ..HostSettings::default() })?;
+            tx.add_task(&task, &())?;
+            let error = ApiError::new(ErrorCode::Failed, "no such lamp");
+            Ok(tx.finish_task(task.id, TaskState::Failed, "not switched", None, Some(&error))?)
+        })
+        .await;
+    let shown = async |later_ms: u64| {
+        let now = now_unix_ms() + later_ms;
+        let limits = crate::manager::Limits::default();
+        let read = scene.store.read(move |tx| Ok(snapshot(tx, &Terms::of(tx, &limits)?, None, now)?));
+        read.await.unwrap().hosts.remove(1).power.is_some()
+    };
+    assert!(!shown(0).await, "as if nobody could switch it");
+    assert!(shown(SWITCH_AGAIN_MS + 60_000).await);
 }
 
 #[tokio::test]

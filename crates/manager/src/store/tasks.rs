@@ -1,6 +1,6 @@
 //! Tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_types::forecast::Forecast;
 use godwit_types::migration::{Budget, MigrationProgress, MigrationReport};
@@ -46,6 +46,16 @@ impl Tx<'_> {
         )?;
         let wakes = query.query_map([], |row| Ok((row.get::<_, Text<_>>(0)?.0, row.get(1)?)))?;
         Ok(wakes.collect::<Result<_, _>>()?)
+    }
+
+    /// Hosts that were to be switched off or on since, and were not.
+    pub(crate) fn not_switched_since(&self, unix_ms: u64) -> Result<BTreeSet<HostName>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT DISTINCT json_extract(kind, '$.host') FROM tasks WHERE state = 'failed' AND finished_unix_ms >= ?
+             AND json_extract(kind, '$.kind') IN ('wake_host', 'send_to_standby')",
+        )?;
+        let hosts = query.query_map([unix_ms], |row| Ok(row.get::<_, Text<_>>(0)?.0))?;
+        Ok(hosts.collect::<Result<_, _>>()?)
     }
 
     /// What each VM was last expected to cost when it moved.

@@ -10,7 +10,7 @@ mod vms;
 use std::collections::BTreeMap;
 
 use godwit_scheduler::rules::{Conflict, conflicts};
-use godwit_scheduler::snapshot::Snapshot;
+use godwit_scheduler::snapshot::{Host, Snapshot};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::{HostName, VmId};
 
@@ -21,6 +21,9 @@ use self::hosts::Kinds;
 use self::vms::Circumstances;
 use super::Terms;
 use crate::store::{HostRow, Power, StoreError, Tx, VmRow};
+
+/// A host that could not be switched off or on is not switched for so long, in milliseconds.
+const SWITCH_AGAIN_MS: u64 = 5 * 60_000;
 
 /// The cluster at the time `now`, in milliseconds since 1970, with the VM `placing`, which does not run, as one to be placed.
 pub(crate) fn snapshot(
@@ -34,11 +37,13 @@ pub(crate) fn snapshot(
     let circumstances = Circumstances::of(tx, terms, now)?;
     let settings = rows.iter().map(|row| tx.host_settings(&row.name));
     let settings = settings.collect::<Result<Vec<_>, _>>()?;
-    let woken = tx.last_wakes()?;
-    let hosts = rows
-        .iter()
-        .zip(settings)
-        .map(|(row, settings)| hosts::shown(row, settings, &kinds, woken.get(&row.name).copied()));
+    let (woken, stuck) = (tx.last_wakes()?, tx.not_switched_since(now.saturating_sub(SWITCH_AGAIN_MS))?);
+    let hosts = rows.iter().zip(settings).map(|(row, settings)| {
+        let host = hosts::shown(row, settings, &kinds, woken.get(&row.name).copied());
+        // Else it would be tried again at once, and again.
+        let power = host.power.filter(|_| !stuck.contains(&row.name));
+        Host { power, ..host }
+    });
     let mut hosts: Vec<_> = hosts.collect();
     let mut vms = Vec::new();
     for row in tx.vms()?.iter().filter(|row| row.power == Power::Running || circumstances.starts(row)) {
