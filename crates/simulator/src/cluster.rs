@@ -158,8 +158,8 @@ impl Cluster {
             cpu_class: None,
             networks: Default::default(),
             datastores: Default::default(),
-            domain: None,
-            labels: Default::default(),
+            domain: record.domain.clone(),
+            labels: record.labels.clone(),
             migration: MigrationRoom {
                 moves_max: record.moves_max,
                 bytes_per_s: record.migration_bytes_per_s,

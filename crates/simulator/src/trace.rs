@@ -1,5 +1,6 @@
 //! Hosts, VMs, and what the VMs want over time.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use godwit_scheduler::entitlement::{Controls, Pool};
@@ -48,6 +49,12 @@ pub struct HostRecord {
     pub standby_watts: u32,
     #[serde(default = "default_wake")]
     pub wake_s: u32,
+    /// With which other hosts it would be lost at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<Name>,
+    /// Names that rules may give to several hosts.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<Name>,
 }
 
 /// 10 Gbit/s, both ways together.
@@ -86,6 +93,8 @@ impl HostRecord {
             watts: Vec::new(),
             standby_watts: 0,
             wake_s: default_wake(),
+            domain: None,
+            labels: BTreeSet::new(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! `export`: the cluster as it is, as a trace of one step.
 
+use godwit_scheduler::rules::Rule;
+use godwit_scheduler::settings::{HostSettings, VmSettings};
 use godwit_simulator::Trace;
 use godwit_simulator::format::write;
 use godwit_simulator::trace::{HostRecord, VmRecord};
 use godwit_types::host::{Host, HostState};
 use godwit_types::vm::{Vm, VmState};
-use godwit_types::{ApiError, ErrorCode};
+use godwit_types::{ApiError, ErrorCode, VmName};
 
 use super::Session;
 use crate::cli::simulate::Export;
@@ -32,7 +34,9 @@ pub(crate) async fn run(session: &Session, options: &Export) -> Result<(), ApiEr
     let failed = |error: &dyn std::fmt::Display| {
         ApiError::new(ErrorCode::Failed, format!("cannot write the trace: {error}"))
     };
-    let text = write(&trace(&hosts, &vms)).map_err(|error| failed(&error))?;
+    let mut trace = trace(&hosts, &vms);
+    lay_down(session, &mut trace).await?;
+    let text = write(&trace).map_err(|error| failed(&error))?;
     match &options.out {
         Some(path) => std::fs::write(path, text).map_err(|error| failed(&error)),
         None => output::line(text.trim_end()),
@@ -50,6 +54,37 @@ fn trace(hosts: &[Host], vms: &[Vm]) -> Trace {
         hosts: up.iter().map(|found| host(found)).collect(),
         ..Trace::default()
     }
+}
+
+/// Adds what people have laid down: rules about the VMs that run, pools, and settings.
+async fn lay_down(session: &Session, trace: &mut Trace) -> Result<(), ApiError> {
+    let rules: Vec<Rule> = session.client.get("/v1/rules").await?;
+    trace.rules = rules.into_iter().filter_map(|rule| about(rule, &trace.vms)).collect();
+    trace.pools = session.client.get("/v1/pools").await?;
+    for host in &mut trace.hosts {
+        let path = format!("/v1/hosts/{}/settings", host.name);
+        set_host(host, session.client.get(&path).await?);
+    }
+    for vm in &mut trace.vms {
+        let settings: VmSettings = session.client.get(&format!("/v1/vms/{}/settings", vm.name)).await?;
+        (vm.pool, vm.controls) = (settings.pool, settings.controls);
+    }
+    Ok(())
+}
+
+/// What a rule says of the VMs that are in the trace; none if it says nothing of them.
+fn about(rule: Rule, vms: &[VmRecord]) -> Option<Rule> {
+    let gone: Vec<VmName> =
+        rule.vms().iter().filter(|vm| vms.iter().all(|known| known.name != **vm)).cloned().collect();
+    gone.iter().try_fold(rule, |rule, vm| rule.without(vm))
+}
+
+fn set_host(host: &mut HostRecord, settings: HostSettings) {
+    if let Some(power) = settings.power_model() {
+        host.wake_s = u32::try_from(power.wake_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        (host.watts, host.standby_watts) = (power.watts, power.standby_watts);
+    }
+    (host.labels, host.domain) = (settings.labels, settings.domain);
 }
 
 fn runs(vm: &Vm) -> bool {
@@ -121,6 +156,25 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn rules_speak_of_the_vms_that_run_and_hosts_draw_what_people_have_said() {
+        let vms = [super::vm(&vm("x", "a", "running"), &host("a", "up"))];
+        let rule = |vms: &[&str]| -> Rule {
+            serde_json::from_value(json!({"name": "r", "must": true, "kind": {"kind": "apart", "vms": vms}}))
+                .unwrap()
+        };
+        assert_eq!(about(rule(&["x", "y"]), &vms), Some(rule(&["x"])));
+        assert_eq!(about(rule(&["y"]), &vms), None);
+        let mut record = super::host(&host("a", "up"));
+        let settings = json!({
+            "labels": ["ssd"], "domain": "rack1", "driver": {"kind": "simulated", "program": "lab"},
+            "power": {"watts": [90, 180], "standby_watts": 4, "wake_ms": 1500},
+        });
+        set_host(&mut record, serde_json::from_value(settings).unwrap());
+        assert_eq!((record.watts, record.standby_watts, record.wake_s), (vec![90, 180], 4, 2));
+        assert_eq!((record.labels.len(), record.domain.unwrap().as_str()), (1, "rack1"));
     }
 
     #[test]
