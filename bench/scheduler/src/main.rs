@@ -4,7 +4,8 @@
 //!   hbal       how even a cluster is left, against Ganeti's hbal by its own score
 //!   planetlab  energy, service and migrations of a day, against the policies of CloudSim by its own rules
 //!   roadef     the Google machine reassignment problem, against the best known
-//!   scale      how planning grows with the cluster
+//!   scale      how the search grows with the cluster
+//!   rounds     how long the planner takes, from a snapshot to a plan
 //!   optimum    small clusters, against a proof of the best there is
 //!   chance     numbers for generated instances
 //!   output     rows as a table, or one JSON object a line
@@ -17,6 +18,7 @@ mod optimum;
 mod output;
 mod planetlab;
 mod roadef;
+mod rounds;
 mod scale;
 
 use std::process::ExitCode;
@@ -55,6 +57,11 @@ enum Verb {
         after_help = "Examples:\n  cargo xtask bench scheduler scale\n  cargo xtask bench scheduler scale --size 1000x50000 --rounds 100 --json"
     )]
     Scale(scale::Scale),
+    /// Measure how long the planner takes, from a snapshot to a plan: for a skewed cluster, and in rounds after changes.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench scheduler rounds\n  cargo xtask bench scheduler rounds --size 1000x50000 --threshold 5 --json"
+    )]
+    Rounds(rounds::Rounds),
     /// Compare plans for small clusters with the best there is, which is proven.
     #[command(
         after_help = "Examples:\n  cargo xtask bench scheduler optimum\n  cargo xtask bench scheduler optimum --instances 50 --seed 7 --json"
@@ -70,6 +77,7 @@ fn main() -> ExitCode {
         Verb::PlanetLab(options) => planetlab::run(&options),
         Verb::Optimum(options) => optimum::run(&options),
         Verb::Scale(options) => scale::run(&options),
+        Verb::Rounds(options) => rounds::run(&options),
         Verb::Roadef(options) => roadef::run(&options),
     };
     match done {
