@@ -2,6 +2,7 @@
 
 use godwit_scheduler::planner::{Action, Goal, Plan, Reason, plan};
 use godwit_scheduler::policy::{Policy, PowerPolicy};
+use godwit_scheduler::rules::{Hosts, Rule, RuleKind};
 use godwit_scheduler::snapshot::{HostState, PowerModel, Snapshot, Vm};
 
 use crate::cases::*;
@@ -82,6 +83,43 @@ fn what_vms_have_wanted_lately_keeps_hosts_on() {
     let mut snapshot = powered(&["a", "b", "c"], idle());
     snapshot.vms.iter_mut().for_each(|vm| vm.demand_long.cpu = 7000);
     assert_eq!(balanced(&snapshot, &saving()).steps, []);
+}
+
+#[test]
+fn hosts_that_cannot_be_spared_do_not_keep_others_from_being_tried() {
+    let kept = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let mut vms: Vec<Vm> = kept.iter().map(|on| vm(&format!("kept-{on}"), Some(on), 100, 1)).collect();
+    vms.extend(["j", "k"].map(|on| vm(&format!("free-{on}"), Some(on), 100, 2)));
+    let hosts: Vec<&str> = kept.into_iter().chain(["j", "k"]).collect();
+    let mut snapshot = powered(&hosts, vms);
+    let stays = |on: &&str| Rule {
+        name: name(&format!("stays-{on}")),
+        must: true,
+        kind: RuleKind::RunOn {
+            vms: names(&[&format!("kept-{on}")]),
+            hosts: Hosts { names: names(&[on]), ..Hosts::default() },
+        },
+    };
+    snapshot.rules = kept.iter().map(stays).collect();
+    let mut tried = Vec::new();
+    for minute in 0..11 {
+        snapshot.at_unix_ms = NOW_MS + minute * 60_000;
+        snapshot.hosts.iter_mut().for_each(|host| host.seen_unix_ms = snapshot.at_unix_ms);
+        tried.push(spared(&balanced(&snapshot, &saving())));
+    }
+    assert!(tried.iter().any(Vec::is_empty), "those with the least to move are more than are tried at once");
+    assert!(tried.iter().flatten().all(|host| ["j", "k"].contains(&host.as_str())), "{tried:?}");
+    assert!(tried.iter().any(|spared| !spared.is_empty()), "{tried:?}");
+}
+
+#[test]
+fn a_host_is_spared_before_the_cluster_is_made_a_little_more_even() {
+    let mut vms = idle();
+    vms.extend((0..4).map(|at| vm(&format!("more{at}"), Some("a"), 600, 1)));
+    let snapshot = powered(&["a", "b", "c"], vms);
+    let even = balanced(&snapshot, &Policy { threshold: 5, ..Policy::default() });
+    assert!(!moves(&even).is_empty(), "there is something to make more even");
+    assert!(!spared(&balanced(&snapshot, &Policy { threshold: 5, ..saving() })).is_empty());
 }
 
 #[test]

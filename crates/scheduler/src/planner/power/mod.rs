@@ -10,7 +10,7 @@
 //!             as it is, is worth `benefit_ratio` times the work of moving everybody away and back
 //! ```
 //!
-//! A host is woken at once, and spared only if nothing else is to be done. Whatever was woken gets its VMs once it is there.
+//! A host is woken at once, and spared only if nothing more urgent is to be done. Whatever was woken gets its VMs once it is there.
 
 mod measure;
 
@@ -25,6 +25,8 @@ use crate::snapshot::{HostState, Snapshot};
 /// Most hosts that one plan tries to wake, and to spare; the best come first, and the next plan goes on.
 const WOKEN_TRIED_MAX: usize = 4;
 const SPARED_TRIED_MAX: usize = 8;
+/// In a large cluster each so many milliseconds others are tried.
+const TURN_MS: u64 = 60_000;
 /// The priority of waking a host since others are used too much, and of sparing one.
 const RELIEF: u8 = 2;
 pub(super) const SPARE: u8 = 3;
@@ -82,14 +84,15 @@ pub(super) fn wake(work: &Work<'_>, goal: &Goal) -> Option<Wake> {
     })
 }
 
-/// Hosts that can be spared together; none if there is anything else to do.
+/// Hosts that can be spared together, as the cluster is; none if there is anything more urgent to do. What matters no more can wait: in
+/// a large cluster there is always something that could be a little more even.
 pub(super) fn spare(work: &Work<'_>) -> Vec<usize> {
     let case = work.case;
     let wakes = case.hosts.iter().any(|host| host.state == HostState::Waking);
     if !is_managed(case.policy)
         || case.policy.threshold < SPARE
         || wakes
-        || !work.why.is_empty()
+        || work.why.values().any(|(_, priority)| *priority < SPARE)
         || !work.unmoved.is_empty()
     {
         return Vec::new();
@@ -97,7 +100,7 @@ pub(super) fn spare(work: &Work<'_>) -> Vec<usize> {
     let demanding = long(case.snapshot);
     let mut spared: Vec<usize> = Vec::new();
     let Some(mut best) = without(case, &demanding, &spared) else { return spared };
-    for host in candidates_to_spare(work) {
+    for host in candidates_to_spare(&Work::new(case)) {
         let on = (0..case.hosts.len()).filter(|host| case.gets(*host) && !spared.contains(host)).count();
         if on <= case.policy.power.hosts_on_min.max(1) as usize {
             break;
@@ -186,6 +189,12 @@ fn candidates_to_spare(work: &Work<'_>) -> Vec<usize> {
     };
     let mut hosts: Vec<usize> = (0..case.hosts.len()).filter(may).collect();
     hosts.sort_by_key(|host| (work.model.need[*host][1], *host));
+    if hosts.len() > SPARED_TRIED_MAX {
+        // Those that cannot be spared now would be tried again and again: each minute begins with others.
+        let turns = case.snapshot.at_unix_ms / TURN_MS % hosts.len() as u64;
+        let first = turns as usize * SPARED_TRIED_MAX % hosts.len();
+        hosts.rotate_left(first);
+    }
     hosts.truncate(SPARED_TRIED_MAX);
     hosts
 }
