@@ -50,7 +50,8 @@ impl FromStr for RateOption {
     }
 }
 
-const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl FromStr for Duration {
     type Err = String;
@@ -66,7 +67,9 @@ impl FromStr for Duration {
             .and_then(|(number, factor)| number.checked_mul(*factor))
             .map(|ms| Self { ms })
             .ok_or_else(|| {
-                format!("'{text}' is not a time span: write a whole number with ms, s, m or h, such as 50ms")
+                format!(
+                    "'{text}' is not a time span: write a whole number with ms, s, m, h or d, such as 50ms"
+                )
             })
     }
 }
@@ -245,7 +248,7 @@ mod tests {
 
     #[test]
     fn time_spans_are_read_and_printed_as_people_write_them() {
-        for (text, ms) in [("50ms", 50), ("10s", 10_000), ("5m", 300_000), ("2h", 7_200_000)] {
+        for (text, ms) in [("50ms", 50), ("10s", 10_000), ("2h", 7_200_000), ("7d", 604_800_000)] {
             let span: Duration = text.parse().unwrap();
             assert_eq!((span.ms, span.to_string().as_str()), (ms, text));
         }
