@@ -19,10 +19,8 @@ use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode, HostName, TaskId, VmName};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
-use uuid::Uuid;
 
-use super::cancelled_error;
-use crate::clock::now_unix_ms;
+use super::{cancelled_error, host_task};
 use crate::manager::{Manager, unknown_host};
 use crate::store::{InMaintenance, NewEvent, Tx};
 
@@ -53,22 +51,8 @@ fn begin(tx: &Tx<'_>, name: &HostName) -> Result<Task, ApiError> {
         return Err(ApiError::new(ErrorCode::Conflict, message).remedy(remedy));
     }
     let vms = tx.running_on(name)?.len();
-    let task = Task {
-        id: TaskId(Uuid::new_v4()),
-        kind: TaskKind::EnterMaintenance { host: name.clone() },
-        vm: None,
-        vm_name: None,
-        state: TaskState::Running,
-        message: format!("{name} gets no VM any more; {} to leave", count(vms)),
-        started_unix_ms: now_unix_ms(),
-        finished_unix_ms: None,
-        turn: None,
-        progress: None,
-        storage: None,
-        forecast: None,
-        report: None,
-        error: None,
-    };
+    let kind = TaskKind::EnterMaintenance { host: name.clone() };
+    let task = host_task(kind, format!("{name} gets no VM any more; {} to leave", count(vms)));
     tx.add_task(&task, &Entered { vms })?;
     tx.enter_maintenance(name, InMaintenance { since_unix_ms: task.started_unix_ms, task: task.id })?;
     let event = NewEvent::new("host.entering_maintenance", task.message.clone());

@@ -120,11 +120,16 @@ pub(crate) async fn set_bandwidth(
 
 /// A task that begins now.
 fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
+    Task { vm: Some(vm.id), vm_name: Some(vm.name.clone()), ..host_task(kind, message) }
+}
+
+/// One that is about a host, and no VM's.
+fn host_task(kind: TaskKind, message: String) -> Task {
     Task {
         id: TaskId(Uuid::new_v4()),
         kind,
-        vm: Some(vm.id),
-        vm_name: Some(vm.name.clone()),
+        vm: None,
+        vm_name: None,
         state: TaskState::Running,
         message,
         started_unix_ms: now_unix_ms(),

@@ -26,9 +26,8 @@ use godwit_types::power::{PowerDriver, PowerState};
 use godwit_types::task::{Task, TaskKind, TaskState};
 use godwit_types::{ApiError, ErrorCode, HostName, TaskId};
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
-use super::cancelled_error;
+use super::{cancelled_error, host_task};
 use crate::clock::now_unix_ms;
 use crate::manager::{Manager, unknown_host};
 use crate::power;
@@ -95,7 +94,7 @@ async fn begin(
             return Err(ApiError::new(ErrorCode::Refused, message).remedy(remedy));
         }
         let (kind, phase, doing) = judge(tx, &name, &host)?;
-        let task = new_task(kind, format!("{name} {doing}"));
+        let task = host_task(kind, format!("{name} {doing}"));
         tx.add_task(&task, &())?;
         tx.set_standby(&name, &Standby { phase, since_unix_ms: task.started_unix_ms, task: task.id })?;
         let event = match phase {
@@ -108,25 +107,6 @@ async fn begin(
     let task = begun.await?;
     super::drive(manager, task.clone(), false);
     Ok(task)
-}
-
-fn new_task(kind: TaskKind, message: String) -> Task {
-    Task {
-        id: TaskId(Uuid::new_v4()),
-        kind,
-        vm: None,
-        vm_name: None,
-        state: TaskState::Running,
-        message,
-        started_unix_ms: now_unix_ms(),
-        finished_unix_ms: None,
-        turn: None,
-        progress: None,
-        storage: None,
-        forecast: None,
-        report: None,
-        error: None,
-    }
 }
 
 /// Sees to it that the host is off, or on, or says why it is not.
