@@ -1,6 +1,6 @@
 //! A network namespace with a manager, an agent and a client in it, which ends with the test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +88,26 @@ impl Drop for World {
             if environment.windows(needle.len()).any(|window| window == needle) {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
             }
+        }
+        remove_cgroups(&format!("godwit-test-{}", std::process::id()));
+    }
+}
+
+/// Those of VMs that ran when their test ended. A process that was just killed may take a moment to leave its own.
+fn remove_cgroups(name: &str) {
+    for root in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|root| Path::new(root).join(name)) {
+        for _ in 0..100 {
+            let hosts = std::fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.path());
+            for host in hosts.filter(|path| path.is_dir()) {
+                let vms = std::fs::read_dir(&host).into_iter().flatten().flatten().map(|entry| entry.path());
+                vms.filter(|path| path.is_dir()).for_each(|vm| drop(std::fs::remove_dir(vm)));
+                let _ = std::fs::remove_dir(host);
+            }
+            let _ = std::fs::remove_dir(&root);
+            if !root.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
