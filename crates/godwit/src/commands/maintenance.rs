@@ -1,20 +1,14 @@
 //! `host maintenance`.
 
-use std::time::Duration;
-
 use godwit_scheduler::planner::WhyNot;
 use godwit_scheduler::record::Emptying;
 use godwit_types::task::Task;
 use godwit_types::{ApiError, ErrorCode, HostName};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Session, scheduler, task};
 use crate::cli::scheduler::MaintenanceVerb;
-use crate::output::{Format, note, table};
-
-/// How often the task is looked at.
-const POLL_EVERY: Duration = Duration::from_millis(200);
+use crate::output::table;
 
 pub(crate) async fn run(session: &Session, verb: MaintenanceVerb) -> Result<(), ApiError> {
     match verb {
@@ -36,39 +30,7 @@ async fn enter(session: &Session, host: &HostName, no_wait: bool) -> Result<(), 
     if no_wait {
         return session.format.print(&begun, |task| format!("task {} empties {host}", task.id));
     }
-    let ended = wait(session, begun).await?;
-    if !ended.state.is_final() {
-        let goes_on = |task: &Task| format!("task {} goes on without this terminal", task.id);
-        return session.format.print(&ended, goes_on);
-    }
-    task::conclude(session, &ended, |task| task.message.clone())
-}
-
-/// Shows each new message until the task has ended. Ctrl-C cancels it, and another one leaves it to the manager.
-pub(super) async fn wait(session: &Session, mut task: Task) -> Result<Task, ApiError> {
-    // One for all the time: a signal between two polls must not be lost.
-    let mut interrupts = signal(SignalKind::interrupt())
-        .map_err(|error| ApiError::new(ErrorCode::Failed, format!("Ctrl-C cannot be caught: {error}")))?;
-    let (mut shown, mut cancelled) = (String::new(), false);
-    while !task.state.is_final() {
-        if shown != task.message && session.format == Format::Text {
-            note(&task.message);
-            shown.clone_from(&task.message);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(POLL_EVERY) => {}
-            _ = interrupts.recv() => {
-                if cancelled {
-                    return Ok(task);
-                }
-                cancelled = true;
-                task::cancel(session, task.id).await?;
-                note("cancelling; Ctrl-C again leaves it to the manager");
-            }
-        }
-        task = task::get(session, task.id).await?;
-    }
-    Ok(task)
+    task::follow(session, begun, task::new_messages(session)).await
 }
 
 async fn dry_run(session: &Session, host: &HostName) -> Result<(), ApiError> {

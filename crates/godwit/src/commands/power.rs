@@ -7,7 +7,7 @@ use godwit_types::task::Task;
 use godwit_types::{ApiError, HostName};
 use serde_json::json;
 
-use super::{Session, maintenance, task};
+use super::{Session, task};
 use crate::cli::HostSwitch;
 
 /// How long the manager may take: a management controller that is slow to answer is waited for.
@@ -36,10 +36,5 @@ async fn order(session: &Session, options: &HostSwitch, verb: &str) -> Result<()
     if options.no_wait {
         return session.format.print(&begun, |task| format!("{}: task {}", task.message, task.id));
     }
-    let ended = maintenance::wait(session, begun).await?;
-    if !ended.state.is_final() {
-        let goes_on = |task: &Task| format!("task {} goes on without this terminal", task.id);
-        return session.format.print(&ended, goes_on);
-    }
-    task::conclude(session, &ended, |task| task.message.clone())
+    task::follow(session, begun, task::new_messages(session)).await
 }

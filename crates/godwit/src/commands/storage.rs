@@ -2,19 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use godwit_types::ApiError;
 use godwit_types::storage::{MoveStorage, StoragePhase, StorageProgress};
 use godwit_types::task::{Task, TaskState};
-use godwit_types::{ApiError, ErrorCode};
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Session, task};
 use crate::cli::VmMoveStorage;
 use crate::output::note;
 use crate::report::rate;
 
-/// How often the task is looked at.
-const POLL_EVERY: Duration = Duration::from_millis(200);
 /// Where standard error is no terminal, progress is a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
@@ -31,40 +28,8 @@ pub(crate) async fn run(session: &Session, options: VmMoveStorage) -> Result<(),
             .format
             .print(&begun, |task| format!("task {} moves the disks of {}", task.id, task.subject()));
     }
-    let ended = wait(session, begun).await?;
-    if !ended.state.is_final() {
-        return session
-            .format
-            .print(&ended, |task| format!("task {} goes on without this terminal", task.id));
-    }
-    task::conclude(session, &ended, |task| task.message.clone())
-}
-
-/// Waits until the task has ended. Ctrl-C cancels it, and another one leaves it to the manager.
-async fn wait(session: &Session, mut task: Task) -> Result<Task, ApiError> {
     let mut view = View::new();
-    // One for all the time: a signal between two polls must not be lost.
-    let mut interrupts = signal(SignalKind::interrupt())
-        .map_err(|error| ApiError::new(ErrorCode::Failed, format!("Ctrl-C cannot be caught: {error}")))?;
-    let mut cancelled = false;
-    while !task.state.is_final() {
-        view.show(&task);
-        tokio::select! {
-            () = tokio::time::sleep(POLL_EVERY) => {}
-            _ = interrupts.recv() => {
-                if cancelled {
-                    return Ok(task);
-                }
-                cancelled = true;
-                if let Err(error) = task::cancel(session, task.id).await {
-                    note(error.message);
-                }
-                note("cancelling; Ctrl-C again leaves it to the manager");
-            }
-        }
-        task = task::get(session, task.id).await?;
-    }
-    Ok(task)
+    task::follow(session, begun, move |task| view.show(task)).await
 }
 
 /// A bar on a terminal, a line now and then elsewhere.

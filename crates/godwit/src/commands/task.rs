@@ -6,10 +6,11 @@ use godwit_types::task::{SetBandwidth, Task, TaskKind, TaskState};
 use godwit_types::{ApiError, Bytes, ErrorCode, TaskId};
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Session, storage};
 use crate::cli::TaskVerb;
-use crate::output::{fields, note, table};
+use crate::output::{Format, fields, note, table};
 use crate::{forecast, report};
 
 /// How often a task that is waited for is looked at.
@@ -68,6 +69,56 @@ pub(crate) async fn wait(
     Ok(task)
 }
 
+/// Waits for a task's end, and prints how it ended. `look` sees every state on the way, and is gone before anything is printed.
+/// Ctrl-C cancels the task, and another one leaves it to the manager.
+pub(crate) async fn follow(session: &Session, task: Task, look: impl FnMut(&Task)) -> Result<(), ApiError> {
+    let task = wait_or_cancel(session, task, look).await?;
+    if !task.state.is_final() {
+        return session.format.print(&task, |task| format!("task {} goes on without this terminal", task.id));
+    }
+    conclude(session, &task, |task| task.message.clone())
+}
+
+async fn wait_or_cancel(
+    session: &Session,
+    mut task: Task,
+    mut look: impl FnMut(&Task),
+) -> Result<Task, ApiError> {
+    // One for all the time: a signal between two polls must not be lost.
+    let mut interrupts = signal(SignalKind::interrupt())
+        .map_err(|error| ApiError::new(ErrorCode::Failed, format!("Ctrl-C cannot be caught: {error}")))?;
+    let mut cancelled = false;
+    while !task.state.is_final() {
+        look(&task);
+        tokio::select! {
+            () = tokio::time::sleep(POLL_EVERY) => {}
+            _ = interrupts.recv() => {
+                if cancelled {
+                    return Ok(task);
+                }
+                cancelled = true;
+                if let Err(error) = cancel(session, task.id).await {
+                    note(error.message);
+                }
+                note("cancelling; Ctrl-C again leaves it to the manager");
+            }
+        }
+        task = get(session, task.id).await?;
+    }
+    Ok(task)
+}
+
+/// Shows each new message of a task to people.
+pub(crate) fn new_messages(session: &Session) -> impl FnMut(&Task) + use<> {
+    let (is_text, mut shown) = (session.format == Format::Text, String::new());
+    move |task| {
+        if is_text && shown != task.message {
+            note(&task.message);
+            shown.clone_from(&task.message);
+        }
+    }
+}
+
 /// Prints a task that has ended; one that failed becomes the command's error.
 pub(crate) fn conclude(
     session: &Session,
@@ -77,7 +128,7 @@ pub(crate) fn conclude(
     if task.state == TaskState::Succeeded {
         return session.format.print(task, text);
     }
-    if session.format == crate::output::Format::Json {
+    if session.format == Format::Json {
         session.format.print(task, |_| String::new())?;
     }
     Err(failure(task))
