@@ -4,7 +4,7 @@ use godwit_types::capability::DiskFacts;
 use godwit_types::check::Verdict::{self, Blocked, Ok as Fits, Warning};
 use godwit_types::host::{DatastoreOffer, KvmFlavour};
 use godwit_types::migration::{Budget, MoveDisks};
-use godwit_types::task::{Task, TaskKind, TaskState};
+use godwit_types::task::{Task, TaskKind};
 use godwit_types::{Bytes, Epoch, ErrorCode, TaskId};
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::clock::{SKEW_REFUSED_MS, SKEW_WARNED_MS};
 use super::*;
 use crate::fixtures::{guest, host, vm};
 use crate::moving::moving;
+use crate::tasks::new_task;
 
 /// A case that fits in every respect, to be spoilt.
 struct Setting {
@@ -61,23 +62,8 @@ impl Setting {
 }
 
 fn task() -> Task {
-    let to = "c".parse().unwrap();
-    Task {
-        id: TaskId(Uuid::nil()),
-        kind: TaskKind::MigrateVm { from: "a".parse().unwrap(), to },
-        vm: Some(vm("web1").id),
-        vm_name: "web1".parse().ok(),
-        state: TaskState::Running,
-        message: String::new(),
-        started_unix_ms: 0,
-        finished_unix_ms: None,
-        turn: None,
-        progress: None,
-        storage: None,
-        forecast: None,
-        report: None,
-        error: None,
-    }
+    let kind = TaskKind::MigrateVm { from: "a".parse().unwrap(), to: "c".parse().unwrap() };
+    Task { id: TaskId(Uuid::nil()), ..new_task(&vm("web1"), kind, String::new()) }
 }
 
 fn silent() -> ApiError {

@@ -88,6 +88,11 @@ impl PowerError {
     }
 }
 
+/// Why nothing can be done with a host that has no driver.
+pub(crate) fn no_driver(host: &HostName) -> ApiError {
+    PowerError::NoDriver.told(host, "is not switched by itself")
+}
+
 /// Wakes a host. It is there once its agent reports.
 pub(crate) async fn wake(manager: &Manager, host: &HostName) -> Result<(), ApiError> {
     let driver = driver(manager, host).await?;
@@ -151,7 +156,7 @@ async fn driver(manager: &Manager, host: &HostName) -> Result<Any, ApiError> {
     });
     let file = |name: &godwit_types::Name| manager.power_dir.join(name.as_str());
     Ok(match settings.await?.driver {
-        PowerDriver::None => return Err(PowerError::NoDriver.told(host, "is not switched by itself")),
+        PowerDriver::None => return Err(no_driver(host)),
         PowerDriver::Ipmi { address, user, password } => {
             Any::Ipmi(Ipmi { tool: ipmi::TOOL.into(), address, user, password: file(&password) })
         }

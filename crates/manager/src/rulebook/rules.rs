@@ -25,9 +25,8 @@ pub(crate) fn add(tx: &Tx<'_>, rule: Rule) -> Result<Rule, ApiError> {
         tx.vm(vm.as_str())?.filter(|row| row.name == *vm).ok_or_else(|| unknown_vm(vm.as_str()))?;
     }
     require_hosts(tx, &rule)?;
-    let before = contradictions(tx)?;
     tx.put_rule(&rule)?;
-    let found = contradictions(tx)?.into_iter().filter(|conflict| !before.contains(conflict));
+    let found = contradictions(tx, name)?.into_iter();
     let found = found.map(|conflict| (conflict.to_string(), remedy(&conflict, name)));
     refuse(ErrorCode::Conflict, found.collect())?;
     changed(tx, format!("the rule {name} was added"))?;

@@ -18,6 +18,7 @@ use super::*;
 use crate::clock::now_unix_ms;
 use crate::fixtures;
 use crate::store::{InMaintenance, Store};
+use crate::tasks::new_task;
 
 const NOW: u64 = 1_000_000_000_000;
 
@@ -80,22 +81,8 @@ fn local(vm: &VmRow, usage: VmUsage) -> LocalVm {
 }
 
 fn moving(vm: &VmRow, to: &str) -> Task {
-    Task {
-        id: TaskId(Uuid::new_v4()),
-        kind: TaskKind::MigrateVm { from: name("a"), to: name(to) },
-        vm: Some(vm.id),
-        vm_name: Some(vm.name.clone()),
-        state: TaskState::Running,
-        message: String::new(),
-        started_unix_ms: NOW - 60_000,
-        finished_unix_ms: None,
-        turn: None,
-        progress: None,
-        storage: None,
-        forecast: None,
-        report: None,
-        error: None,
-    }
+    let kind = TaskKind::MigrateVm { from: name("a"), to: name(to) };
+    Task { started_unix_ms: NOW - 60_000, ..new_task(vm, kind, String::new()) }
 }
 
 #[tokio::test]

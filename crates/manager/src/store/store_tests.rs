@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::arbiter::{Change, Migration, MigrationState};
-use crate::clock::now_unix_ms;
 use crate::fixtures;
 use crate::moving::Moving;
+use crate::tasks::new_task;
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -51,23 +51,7 @@ fn migration(vm: &VmRow, state: MigrationState) -> Migration {
 }
 
 fn task(vm: &VmRow) -> Task {
-    let kind = TaskKind::StartVm { host: "a".parse().unwrap() };
-    Task {
-        id: TaskId(Uuid::new_v4()),
-        kind,
-        vm: Some(vm.id),
-        vm_name: Some(vm.name.clone()),
-        state: TaskState::Running,
-        message: "m".into(),
-        started_unix_ms: now_unix_ms(),
-        finished_unix_ms: None,
-        turn: None,
-        progress: None,
-        storage: None,
-        forecast: None,
-        report: None,
-        error: None,
-    }
+    new_task(vm, TaskKind::StartVm { host: "a".parse().unwrap() }, "m".into())
 }
 
 #[tokio::test]

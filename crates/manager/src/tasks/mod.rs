@@ -119,7 +119,7 @@ pub(crate) async fn set_bandwidth(
 }
 
 /// A task that begins now.
-fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
+pub(crate) fn new_task(vm: &VmRow, kind: TaskKind, message: String) -> Task {
     Task { vm: Some(vm.id), vm_name: Some(vm.name.clone()), ..host_task(kind, message) }
 }
 

@@ -89,9 +89,7 @@ async fn begin(
     let begun = manager.store.write(move |tx| {
         let host = tx.host(&name)?.ok_or_else(|| unknown_host(name.as_str()))?;
         if tx.host_settings(&name)?.driver == PowerDriver::None {
-            let message = format!("nothing is known that could switch {name}");
-            let remedy = format!("name a driver: godwit host set {name} --power-driver ipmi|wake-on-lan");
-            return Err(ApiError::new(ErrorCode::Refused, message).remedy(remedy));
+            return Err(power::no_driver(&name));
         }
         let (kind, phase, doing) = judge(tx, &name, &host)?;
         let task = host_task(kind, format!("{name} {doing}"));

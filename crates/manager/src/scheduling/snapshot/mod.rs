@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use godwit_scheduler::rules::{Conflict, conflicts};
 use godwit_scheduler::snapshot::{Host, Snapshot};
 use godwit_types::task::{Task, TaskKind};
-use godwit_types::{HostName, VmId};
+use godwit_types::{HostName, Name, VmId};
 
 pub(crate) use left_alone::left_alone;
 pub(super) use vms::demands;
@@ -66,8 +66,8 @@ pub(crate) fn snapshot(
     Ok(Snapshot { at_unix_ms: now, hosts, vms, pools: tx.pools()?, rules: tx.rules()? })
 }
 
-/// Must-rules that cannot all be kept, whoever runs now.
-pub(crate) fn contradictions(tx: &Tx<'_>) -> Result<Vec<Conflict>, StoreError> {
+/// Must-rules that could all be kept without this one, whoever runs now.
+pub(crate) fn contradictions(tx: &Tx<'_>, rule: &Name) -> Result<Vec<Conflict>, StoreError> {
     let rows = tx.hosts()?;
     let kinds = Kinds::of(&rows);
     let mut hosts = Vec::new();
@@ -76,7 +76,12 @@ pub(crate) fn contradictions(tx: &Tx<'_>) -> Result<Vec<Conflict>, StoreError> {
     }
     let vms = tx.vms()?;
     let vms: Vec<_> = vms.iter().map(|row| vms::to_be_placed(row, None, &kinds)).collect();
-    Ok(conflicts(&hosts, &vms, &tx.rules()?))
+    let mut rules = tx.rules()?;
+    let mut found = conflicts(&hosts, &vms, &rules);
+    rules.retain(|other| other.name != *rule);
+    let without = conflicts(&hosts, &vms, &rules);
+    found.retain(|conflict| !without.contains(conflict));
+    Ok(found)
 }
 
 /// The host on which each VM will be once what is under way has ended.
