@@ -15,9 +15,9 @@ use godwit_lab::fabric::{Fabric, FabricOptions, require_root_and_kvm};
 use godwit_lab::guest::GuestFiles;
 use godwit_lab::load::{self, GuestReport, Load, LoadOptions, Mark, Noticed};
 use godwit_lab::{LabError, Result, cleanup, emulated, logs, setup};
-use godwit_types::HostName;
 use godwit_types::migration::MigrationReport;
 use godwit_types::task::{Task, TaskState};
+use godwit_types::{Bytes, HostName};
 
 /// How long a verb may take that does not wait for a migration.
 pub const VERB_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -211,4 +211,27 @@ const ALIVE_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 /// Fails if the condition does not hold.
 pub fn ensure(holds: bool, promise: impl Into<String>) -> Result<()> {
     if holds { Ok(()) } else { Err(LabError::Broken(promise.into())) }
+}
+
+/// Three native hosts.
+pub fn three_hosts() -> FabricOptions {
+    let hosts = ["host-a", "host-b", "host-c"].map(|name| name.parse().expect("a name"));
+    FabricOptions { hosts: hosts.into(), ..FabricOptions::default() }
+}
+
+/// A small guest that writes at this rate, 0 as fast as it can, with an address of its own.
+pub fn small_guest(number: u8, rate: &str) -> GuestOptions {
+    GuestOptions {
+        memory: Bytes::mib(128),
+        working_set: Bytes::mib(32),
+        rate: rate.into(),
+        address: Ipv4Addr::new(10, 77, 0, 20 + number),
+        ..GuestOptions::named(&format!("web{number}"))
+    }
+}
+
+/// The host that runs the VM.
+pub fn owner(cluster: &dyn Cluster, vm: &str) -> Result<HostName> {
+    let shown = cluster.vm(vm)?;
+    shown.owner.ok_or_else(|| LabError::Broken(format!("{vm} has no owner")))
 }

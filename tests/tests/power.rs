@@ -2,18 +2,18 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use godwit_lab::cluster::{Cli, Cluster, GuestOptions};
-use godwit_lab::fabric::{Fabric, FabricOptions, Process};
+use godwit_lab::cluster::{Cli, Cluster};
+use godwit_lab::fabric::{Fabric, Process};
 use godwit_lab::{LabError, Result, exec};
-use godwit_tests::{VERB_LIMIT, assert_alive, boot, ensure, on_one_fabric_with};
+use godwit_tests::{
+    VERB_LIMIT, assert_alive, boot, ensure, on_one_fabric_with, owner, small_guest, three_hosts,
+};
+use godwit_types::HostName;
 use godwit_types::host::{Host, StandbyPhase};
-use godwit_types::vm::Vm;
-use godwit_types::{Bytes, HostName};
 
 /// How long the scheduler may take to see what is to be seen, and hosts to go or to come.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -23,7 +23,7 @@ fn an_idle_cluster_shrinks_to_one_host_and_grows_back_under_load() {
     on_one_fabric_with(three_hosts(), |fabric, place| {
         let switches = Switches::install(fabric)?;
         let cluster: &dyn Cluster = fabric;
-        let guests = [guest(0, "200"), guest(1, "0"), guest(2, "0")];
+        let guests = [small_guest(0, "200"), small_guest(1, "0"), small_guest(2, "0")];
         boot(cluster, place, &guests[0], &fabric.hosts()[0])?;
         let saving = ["policy", "set", "--automation", "full", "--power", "on", "--power-uptime", "0s"];
         cluster.cli().text(&saving, VERB_LIMIT)?;
@@ -112,22 +112,6 @@ impl<'a> Switches<'a> {
     }
 }
 
-fn three_hosts() -> FabricOptions {
-    let hosts = ["host-a", "host-b", "host-c"].map(|name| name.parse().expect("a name"));
-    FabricOptions { hosts: hosts.into(), ..FabricOptions::default() }
-}
-
-/// A small guest that writes at this rate; 0 is as fast as it can.
-fn guest(number: u8, rate: &str) -> GuestOptions {
-    GuestOptions {
-        memory: Bytes::mib(128),
-        working_set: Bytes::mib(32),
-        rate: rate.into(),
-        address: Ipv4Addr::new(10, 77, 0, 20 + number),
-        ..GuestOptions::named(&format!("web{number}"))
-    }
-}
-
 fn hosts(cluster: &dyn Cluster) -> Result<Vec<Host>> {
     cluster.cli().ask(&["host", "ls"])
 }
@@ -139,11 +123,6 @@ fn on(hosts: &[Host]) -> Vec<HostName> {
 
 fn off(hosts: &[Host]) -> usize {
     hosts.iter().filter_map(|host| host.standby).filter(|standby| standby.phase == StandbyPhase::Off).count()
-}
-
-fn owner(cluster: &dyn Cluster, vm: &str) -> Result<HostName> {
-    let shown: Vm = cluster.vm(vm)?;
-    shown.owner.ok_or_else(|| LabError::Broken(format!("{vm} has no owner")))
 }
 
 fn cli(cluster: &dyn Cluster) -> Cli<'_> {

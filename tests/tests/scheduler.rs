@@ -1,16 +1,16 @@
 //! The scheduler on real VMs: a host is emptied under load and gets no VM, a rule moves a VM, and what one host has too much of
 //! goes to another without being asked.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use godwit_lab::cluster::{Cluster, GuestOptions};
-use godwit_lab::fabric::FabricOptions;
 use godwit_lab::{LabError, Result, exec};
-use godwit_tests::{VERB_LIMIT, assert_alive, assert_unnoticed, boot, ensure, load, on_fabric_with};
+use godwit_tests::{
+    VERB_LIMIT, assert_alive, assert_unnoticed, boot, ensure, load, on_fabric_with, owner, small_guest,
+    three_hosts,
+};
 use godwit_types::host::Host;
 use godwit_types::task::{Task, TaskState};
-use godwit_types::vm::Vm;
 use godwit_types::{Bytes, ErrorCode, HostName};
 use serde_json::Value;
 
@@ -86,30 +86,12 @@ fn vms_that_want_more_than_their_host_has_are_separated_without_being_asked() {
     });
 }
 
-fn three_hosts() -> FabricOptions {
-    let hosts = ["host-a", "host-b", "host-c"].map(|name| name.parse().expect("a name"));
-    FabricOptions { hosts: hosts.into(), ..FabricOptions::default() }
-}
-
 fn three(cluster: &dyn Cluster) -> [HostName; 3] {
     cluster.hosts().to_vec().try_into().expect("it was made of three hosts")
 }
 
-/// Small guests that write at this rate, each with an address of its own.
 fn guests(count: u8, rate: &str) -> Vec<GuestOptions> {
-    let guest = |number: u8| GuestOptions {
-        memory: Bytes::mib(128),
-        working_set: Bytes::mib(32),
-        rate: rate.into(),
-        address: Ipv4Addr::new(10, 77, 0, 20 + number),
-        ..GuestOptions::named(&format!("web{number}"))
-    };
-    (0..count).map(guest).collect()
-}
-
-fn owner(cluster: &dyn Cluster, vm: &str) -> Result<HostName> {
-    let shown: Vm = cluster.vm(vm)?;
-    shown.owner.ok_or_else(|| LabError::Broken(format!("{vm} has no owner")))
+    (0..count).map(|number| small_guest(number, rate)).collect()
 }
 
 fn await_apart(cluster: &dyn Cluster, guests: &[GuestOptions]) -> Result<()> {

@@ -20,7 +20,7 @@ pub mod decision;
 pub mod entitlement;
 pub mod planner;
 pub mod policy;
-mod random;
+pub mod random;
 pub mod record;
 pub mod resource;
 pub mod rules;

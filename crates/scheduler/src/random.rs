@@ -43,7 +43,8 @@ impl Random {
     }
 }
 
-fn split_mix(state: &mut u64) -> u64 {
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): 64 even bits, from a state that goes on with each call.
+pub fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
