@@ -1,5 +1,7 @@
 //! What the engine needs of a VM. `godwit-vmm` implements these traits on KVM; tests implement them on a `Vec`.
 
+use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +96,12 @@ pub trait GuestMemory: Send + Sync {
 
     /// Copies whole pages into RAM from `first` on.
     fn write(&self, first: Gfn, from: &[u8]) -> Result<(), MachineError>;
+
+    /// Reads from a connection into these pages of RAM, past their first `done` bytes, with one call: how many bytes have
+    /// come, none at its end. Whoever is never given a connection in clear can do without.
+    fn receive(&self, _pages: PageRange, _done: usize, _from: &TcpStream) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Makes pages read as zeros, before the guest runs here; costs nothing where they were never written.
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError>;

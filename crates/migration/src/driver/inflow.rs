@@ -4,10 +4,12 @@
 //!   buffer   | used | plaintext  start..end | gap | not opened yet  sealed..filled | room |
 //! ```
 //!
-//! In clear, `end` and `sealed` move together and nothing is copied. Sealed, a record's plaintext is moved only if a
-//! reader needs it in one piece with what was left of the record before.
+//! In clear, `end` and `sealed` move together and nothing is copied; long contents need not come by here at all, but can be
+//! read from the connection straight to their places. Sealed, a record's plaintext is moved only if a reader needs it in
+//! one piece with what was left of the record before.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,6 +22,11 @@ use crate::secure::{Open, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, SecureError};
 
 /// Read with one call, at most, in bytes: what stays in the processor's cache until it lies in guest memory.
 const BUFFER_BYTES: usize = 256 << 10;
+/// Contents of at least so many bytes are read straight to their places where that can be: what is shorter is not worth a
+/// call of its own.
+const STRAIGHT_BYTES: usize = 64 << 10;
+/// Where contents may go straight to their places, frames are read by at most so many bytes: few contents come with them.
+const FRAME_BYTES: usize = 16 << 10;
 
 /// See the module.
 pub(super) struct Inflow<S> {
@@ -28,6 +35,8 @@ pub(super) struct Inflow<S> {
     /// When waiting ends; none if others bound it.
     pub(super) deadline: Option<Instant>,
     open: Option<Box<dyn Open>>,
+    /// The connection in clear, of which contents may be read past this.
+    straight: Option<TcpStream>,
     buffer: Vec<u8>,
     plain: Range<usize>,
     sealed: Range<usize>,
@@ -43,7 +52,13 @@ where
         stop: Arc<AtomicBool>,
         deadline: Option<Instant>,
     ) -> Self {
-        Self { stream, stop, deadline, open, buffer: vec![0; BUFFER_BYTES], plain: 0..0, sealed: 0..0 }
+        let buffer = vec![0; BUFFER_BYTES];
+        Self { stream, stop, deadline, open, straight: None, buffer, plain: 0..0, sealed: 0..0 }
+    }
+
+    /// The same, whose contents may be read past it from this same connection, which goes in clear.
+    pub(super) fn with_straight(self, connection: TcpStream) -> Self {
+        Self { straight: Some(connection), ..self }
     }
 
     /// The next `bytes` bytes, waiting for them. The end of the stream before the first of them is a clean close if
@@ -52,20 +67,51 @@ where
         while self.plain.len() < bytes {
             let cut =
                 if may_close && self.plain.is_empty() { LinkError::Closed } else { LinkError::Truncated };
-            if !self.advance()? && self.receive()? == 0 {
+            let missing = bytes - self.plain.len();
+            let most = if self.straight.is_some() { missing.max(FRAME_BYTES) } else { usize::MAX };
+            if !self.advance()? && self.receive(most)? == 0 {
                 return Err(cut);
             }
         }
-        let from = self.plain.start;
-        self.plain.start += bytes;
-        Ok(&self.buffer[from..from + bytes])
+        Ok(self.used(bytes))
     }
 
-    /// Whole pages, at least one and at most `bytes`, a multiple of the page size: as many as have arrived.
+    /// The next `bytes` bytes, which are there.
+    fn used(&mut self, bytes: usize) -> &[u8] {
+        let from = self.plain.start;
+        self.plain.start += bytes;
+        &self.buffer[from..from + bytes]
+    }
+
+    /// Whole pages, at least one and at most `bytes`, a multiple of the page size: as many as have arrived. What may go
+    /// [straight](Self::straight) to its place is left where it is.
     pub(super) fn take_pages(&mut self, bytes: usize) -> Result<&[u8], LinkError> {
         const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
-        while self.plain.len() < PAGE_BYTES && self.advance()? {}
-        self.take((self.plain.len() / PAGE_BYTES * PAGE_BYTES).clamp(PAGE_BYTES, bytes), false)
+        while self.plain.len() < PAGE_BYTES {
+            let leave = self.straight.is_some() && bytes >= STRAIGHT_BYTES;
+            let most = if leave { PAGE_BYTES - self.plain.len() } else { usize::MAX };
+            if !self.advance()? && self.receive(most)? == 0 {
+                return Err(LinkError::Truncated);
+            }
+        }
+        Ok(self.used((self.plain.len() / PAGE_BYTES * PAGE_BYTES).min(bytes)))
+    }
+
+    /// Whether the next `bytes` bytes can be read straight to their places: none of them is here yet.
+    pub(super) fn is_straight(&self, bytes: usize) -> bool {
+        bytes >= STRAIGHT_BYTES && self.straight.is_some() && self.plain.is_empty() && self.sealed.is_empty()
+    }
+
+    /// Waits for bytes that `read` takes from the connection; how many it has taken, at least one.
+    pub(super) fn straight(
+        &self,
+        mut read: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Result<usize, LinkError> {
+        let Some(connection) = &self.straight else { return Err(LinkError::Stopped) };
+        match self.wait_for(|| read(connection))? {
+            0 => Err(LinkError::Truncated),
+            count => Ok(count),
+        }
     }
 
     /// Makes more plaintext of what has arrived; whether there was enough for that.
@@ -97,25 +143,32 @@ where
         Ok(true)
     }
 
-    /// Waits for bytes; how many have come, none at the end of the stream.
-    fn receive(&mut self) -> Result<usize, LinkError> {
+    /// Waits for bytes, of which at most so many are taken; how many have come, none at the end of the stream.
+    fn receive(&mut self, most: usize) -> Result<usize, LinkError> {
         self.make_room();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let room = &mut buffer[self.sealed.end..];
+        let most = most.min(room.len());
+        let count = self.wait_for(|| (&self.stream).read(&mut room[..most]));
+        self.buffer = buffer;
+        let count = count?;
+        self.sealed.end += count;
+        Ok(count)
+    }
+
+    fn wait_for(&self, mut read: impl FnMut() -> io::Result<usize>) -> Result<usize, LinkError> {
         loop {
             // Before each read, so that a peer that trickles does not prolong the wait.
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(LinkError::Silent);
             }
-            let read = (&self.stream).read(&mut self.buffer[self.sealed.end..]);
+            let read = read();
             if self.stop.load(Relaxed) {
                 return Err(LinkError::Stopped);
             }
             match read {
-                Ok(count) => {
-                    self.sealed.end += count;
-                    return Ok(count);
-                }
                 Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => {}
-                Err(error) => return Err(error.into()),
+                read => return Ok(read?),
             }
         }
     }

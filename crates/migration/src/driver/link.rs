@@ -105,6 +105,11 @@ where
     pub(super) fn pages(&mut self, bytes: usize) -> Result<&[u8], LinkError> {
         self.inflow.take_pages(bytes)
     }
+
+    /// Where page contents of so many bytes can be read past this: see [`Inflow::straight`].
+    pub(super) fn straight(&self, bytes: usize) -> Option<&Inflow<S>> {
+        self.inflow.is_straight(bytes).then_some(&self.inflow)
+    }
 }
 
 /// A connection whose handshake is over, in its two halves.
@@ -152,14 +157,14 @@ impl Greeting<'_> {
         let mut theirs = [0; PREAMBLE_BYTES];
         bounded.read_exact(&mut theirs).map_err(why)?;
         Preamble::OURS.agree(Preamble::decode(&theirs)?)?;
-        let (seal, open) = match self.secure {
+        let inflow = |stream, open| Inflow::new(stream, open, Arc::clone(self.stop), Some(deadline));
+        let (inflow, seal) = match self.secure {
             Some(secure) => {
                 let halves = secure.shake_hands(self.end, &mut bounded).map_err(why)??;
-                (Some(halves.seal), Some(halves.open))
+                (inflow(stream.try_clone()?, Some(halves.open)), Some(halves.seal))
             }
-            None => (None, None),
+            None => (inflow(stream.try_clone()?, None).with_straight(stream.try_clone()?), None),
         };
-        let inflow = Inflow::new(stream.try_clone()?, open, Arc::clone(self.stop), Some(deadline));
         Ok(Connection { reader: Reader::new(inflow), writer: Outflow::new(stream, seal) })
     }
 }

@@ -4,12 +4,14 @@
 //!   Open: all that comes --state is loaded--> Closed --pages are to follow--> Following: pages that are missing
 //! ```
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::net::TcpStream;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use godwit_types::{Gfn, PAGE_SIZE_BYTES};
 
 use super::arriving::Arriving;
+use super::inflow::Inflow;
 use super::link::Reader;
 use super::places::Places;
 use super::sink::SinkError;
@@ -79,7 +81,7 @@ impl Seal {
         }
     }
 
-    /// The contents go to their places straight from where they arrived.
+    /// The contents go to their places straight from where they arrived: a buffer, or the connection itself.
     fn plain<S>(
         &self,
         record: &PageRecord,
@@ -92,13 +94,49 @@ impl Seal {
         for range in record.raw() {
             let mut next = range.start.0;
             while next < range.end() {
-                let bytes = ((range.end() - next) * PAGE_SIZE_BYTES) as usize;
+                let rest = PageRange { start: Gfn(next), pages: range.end() - next };
+                let bytes = (rest.pages * PAGE_SIZE_BYTES) as usize;
+                match reader.straight(bytes) {
+                    Some(inflow) if self.is_open() && places.disks_with(rest.start).is_none() => {
+                        self.receive(places.memory, rest, inflow)?;
+                        break;
+                    }
+                    _ => {}
+                }
                 let contents = reader.pages(bytes).map_err(SinkError::Link)?;
-                self.write(places, Gfn(next), contents)?;
+                self.write(places, rest.start, contents)?;
                 next += contents.len() as u64 / PAGE_SIZE_BYTES;
             }
         }
         Ok(())
+    }
+
+    /// Reads all of these pages from the connection into memory.
+    fn receive<S>(
+        &self,
+        memory: &dyn GuestMemory,
+        pages: PageRange,
+        inflow: &Inflow<S>,
+    ) -> Result<(), SinkError>
+    where
+        for<'a> &'a S: Read,
+    {
+        // They are refused here if they are not RAM.
+        let bytes = memory.bytes(pages).map_err(SinkError::Machine)?.len();
+        let mut done = 0;
+        while done < bytes {
+            // The lock is held for one call, which waits only for a moment, so that whoever closes does not wait for a peer.
+            let read = |from: &TcpStream| match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
+                Stage::Open => memory.receive(pages, done, from),
+                Stage::Closed | Stage::Following(_) => Err(io::Error::other(LATE)),
+            };
+            done += inflow.straight(read).map_err(SinkError::Link)?;
+        }
+        self.count(memory, pages.start, bytes).map_err(SinkError::Machine)
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(*self.stage.read().unwrap_or_else(PoisonError::into_inner), Stage::Open)
     }
 
     fn packed<S>(
@@ -174,20 +212,23 @@ impl Seal {
     }
 }
 
+const LATE: &str = "pages after the device state";
+
 fn sealed() -> SinkError {
-    WireError::malformed("page record", "pages after the device state").into()
+    WireError::malformed("page record", LATE).into()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
+    use std::io::{Cursor, Write};
+    use std::net::TcpListener;
     use std::sync::Mutex;
     use std::sync::mpsc::sync_channel;
     use std::time::Duration;
 
     use super::*;
     use crate::bitmap::PageBitmap;
-    use crate::driver::inflow::Inflow;
+    use crate::driver::link::LinkError;
     use crate::machine::Absent;
 
     const RAM: [PageRange; 1] = [PageRange { start: Gfn(0), pages: 64 }];
@@ -268,6 +309,66 @@ mod tests {
         assert!(take(&seal, 2, PageKind::Zero).is_ok());
         assert!(take(&seal, 3, PageKind::Delta).is_err());
         assert_eq!(*placed.0.lock().unwrap(), [Gfn(1), Gfn(2)]);
+    }
+
+    /// Memory of which it is only known what was read into it.
+    #[derive(Default)]
+    struct Straight(Mutex<Vec<u8>>);
+
+    impl GuestMemory for Straight {
+        fn ranges(&self) -> &[PageRange] {
+            &RAM
+        }
+
+        fn bytes(&self, pages: PageRange) -> Result<&[u8], MachineError> {
+            Ok(vec![0; (pages.pages * PAGE_SIZE_BYTES) as usize].leak())
+        }
+
+        fn write(&self, _: Gfn, from: &[u8]) -> Result<(), MachineError> {
+            self.0.lock().unwrap().extend_from_slice(from);
+            Ok(())
+        }
+
+        fn receive(&self, pages: PageRange, done: usize, mut from: &TcpStream) -> io::Result<usize> {
+            let mut came = vec![0; (pages.pages * PAGE_SIZE_BYTES) as usize - done];
+            let count = from.read(&mut came)?;
+            self.0.lock().unwrap().extend_from_slice(&came[..count]);
+            Ok(count)
+        }
+
+        fn zero(&self, _: Gfn, _: u64) -> Result<(), MachineError> {
+            Ok(())
+        }
+    }
+
+    /// A seal's reader of a connection in clear over which `sent` came, and that then ended.
+    fn in_clear(sent: Vec<u8>) -> Reader {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let there = listener.accept().unwrap().0;
+        std::thread::spawn(move || here.write_all(&sent));
+        let past = there.try_clone().unwrap();
+        Reader::new(Inflow::new(there, None, Arc::default(), None).with_straight(past))
+    }
+
+    #[test]
+    fn in_clear_long_runs_pass_the_buffer_by_and_nothing_is_lost_between() {
+        let mut record = PageRecord::default();
+        record.begin(1);
+        let runs = [(0, 1), (2, 40), (50, 3), (60, 17), (100, 1), (120, 120), (300, 16)];
+        for (start, pages) in runs {
+            record.push_run(Run { range: PageRange { start: Gfn(start), pages }, kind: PageKind::Raw });
+        }
+        let contents: Vec<u8> = (0..record.raw_bytes()).map(|at| (at % 251) as u8).collect();
+        let twice = contents.repeat(2);
+        let (memory, seal, mut reader) = (Straight::default(), Seal::default(), in_clear(twice.clone()));
+        let places = Places { memory: &memory, disks: None };
+        for _ in 0..2 {
+            assert!(seal.pages(&record, &mut reader, &mut Unpacker::default(), places).is_ok());
+        }
+        assert!(*memory.0.lock().unwrap() == twice);
+        let cut = seal.pages(&record, &mut reader, &mut Unpacker::default(), places);
+        assert!(matches!(cut, Err(SinkError::Link(LinkError::Truncated))));
     }
 
     #[test]

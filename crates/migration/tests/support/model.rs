@@ -1,6 +1,8 @@
 //! A VM whose RAM is a vector and whose vCPU is a thread that stamps pages.
 
 use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
@@ -296,6 +298,22 @@ impl GuestMemory for ModelVm {
             self.words_of(first, from.len())?[7].fetch_xor(1, Relaxed);
         }
         Ok(())
+    }
+
+    /// What would be read into memory if it were a process's own.
+    fn receive(&self, pages: PageRange, done: usize, mut from: &TcpStream) -> io::Result<usize> {
+        let mut came = vec![0; (pages.pages * PAGE_SIZE_BYTES) as usize - done];
+        let count = from.read(&mut came)?;
+        let words = self.words_of(pages.start, done + came.len()).map_err(io::Error::other)?;
+        for (at, byte) in (done..).zip(&came[..count]) {
+            let (shift, mask) = (at % 8 * 8, 0xff << (at % 8 * 8));
+            let put = |word: u64| Some(word & !mask | u64::from(*byte) << shift);
+            words[at / 8].fetch_update(Relaxed, Relaxed, put).unwrap();
+        }
+        if self.has_fault("flips-a-bit") {
+            words[7].fetch_xor(1, Relaxed);
+        }
+        Ok(count)
     }
 
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError> {

@@ -4,13 +4,16 @@
 //! and so does the guest when it goes on. Memory that nobody has written is never allocated by being read.
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{GuestMemory, MachineError, PageRange};
 use godwit_types::{Bytes, Gfn, PAGE_SIZE_BYTES};
 use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatile, VolatileMemoryError, VolatileSlice,
+};
 
 use super::aside::Aside;
 use super::{GuestRam, layout};
@@ -160,6 +163,15 @@ impl GuestMemory for Ram {
         Ok(())
     }
 
+    fn receive(&self, pages: PageRange, done: usize, mut from: &TcpStream) -> io::Result<usize> {
+        let slice = self.slice(pages).map_err(io::Error::other)?;
+        let mut rest = slice.offset(done).map_err(io::Error::other)?;
+        from.read_volatile(&mut rest).map_err(|error| match error {
+            VolatileMemoryError::IOError(error) => error,
+            other => io::Error::other(other),
+        })
+    }
+
     /// Before a guest has run here, only pages that the VMM has written can be other than zero.
     fn zero(&self, first: Gfn, pages: u64) -> Result<(), MachineError> {
         let slice = self.slice(PageRange { start: first, pages })?;
@@ -206,6 +218,8 @@ fn whole_pages(bytes: usize) -> Result<u64, MachineError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use vm_memory::Bytes as _;
 
     use super::*;
@@ -266,6 +280,26 @@ mod tests {
         assert_eq!(ram.bytes(run(700, 1)).unwrap(), [5; PAGE]);
         assert!(ram.bytes(run(701, 1)).unwrap().iter().all(|byte| *byte == 0));
         ram.prepare(run(u64::MAX, 2));
+    }
+
+    #[test]
+    fn what_is_read_from_a_connection_lies_in_its_place_and_can_be_zeroed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let there = listener.accept().unwrap().0;
+        here.write_all(&[8; PAGE + 100]).unwrap();
+        drop(here);
+        let (ram, mut done) = (Ram::new(Bytes::mib(16)).unwrap(), 10);
+        while let count @ 1.. = ram.receive(run(7, 2), done, &there).unwrap() {
+            done += count;
+        }
+        assert_eq!(done, PAGE + 110);
+        let came = [vec![0; 10], vec![8; PAGE + 100], vec![0; PAGE - 110]].concat();
+        assert_eq!(ram.bytes(run(7, 2)).unwrap(), came);
+        ram.zero(Gfn(7), 2).unwrap();
+        assert!(ram.bytes(run(7, 2)).unwrap().iter().all(|byte| *byte == 0));
+        assert!(ram.receive(run(7, 2), 2 * PAGE + 1, &there).is_err());
+        assert!(ram.receive(run(4095, 2), 0, &there).is_err());
     }
 
     #[test]
