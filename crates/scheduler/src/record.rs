@@ -10,6 +10,7 @@ use crate::what_if::Change;
 
 /// Where a step is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StepState {
     /// It waits for people to apply or to reject it.
@@ -34,6 +35,7 @@ impl StepState {
 
 /// A step, and how far it has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StepRecord {
     #[serde(flatten)]
     pub step: Step,
@@ -53,6 +55,7 @@ pub struct StepRecord {
 
 /// What a plan says beside its steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Outline {
     pub before: Standing,
     pub after: Standing,
@@ -69,6 +72,7 @@ impl From<&Plan> for Outline {
 
 /// A decision without what it was concluded from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DecisionRecord {
     /// Grows with each decision.
     pub id: u64,
@@ -84,6 +88,7 @@ pub struct DecisionRecord {
 
 /// A decision with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WholeDecision {
     pub record: DecisionRecord,
     pub decision: Decision,
@@ -91,6 +96,7 @@ pub struct WholeDecision {
 
 /// How the scheduler is: `GET /v1/scheduler`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SchedulerStatus {
     pub automation: Automation,
     pub threshold: u8,
@@ -110,6 +116,7 @@ pub struct SchedulerStatus {
 
 /// A VM that the scheduler does not move for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeftAlone {
     pub vm: VmName,
     pub reason: String,
@@ -118,6 +125,7 @@ pub struct LeftAlone {
 
 /// Asks for a decision now: `POST /v1/scheduler/run`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunScheduler {
     #[serde(flatten)]
     pub goal: Goal,
@@ -128,6 +136,7 @@ pub struct RunScheduler {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ran {
     /// None if nothing was recorded, since it was not wanted or nothing has changed.
     pub decision: Option<u64>,
@@ -136,6 +145,7 @@ pub struct Ran {
 
 /// Names steps of a decision by their places, from 0; all of them if none is named.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NameSteps {
     #[serde(default)]
     pub steps: Vec<usize>,
@@ -143,6 +153,7 @@ pub struct NameSteps {
 
 /// Asks for a decision to be made again: `POST /v1/scheduler/decisions/{id}/replay`. Under its own policy if nothing is named.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AskReplay {
     /// Under this policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,6 +165,7 @@ pub struct AskReplay {
 
 /// Asks what would be if something were otherwise: `POST /v1/scheduler/what-if`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AskWhatIf {
     /// One after the other.
     #[serde(default)]
@@ -165,6 +177,7 @@ pub struct AskWhatIf {
 
 /// What would be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Imagined {
     /// How the cluster is.
     pub now: Standing,
@@ -174,6 +187,7 @@ pub struct Imagined {
 
 /// Which host a plan empties, as an answer to a question about it: `GET /v1/hosts/{host}/maintenance`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Emptying {
     pub host: HostName,
     /// The VMs that run on it now.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something that VMs compete for, with the unit of its amounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
     /// MHz: millions of cycles a second, so that cores of different speed compare.

@@ -15,6 +15,7 @@ use crate::rules::Rule;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Snapshot {
     pub at_unix_ms: u64,
     pub hosts: Vec<Host>,
@@ -25,6 +26,8 @@ pub struct Snapshot {
 
 /// A host as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = SnapshotHost))]
 pub struct Host {
     pub name: HostName,
     pub state: HostState,
@@ -50,6 +53,8 @@ pub struct Host {
 /// What a host is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = SnapshotHostState))]
 pub enum HostState {
     /// It runs VMs.
     On,
@@ -66,6 +71,7 @@ pub enum HostState {
 /// How much a host moves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigrationRoom {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
     /// Migrations away from it at a time, and as many to it.
     pub moves_max: u32,
     /// What all of them send in bytes per second, and as much arrives.
@@ -98,6 +104,8 @@ pub struct Vm {
     pub name: VmName,
     /// None if it is to be placed.
     pub host: Option<HostName>,
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = SnapshotVm))]
     /// Directly below the cluster if none.
     pub pool: Option<Name>,
     pub controls: PerResource<Controls>,
@@ -128,6 +136,7 @@ pub struct Needs {
     /// Classes of CPU that it runs on; any if none.
     pub cpu_classes: Option<BTreeSet<Name>>,
     pub networks: BTreeSet<Name>,
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
     pub datastores: BTreeSet<Name>,
 }
 
@@ -137,6 +146,7 @@ pub struct Writes {
     /// Memory that is not zero, in bytes.
     pub used: u64,
     /// Memory that is written over and over, in bytes.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
     pub hot: u64,
     /// Bytes of memory that are written anew each second, the hot ones counted once.
     pub bytes_per_s: u64,

@@ -10,6 +10,7 @@ use crate::snapshot::{HostState, Snapshot};
 
 /// What is otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum Change {
     /// So many hosts more that are like one that is there, without its VMs, and on.

@@ -91,3 +91,7 @@ impl Modify for BearerToken {
         document.components.get_or_insert_default().add_security_scheme("token", scheme);
     }
 }
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

@@ -48,9 +48,9 @@ pub(super) async fn exit_maintenance(State(manager): Shared, Path(name): Path<Ho
     Ok(Json(Empty {}))
 }
 
-/// Where the VMs of a host would go if it were emptied, and which could not. Moves nothing. The answer is an `Emptying`.
+/// Where the VMs of a host would go if it were emptied, and which could not. Moves nothing.
 #[utoipa::path(get, path = "/v1/hosts/{name}/maintenance", operation_id = "plan_maintenance", tag = "hosts", params(("name" = String, Path)),
-    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    responses((status = 200, body = Emptying), (status = "default", body = ApiError)))]
 pub(super) async fn plan_maintenance(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Emptying> {
     Ok(Json(scheduling::emptying(&manager, name).await?))
 }

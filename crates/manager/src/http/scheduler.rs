@@ -20,14 +20,14 @@ const LIMIT_MAX: u32 = 200;
 
 /// How the scheduler is: what it may do by itself, its last decision, and what it leaves alone.
 #[utoipa::path(get, path = "/v1/scheduler", operation_id = "show_scheduler", tag = "scheduler",
-    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    responses((status = 200, body = SchedulerStatus), (status = "default", body = ApiError)))]
 pub(super) async fn status(State(manager): Shared) -> Answer<SchedulerStatus> {
     Ok(Json(scheduling::status(&manager).await?))
 }
 
 /// Has the scheduler look at the cluster now. With `dry_run`, it only tells what it would do.
-#[utoipa::path(post, path = "/v1/scheduler/run", operation_id = "run_scheduler", tag = "scheduler", request_body = serde_json::Value,
-    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+#[utoipa::path(post, path = "/v1/scheduler/run", operation_id = "run_scheduler", tag = "scheduler", request_body = RunScheduler,
+    responses((status = 200, body = Ran), (status = "default", body = ApiError)))]
 pub(super) async fn run(State(manager): Shared, Json(asked): Json<RunScheduler>) -> Answer<Ran> {
     Ok(Json(scheduling::run(&manager, asked).await?))
 }
@@ -42,7 +42,7 @@ pub(super) struct Page {
 #[utoipa::path(get, path = "/v1/scheduler/decisions", operation_id = "list_decisions", tag = "scheduler",
     params(("limit" = Option<u32>, Query, description = "how many, up to 200"),
         ("before" = Option<u64>, Query, description = "only those before this one")),
-    responses((status = 200, body = Vec<serde_json::Value>), (status = "default", body = ApiError)))]
+    responses((status = 200, body = Vec<DecisionRecord>), (status = "default", body = ApiError)))]
 pub(super) async fn list(
     State(manager): Shared,
     Query(Page { limit, before }): Query<Page>,
@@ -53,7 +53,7 @@ pub(super) async fn list(
 
 /// A decision with all that it was concluded from: the cluster as it was, the policy, the seed.
 #[utoipa::path(get, path = "/v1/scheduler/decisions/{id}", operation_id = "show_decision", tag = "scheduler", params(("id" = u64, Path)),
-    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    responses((status = 200, body = WholeDecision), (status = "default", body = ApiError)))]
 pub(super) async fn show(State(manager): Shared, Path(id): Path<u64>) -> Answer<WholeDecision> {
     let found = manager.store.read(move |tx| Ok(tx.decision_record(id)?.zip(tx.decision(id)?)));
     let (record, decision) = found.await?.ok_or_else(|| scheduling::unknown_decision(id))?;
@@ -62,7 +62,7 @@ pub(super) async fn show(State(manager): Shared, Path(id): Path<u64>) -> Answer<
 
 /// Does what a decision recommends: the steps named and those that they wait for, or all.
 #[utoipa::path(post, path = "/v1/scheduler/decisions/{id}/apply", operation_id = "apply_decision", tag = "scheduler", params(("id" = u64, Path)),
-    request_body = serde_json::Value, responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    request_body = NameSteps, responses((status = 200, body = DecisionRecord), (status = "default", body = ApiError)))]
 pub(super) async fn apply(
     State(manager): Shared,
     Path(id): Path<u64>,
@@ -73,7 +73,7 @@ pub(super) async fn apply(
 
 /// Does not do what a decision recommends: the VMs are left alone for their cool-down.
 #[utoipa::path(post, path = "/v1/scheduler/decisions/{id}/reject", operation_id = "reject_decision", tag = "scheduler", params(("id" = u64, Path)),
-    request_body = serde_json::Value, responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    request_body = NameSteps, responses((status = 200, body = DecisionRecord), (status = "default", body = ApiError)))]
 pub(super) async fn reject(
     State(manager): Shared,
     Path(id): Path<u64>,
@@ -84,7 +84,7 @@ pub(super) async fn reject(
 
 /// Makes a decision again from what was known then: as it was decided, or under another policy.
 #[utoipa::path(post, path = "/v1/scheduler/decisions/{id}/replay", operation_id = "replay_decision", tag = "scheduler", params(("id" = u64, Path)),
-    request_body = serde_json::Value, responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    request_body = AskReplay, responses((status = 200, body = Replay), (status = "default", body = ApiError)))]
 pub(super) async fn replay(
     State(manager): Shared,
     Path(id): Path<u64>,
@@ -95,14 +95,14 @@ pub(super) async fn replay(
 
 /// Why a VM is where it is: what it wants, is entitled to and receives, and what every host would give it.
 #[utoipa::path(get, path = "/v1/scheduler/explain/{vm}", operation_id = "explain_vm", tag = "scheduler", params(("vm" = String, Path)),
-    responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    responses((status = 200, body = Explanation), (status = "default", body = ApiError)))]
 pub(super) async fn explain(State(manager): Shared, Path(vm): Path<VmName>) -> Answer<Explanation> {
     Ok(Json(scheduling::explain(&manager, vm).await?))
 }
 
 /// What would be if something were otherwise: hosts or VMs more or less, another demand, another policy. Nothing is done.
 #[utoipa::path(post, path = "/v1/scheduler/what-if", operation_id = "what_if", tag = "scheduler",
-    request_body = serde_json::Value, responses((status = 200, body = serde_json::Value), (status = "default", body = ApiError)))]
+    request_body = AskWhatIf, responses((status = 200, body = Imagined), (status = "default", body = ApiError)))]
 pub(super) async fn what_if(State(manager): Shared, Json(asked): Json<AskWhatIf>) -> Answer<Imagined> {
     Ok(Json(scheduling::what_if(&manager, asked).await?))
 }

@@ -8,6 +8,7 @@ use crate::planner::{Action, Plan, Standing};
 
 /// A plan that was computed again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Replay {
     /// The engine that decided, and this one.
     pub engine_then: u32,
@@ -20,6 +21,7 @@ pub struct Replay {
 
 /// What one plan has and the other has not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Difference {
     /// Steps that were planned then and are not now, and the other way round.
     pub dropped: Vec<Action>,

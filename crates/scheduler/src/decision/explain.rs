@@ -15,6 +15,7 @@ use crate::resource::{PerResource, Resource};
 
 /// See the module. Amounts in the units of [`Resource`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Explanation {
     pub vm: VmName,
     pub host: Option<HostName>,
@@ -37,6 +38,7 @@ pub struct Explanation {
 
 /// What a VM would have on a host, with everybody else where they were before the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Offer {
     pub host: HostName,
     pub received: PerResource<u64>,

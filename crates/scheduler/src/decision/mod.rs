@@ -18,6 +18,7 @@ pub const ENGINE_VERSION: u32 = 1;
 
 /// Recorded so that the plan can be computed again, to the bit by the same engine, or under another policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Decision {
     pub engine: u32,
     pub seed: u64,

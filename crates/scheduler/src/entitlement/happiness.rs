@@ -8,6 +8,7 @@ use crate::resource::{PerResource, Resource};
 
 /// A part of what somebody is entitled to, in millionths; never more than all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct Happiness(pub u32);
 

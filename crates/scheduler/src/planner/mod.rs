@@ -38,6 +38,7 @@ use crate::snapshot::Snapshot;
 
 /// What a plan is wanted for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "goal")]
 pub enum Goal {
     /// Mend rules that are broken, empty hosts in maintenance, and give VMs more of what they are entitled to. With power

@@ -9,6 +9,7 @@ use crate::entitlement::Happiness;
 
 /// Steps, and what they are good for. Executed as far as they come, they leave a cluster that is no worse.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Plan {
     /// Each after those that it waits for.
     pub steps: Vec<Step>,
@@ -23,6 +24,7 @@ pub struct Plan {
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Step {
     pub action: Action,
     /// From 1, it must be done, to 5, it hardly helps.
@@ -40,6 +42,7 @@ pub struct Step {
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "action")]
 pub enum Action {
     Move {
@@ -64,6 +67,7 @@ pub enum Action {
 
 /// Why a step is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum Reason {
     /// The host that it leaves is to be emptied.
@@ -84,6 +88,7 @@ pub enum Reason {
 
 /// What a migration is expected to cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cost {
     pub duration_ms: u64,
     pub bytes: u64,
@@ -94,6 +99,7 @@ pub struct Cost {
 
 /// How a cluster is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Standing {
     /// What the search makes less: the objective.
     pub score: f64,
@@ -109,6 +115,7 @@ pub struct Standing {
 
 /// Why a VM stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WhyNot {
     pub vm: VmName,
     /// What is wrong with where it is.
