@@ -14,7 +14,7 @@ use godwit_types::vm::{CpuProfile, DatastorePath, MachineType};
 use godwit_types::{Bytes, HostName, Name, TaskId, VmName};
 
 pub(crate) use rulebook::{
-    ControlOptions, DriverName, HostSet, PolicySet, PolicyVerb, PoolSet, PoolVerb, RuleAdd, RuleVerb, VmSet,
+    ControlOptions, CpuBaselineVerb, CpuBaselineWord, DriverName, HostSet, PolicySet, PolicyVerb, PoolSet, PoolVerb, RuleAdd, RuleVerb, VmSet,
 };
 
 use self::scheduler::{MaintenanceVerb, SchedulerVerb};
@@ -85,6 +85,9 @@ pub(crate) enum Verb {
     /// The policy: what the scheduler may do by itself.
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// The CPU that new VMs see: what all hosts have, so that they move between any two of them.
+    #[command(subcommand)]
+    CpuBaseline(CpuBaselineVerb),
     /// Tasks: what the manager is doing and has done.
     #[command(subcommand)]
     Task(TaskVerb),
@@ -338,8 +341,9 @@ pub(crate) struct VmCreate {
     /// A network card. May be repeated.
     #[arg(long = "nic", value_name = "network=NAME[,mac=MAC]")]
     pub nics: Vec<NicOption>,
-    /// The CPU that the guest sees: `host`, or `x86-64-v2` to move between unlike hosts.
-    #[arg(long, default_value = "host", value_name = "PROFILE", value_parser = crate::parse::cpu_profile)]
+    /// The CPU that the guest sees: `cluster`, the cluster's baseline if there is one (see `godwit cpu-baseline`), `host`, all that its
+    /// host offers, or `x86-64-v2`, to move between unlike hosts.
+    #[arg(long, default_value = "cluster", value_name = "PROFILE", value_parser = crate::parse::cpu_profile)]
     pub cpu: CpuProfile,
     /// The machine that the guest sees: `godwit-2`, or `godwit-1`, whose free memory is not given back, to move to hosts
     /// that know no other.

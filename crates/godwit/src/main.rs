@@ -66,6 +66,7 @@ async fn run(cli: Cli) -> Result<(), ApiError> {
         }
         Verb::Rule(verb) => commands::rule::run(&Session::open(cli.global)?, verb).await,
         Verb::Pool(verb) => commands::pool::run(&Session::open(cli.global)?, verb).await,
+        Verb::CpuBaseline(verb) => commands::cpu_baseline::run(&Session::open(cli.global)?, verb).await,
         Verb::Policy(verb) => commands::policy::run(&Session::open(cli.global)?, verb).await,
         Verb::Task(verb) => commands::task::run(&Session::open(cli.global)?, verb).await,
         Verb::Simulate(options) => commands::simulate::run(&options, Format::of(&cli.global)),

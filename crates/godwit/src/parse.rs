@@ -196,12 +196,13 @@ impl FromStr for DatastoreOption {
     }
 }
 
-/// `host` or `x86-64-v2`.
+/// `cluster`, `host` or `x86-64-v2`.
 pub(crate) fn cpu_profile(text: &str) -> Result<CpuProfile, String> {
     match text {
         "host" => Ok(CpuProfile::Host),
         "x86-64-v2" => Ok(CpuProfile::X86_64V2),
-        other => Err(unknown("CPU", other, "host or x86-64-v2")),
+        "cluster" => Ok(CpuProfile::Cluster),
+        other => Err(unknown("CPU", other, "cluster, host or x86-64-v2")),
     }
 }
 

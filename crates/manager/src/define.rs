@@ -8,7 +8,7 @@ use crate::manager::unknown_vm;
 use crate::rulebook;
 use crate::store::{NewEvent, Power, Tx, VmRow};
 
-/// Defines a VM with a new id, and with MAC addresses where the specification leaves them open.
+/// Defines a VM with a new id, and with MAC addresses and the cluster's CPU where the specification leaves them open.
 pub(crate) fn create(tx: &Tx<'_>, asked: CreateVm) -> Result<Vm, ApiError> {
     let CreateVm { name, mut spec } = asked;
     spec.validate().map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string()))?;
@@ -16,6 +16,7 @@ pub(crate) fn create(tx: &Tx<'_>, asked: CreateVm) -> Result<Vm, ApiError> {
         let error = ApiError::new(ErrorCode::Conflict, format!("there is a VM '{name}' already"));
         return Err(error.remedy("choose another name"));
     }
+    spec.cpu = rulebook::cpu_baseline::resolved(tx, spec.cpu)?;
     let id = VmId(Uuid::new_v4());
     for (index, nic) in spec.nics.iter_mut().enumerate() {
         nic.mac.get_or_insert_with(|| mac_address(id, index));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use godwit_types::check::{Check, Finding, refuse};
 use godwit_types::host::KvmFlavour;
-use godwit_types::vm::VmSpec;
+use godwit_types::vm::{CpuProfile, VmSpec};
 use godwit_types::{ApiError, Bytes, Name};
 
 use crate::store::HostRow;
@@ -51,7 +51,23 @@ pub(crate) fn obstacles(spec: &VmSpec, host: &HostRow) -> Vec<Finding> {
         let reason = format!("the VM has {} vCPUs and KVM of {name} runs at most {max}", spec.vcpus);
         found.push(Finding::blocked(Check::Vcpus, reason, "name a host that runs as many"));
     }
+    if facts.vmm.is_some() {
+        found.extend(cpu(&spec.cpu, host));
+    }
     found
+}
+
+/// Everything that `host` lacks for a guest with this CPU.
+pub(crate) fn cpu(profile: &CpuProfile, host: &HostRow) -> Vec<Finding> {
+    let name = &host.name;
+    match &host.facts.vmm {
+        Some(offer) => profile.missing_on(&offer.cpu, name.as_str()),
+        None => {
+            let reason = format!("{name} has not reported what its CPU offers");
+            let remedy = format!("look at the log of the agent on {name}");
+            vec![Finding::blocked(Check::Cpu, reason, remedy)]
+        }
+    }
 }
 
 /// Refuses with all that is against every host, unless nothing is against one.

@@ -5,12 +5,20 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Finding};
+use crate::ids::HostName;
 
 /// How far a TSC that cannot be scaled may be off, in parts per million of the frequency that the guest knows.
 const TSC_DRIFT_PPM_MAX: u64 = 10_000;
 
+/// What x86-64-v2 promises, by name (x86-64 psABI, table of micro-architecture levels).
+const X86_64_V2: &str =
+    "sse3 ssse3 cx16 sse4.1 sse4.2 popcnt fpu cx8 cmov mmx fxsr sse sse2 lahf-lm syscall nx lm";
+
+/// The widest physical address that x86-64-v2 shows, in bits; enough for the most memory that a VM can have.
+pub const X86_64_V2_PHYSICAL_BITS_MAX: u32 = 41;
+
 /// A CPU as a guest sees it, or the most that a host gives to a guest that migrates.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CpuFacts {
     /// The maker as CPUID spells it, such as `GenuineIntel`.
@@ -30,7 +38,7 @@ pub struct CpuFacts {
 }
 
 /// The time stamp counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TscFacts {
     pub khz: u32,
@@ -44,7 +52,7 @@ impl CpuFacts {
     /// Every feature that the guest has seen must be there. Beyond features, the maker must be the same (the makers'
     /// system-call and virtualisation instructions differ), and addresses and saved registers must fit.
     pub fn missing_on(&self, offer: &Self, host: &str) -> Vec<Finding> {
-        let name_richer = "name a host with at least these features, or define the VM with --cpu x86-64-v2, which moves between unlike hosts";
+        let name_richer = "name a host with at least these features, or have new VMs see no more than all hosts have: godwit cpu-baseline set";
         let cpu = |reason| Finding::blocked(Check::Cpu, reason, name_richer);
         let mut found = Vec::new();
         if self.vendor != offer.vendor {
@@ -77,6 +85,54 @@ impl CpuFacts {
         found
     }
 
+    /// What a CPU that offers this lacks of x86-64-v2, if anything.
+    pub fn below_x86_64_v2(&self, host: &str) -> Option<Finding> {
+        let promised = X86_64_V2.split_whitespace().map(str::to_owned).collect();
+        let names = lacking(&promised, &self.features)?;
+        let reason =
+            format!("the CPU or KVM of {host} lacks {names}, which the CPU profile x86-64-v2 promises");
+        Some(Finding::blocked(Check::Cpu, reason, "name another host, or define the VM with --cpu host"))
+    }
+
+    /// What x86-64-v2 promises, on a host that offers this.
+    pub fn x86_64_v2(&self) -> Self {
+        Self {
+            features: X86_64_V2.split_whitespace().map(str::to_owned).collect(),
+            msr_features: BTreeSet::new(),
+            physical_bits: self.physical_bits.min(X86_64_V2_PHYSICAL_BITS_MAX),
+            xsave_bytes: 0,
+            ..self.clone()
+        }
+    }
+
+    /// What all of these have, each an offer and the name of its host: what a guest sees that moves between any two of them.
+    /// Of the time stamp counter nothing is said, since it is that of the host on which a guest starts.
+    ///
+    /// # Errors
+    /// If there are none, or if their makers differ.
+    pub fn common<'a>(
+        offers: impl IntoIterator<Item = (&'a HostName, &'a Self)>,
+    ) -> Result<Self, NoCommonCpu> {
+        let mut offers = offers.into_iter();
+        let (first, offer) = offers.next().ok_or(NoCommonCpu::NoHost)?;
+        let mut common = Self { tsc: None, ..offer.clone() };
+        for (host, offer) in offers {
+            if offer.vendor != common.vendor {
+                let (first, host) = (first.clone(), host.clone());
+                return Err(NoCommonCpu::Makers {
+                    first,
+                    host,
+                    makers: [common.vendor, offer.vendor.clone()],
+                });
+            }
+            common.features.retain(|feature| offer.features.contains(feature));
+            common.msr_features.retain(|feature| offer.msr_features.contains(feature));
+            common.physical_bits = common.physical_bits.min(offer.physical_bits);
+            common.xsave_bytes = common.xsave_bytes.min(offer.xsave_bytes);
+        }
+        Ok(common)
+    }
+
     fn tsc_finding(&self, offer: &Self, host: &str) -> Option<Finding> {
         let (Some(guest), Some(there)) = (self.tsc, offer.tsc) else { return None };
         let fits = there.scalable || tsc_near_enough(guest.khz, there.khz);
@@ -92,6 +148,15 @@ impl CpuFacts {
             )
         })
     }
+}
+
+/// Why hosts have no CPU in common.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoCommonCpu {
+    #[error("there is no host whose CPU is known")]
+    NoHost,
+    #[error("{first} has a {} CPU and {host} a {} one, and no guest moves between them", .makers[0], .makers[1])]
+    Makers { first: HostName, host: HostName, makers: [String; 2] },
 }
 
 /// The names that are seen and not there, in one text.
@@ -150,6 +215,39 @@ mod tests {
         guest.xsave_bytes += 1;
         let checks: Vec<Check> = guest.missing_on(&host, "b").iter().map(|finding| finding.check).collect();
         assert_eq!(checks, [Check::Cpu, Check::FeatureMsrs]);
+    }
+
+    #[test]
+    fn what_all_have_is_found_on_each_of_them_and_is_as_much_as_can_be() {
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let mut old = cpu("GenuineIntel", &["popcnt", "avx2", "old"], 39);
+        let mut new = cpu("GenuineIntel", &["popcnt", "avx2", "avx512f"], 46);
+        (old.xsave_bytes, new.xsave_bytes) = (832, 2696);
+        old.msr_features = ["rdcl-no".to_owned()].into();
+        new.msr_features = ["rdcl-no", "taa-no"].map(str::to_owned).into();
+        let common = CpuFacts::common([(&a, &old), (&b, &new)]).unwrap();
+        assert_eq!(common.features, ["avx2", "popcnt"].map(str::to_owned).into());
+        assert_eq!(common.msr_features, ["rdcl-no".to_owned()].into());
+        assert_eq!((common.physical_bits, common.xsave_bytes), (39, 832));
+        assert!([&old, &new].iter().all(|offer| common.missing_on(offer, "x").is_empty()));
+        let other = cpu("AuthenticAMD", &[], 48);
+        let unlike = CpuFacts::common([(&a, &old), (&b, &other)]).unwrap_err();
+        assert!(
+            unlike.to_string().starts_with("a has a GenuineIntel CPU and b a AuthenticAMD one"),
+            "{unlike}"
+        );
+        assert_eq!(CpuFacts::common([]), Err(NoCommonCpu::NoHost));
+    }
+
+    #[test]
+    fn a_host_below_x86_64_v2_is_told_what_it_lacks() {
+        let mut host = cpu("GenuineIntel", &[], 40);
+        host.features = X86_64_V2.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(host.below_x86_64_v2("a"), None);
+        host.features.remove("sse4.2");
+        host.features.remove("popcnt");
+        let found = host.below_x86_64_v2("a").unwrap();
+        assert!(found.reason.contains("of a lacks popcnt, sse4.2,"), "{found:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod baseline;
 pub mod capability;
 pub mod check;
 pub mod control;

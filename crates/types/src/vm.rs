@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Finding;
+use crate::cpu::CpuFacts;
 use crate::ids::{Epoch, HostName, Name, TaskId, VmId, VmName};
 use crate::units::Bytes;
 
@@ -87,15 +89,54 @@ impl MachineType {
 }
 
 /// Which CPU the guest sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum CpuProfile {
     /// What x86-64 psABI level v2 promises (SSE4.2, POPCNT, CX16) and nothing beyond: moves between any two such hosts.
     X86_64V2,
     /// Everything the host's KVM offers; moves only to hosts that offer at least the same.
-    #[default]
     Host,
+    /// What several hosts have in common: moves between any two that offer it.
+    Baseline(Box<CpuFacts>),
+    /// The cluster's baseline, or as `Host` where there is none. What that is, is settled when the VM is defined, and does not
+    /// change with the cluster's any more.
+    #[default]
+    Cluster,
+}
+
+impl CpuProfile {
+    /// What `host`, which offers `offer`, lacks for a guest with this profile: everything, and nothing if it fits.
+    pub fn missing_on(&self, offer: &CpuFacts, host: &str) -> Vec<Finding> {
+        match self {
+            Self::Host | Self::Cluster => Vec::new(),
+            Self::X86_64V2 => offer.below_x86_64_v2(host).into_iter().collect(),
+            Self::Baseline(facts) => facts.missing_on(offer, host),
+        }
+    }
+
+    /// What a guest with this profile sees that starts on a host that offers `offer`, as far as that can be said beforehand.
+    pub fn seen_on(&self, offer: &CpuFacts) -> CpuFacts {
+        match self {
+            Self::Host | Self::Cluster => offer.clone(),
+            Self::X86_64V2 => offer.x86_64_v2(),
+            Self::Baseline(facts) => CpuFacts { tsc: offer.tsc, ..(**facts).clone() },
+        }
+    }
+}
+
+impl fmt::Display for CpuProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::X86_64V2 => f.write_str("x86-64-v2"),
+            Self::Host => f.write_str("all that its first host offers"),
+            Self::Baseline(facts) => {
+                let features = facts.features.len() + facts.msr_features.len();
+                write!(f, "a baseline of {features} features of {} CPUs", facts.vendor)
+            }
+            Self::Cluster => f.write_str("the cluster's baseline"),
+        }
+    }
 }
 
 /// A place in a datastore, written `datastore/path/to/file`.

@@ -208,6 +208,36 @@ pub(crate) enum DriverName {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum CpuBaselineVerb {
+    /// Show the baseline, and what hosts lack of it.
+    Show,
+    /// Choose it. It is that of VMs which are defined from now on without a CPU of their own (`godwit vm create --cpu`).
+    #[command(after_help = "\
+Examples:
+  godwit cpu-baseline set hosts
+  godwit cpu-baseline set hosts --of host-a,host-b
+  godwit cpu-baseline set x86-64-v2")]
+    Set {
+        /// What hosts have in common now, or x86-64-v2.
+        #[arg(value_enum)]
+        what: CpuBaselineWord,
+        /// With hosts: of these alone, and not of all.
+        #[arg(long, value_name = "HOST,..", value_delimiter = ',')]
+        of: Vec<HostName>,
+    },
+    /// Let new VMs see all that the host offers on which they start.
+    Clear,
+}
+
+/// What a baseline is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CpuBaselineWord {
+    Hosts,
+    #[value(name = "x86-64-v2")]
+    X86_64V2,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum PolicyVerb {
     /// Show what the scheduler may do by itself, and within which bounds.
     Show,

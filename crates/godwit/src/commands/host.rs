@@ -7,7 +7,7 @@ use godwit_types::usage::HostUsage;
 use godwit_types::{ApiError, Bytes, HostName};
 use serde::Serialize;
 
-use super::{Session, settings};
+use super::{Session, cpu_baseline, settings};
 use crate::output::{fields, table};
 
 pub(crate) async fn ls(session: &Session) -> Result<(), ApiError> {
@@ -30,7 +30,8 @@ pub(crate) async fn ls(session: &Session) -> Result<(), ApiError> {
 pub(crate) async fn show(session: &Session, name: &HostName) -> Result<(), ApiError> {
     let host: Host = session.client.get(&format!("/v1/hosts/{name}")).await?;
     let settings: HostSettings = session.client.get(&format!("/v1/hosts/{name}/settings")).await?;
-    session.format.print(&Shown { host, settings }, describe)
+    let cpu_baseline = cpu_baseline::of_host(session, name).await?;
+    session.format.print(&Shown { host, settings, cpu_baseline }, describe)
 }
 
 /// A host with its settings.
@@ -39,9 +40,12 @@ struct Shown {
     #[serde(flatten)]
     host: Host,
     settings: HostSettings,
+    /// What it lacks of the cluster's baseline, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_baseline: Option<String>,
 }
 
-fn describe(Shown { host, settings }: &Shown) -> String {
+fn describe(Shown { host, settings, cpu_baseline }: &Shown) -> String {
     let facts = &host.facts;
     let kvm = match &facts.kvm.limits {
         Some(limits) => format!("{} ({limits})", flavour(facts.kvm.flavour)),
@@ -65,6 +69,7 @@ fn describe(Shown { host, settings }: &Shown) -> String {
         rows.push(("kept", format!("{} of {}, which has left {seconds} s ago", kept.memory, kept.name)));
     }
     rows.extend(facts.vmm.iter().map(|vmm| ("vmm", offer(vmm))));
+    rows.extend(cpu_baseline.iter().map(|baseline| ("cpu baseline", baseline.clone())));
     for network in &facts.networks {
         let uplink = network.uplink.as_ref().map(|uplink| format!(", uplink {uplink}")).unwrap_or_default();
         rows.push(("network", format!("{} on bridge {}{uplink}", network.name, network.bridge)));

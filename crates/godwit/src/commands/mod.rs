@@ -1,6 +1,7 @@
 //! What each verb does. Everything but [`daemon`] uses the manager's public API and nothing else, and [`simulate`] files alone.
 
 pub(crate) mod check;
+pub(crate) mod cpu_baseline;
 pub(crate) mod daemon;
 pub(crate) mod events;
 pub(crate) mod export;

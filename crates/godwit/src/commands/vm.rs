@@ -101,6 +101,7 @@ fn describe(Shown { vm, settings }: &Shown) -> String {
         ("owner", format!("{} at epoch {}", owner(vm), vm.epoch)),
         ("size", format!("{} vCPUs, {}", spec.vcpus, spec.memory)),
         ("machine", spec.machine.name().into()),
+        ("cpu", spec.cpu.to_string()),
         ("kernel", spec.boot.kernel.to_string()),
     ];
     rows.extend(spec.boot.initrd.iter().map(|initrd| ("initrd", initrd.to_string())));

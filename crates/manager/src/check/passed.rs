@@ -61,7 +61,7 @@ fn well(check: Check, case: &Case<'_>) -> String {
         Check::Virtualisation => format!("{host} virtualises with {}", flavour(facts.kvm.flavour)),
         Check::Cpu => {
             let seen = guest.map_or(0, |guest| guest.cpu.features.len());
-            format!("{host} offers all {seen} CPU features that the guest sees")
+            format!("{host} offers all {seen} CPU features that the guest sees ({})", spec.cpu)
         }
         Check::FeatureMsrs => {
             let seen = guest.map_or(0, |guest| guest.cpu.msr_features.len());

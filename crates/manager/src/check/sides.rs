@@ -10,6 +10,9 @@ use crate::tasks::busy;
 /// What the destination's agent looks at itself, better than its last report tells.
 const ADMITTED: [Check; 4] = [Check::Virtualisation, Check::Memory, Check::Networks, Check::Datastores];
 
+/// What a VM's CPU profile says of a guest that does not run yet.
+const PROFILED: [Check; 2] = [Check::Cpu, Check::FeatureMsrs];
+
 /// Whether it runs for certain, and nobody is busy with it.
 pub(super) fn vm(case: &Case<'_>) -> Vec<Finding> {
     let name = &case.vm.name;
@@ -57,6 +60,10 @@ pub(super) fn source(case: &Case<'_>) -> Vec<Finding> {
 pub(super) fn destination(case: &Case<'_>) -> Vec<Finding> {
     let (host, spec) = (case.destination, &case.moving.spec);
     let mut found = fit::obstacles(spec, host);
+    if case.guest().is_some() {
+        // It has its CPU, and says better than its profile what that is.
+        found.retain(|finding| !PROFILED.contains(&finding.check));
+    }
     match &case.answers.admission {
         Some(Ok(admission)) => {
             found.retain(|finding| !ADMITTED.contains(&finding.check));

@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod console;
+mod cpu_baseline;
 mod document;
 mod events;
 mod hosts;
@@ -78,6 +79,10 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Manager>>)> {
         ("/v1/pools/{name}", get(pools::show).post(pools::set).merge(delete(pools::remove))),
         ("/v1/pools/{name}/members", get(pools::members)),
         ("/v1/policy", get(settings::show_policy).post(settings::set_policy)),
+        (
+            "/v1/cpu-baseline",
+            get(cpu_baseline::show).merge(post(cpu_baseline::set)).merge(delete(cpu_baseline::clear)),
+        ),
         ("/v1/tasks", get(tasks::list)),
         ("/v1/tasks/{id}", get(tasks::show)),
         ("/v1/tasks/{id}/cancel", post(tasks::cancel)),

@@ -1,4 +1,4 @@
-//! What people lay down for the scheduler: rules, pools, the policy, and settings of VMs and hosts.
+//! What people lay down: rules, pools, the policy, the baseline of CPUs, and settings of VMs and hosts.
 //!
 //! ```text
 //!   what is asked for -> merged into what is there -> sound by itself -> written -> can still be honoured -> told of
@@ -9,6 +9,7 @@
 //! waits for the event [`CHANGED`], which all of them are.
 
 mod admit;
+pub(crate) mod cpu_baseline;
 mod merge;
 pub(crate) mod policy;
 pub(crate) mod pools;

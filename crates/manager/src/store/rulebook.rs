@@ -4,6 +4,7 @@ use godwit_scheduler::entitlement::Pool;
 use godwit_scheduler::policy::Policy;
 use godwit_scheduler::rules::Rule;
 use godwit_scheduler::settings::{HostSettings, VmSettings};
+use godwit_types::baseline::CpuBaseline;
 use godwit_types::{HostName, Name, VmId};
 use rusqlite::{OptionalExtension, ToSql, params};
 use serde::Serialize;
@@ -55,6 +56,19 @@ impl Tx<'_> {
 
     pub(crate) fn put_policy(&self, policy: &Policy) -> Result<(), StoreError> {
         self.put("INSERT OR REPLACE INTO policy (one, policy) VALUES (?, ?)", &1, policy)
+    }
+
+    pub(crate) fn cpu_baseline(&self) -> Result<Option<CpuBaseline>, StoreError> {
+        self.document("SELECT baseline FROM cpu_baseline WHERE one = ?", &1)
+    }
+
+    pub(crate) fn put_cpu_baseline(&self, baseline: &CpuBaseline) -> Result<(), StoreError> {
+        self.put("INSERT OR REPLACE INTO cpu_baseline (one, baseline) VALUES (?, ?)", &1, baseline)
+    }
+
+    pub(crate) fn remove_cpu_baseline(&self) -> Result<(), StoreError> {
+        self.sql.prepare_cached("DELETE FROM cpu_baseline")?.execute([])?;
+        Ok(())
     }
 
     pub(crate) fn vm_settings(&self, vm: VmId) -> Result<VmSettings, StoreError> {

@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 9] = ["
+const STEPS: [&str; 10] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -243,6 +243,23 @@ CREATE TABLE demand (
 CREATE TABLE standby (
     host    TEXT PRIMARY KEY REFERENCES hosts ON DELETE CASCADE,
     standby TEXT NOT NULL                           -- Standby
+) STRICT;
+", "
+-- By time first: what is asked for is what all VMs wanted then.
+CREATE TABLE demand_10 (
+    vm           TEXT NOT NULL REFERENCES vms ON DELETE CASCADE,
+    slot_unix_ms INTEGER NOT NULL,
+    peak         TEXT NOT NULL,                     -- PerResource
+    PRIMARY KEY (slot_unix_ms, vm)
+) STRICT, WITHOUT ROWID;
+INSERT INTO demand_10 (vm, slot_unix_ms, peak) SELECT vm, slot_unix_ms, peak FROM demand;
+DROP TABLE demand;
+ALTER TABLE demand_10 RENAME TO demand;
+CREATE INDEX demand_of_a_vm ON demand (vm);        -- so that a VM is forgotten quickly
+
+CREATE TABLE cpu_baseline (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    baseline TEXT NOT NULL                          -- CpuBaseline
 ) STRICT;
 "];
 

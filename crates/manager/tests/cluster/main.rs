@@ -2,6 +2,7 @@
 
 mod agent;
 mod checks;
+mod cpu_baseline;
 mod fake_storage;
 mod lifecycle;
 mod maintenance;

@@ -21,6 +21,16 @@ impl Register {
             Self::Edx => entry.edx,
         }
     }
+
+    /// The same, to be changed.
+    pub(super) fn of_mut(self, entry: &mut kvm_cpuid_entry2) -> &mut u32 {
+        match self {
+            Self::Eax => &mut entry.eax,
+            Self::Ebx => &mut entry.ebx,
+            Self::Ecx => &mut entry.ecx,
+            Self::Edx => &mut entry.edx,
+        }
+    }
 }
 
 /// A register whose bits are features that a guest may use once it has seen them.

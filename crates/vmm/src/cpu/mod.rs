@@ -1,5 +1,6 @@
 //! The CPU that the guest sees: CPUID, chosen when the VM boots, carried with the VM ever after.
 
+mod baseline;
 mod features;
 mod msrs;
 mod profile;
@@ -13,7 +14,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use prost::Message;
 
-use crate::kvm::vcpu::VcpuState;
+use crate::kvm::vcpu::{VcpuState, write_msrs};
 use crate::kvm::{KvmError, call};
 use features::FEATURE_WORDS;
 pub use features::Register;
@@ -34,7 +35,7 @@ pub struct CpuModel {
 pub enum CpuError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    #[error("this host's CPU lacks {}, which the CPU profile x86-64-v2 promises; use another host", .0.join(", "))]
+    #[error("{}; start the VM on another host", .0.join(", "))]
     BelowProfile(Vec<String>),
     #[error("the CPU description is damaged: {0}")]
     Damaged(String),
@@ -51,11 +52,22 @@ impl CpuModel {
     }
 
     /// What this profile takes of an offer.
-    pub fn reduced_to(self, profile: CpuProfile) -> Result<Self, CpuError> {
-        match profile {
-            CpuProfile::Host => Ok(self),
-            CpuProfile::X86_64V2 => profile::x86_64_v2(self),
+    pub fn reduced_to(self, profile: &CpuProfile) -> Result<Self, CpuError> {
+        let missing = profile.missing_on(&self.facts(), "this host");
+        if !missing.is_empty() {
+            return Err(CpuError::BelowProfile(missing.into_iter().map(|finding| finding.reason).collect()));
         }
+        Ok(match profile {
+            CpuProfile::Host | CpuProfile::Cluster => self,
+            CpuProfile::X86_64V2 => profile::x86_64_v2(self),
+            CpuProfile::Baseline(facts) => baseline::reduced(self, facts),
+        })
+    }
+
+    /// Takes from a vCPU the features of MSRs that KVM has given it of `offer` and this model has not.
+    pub fn take_msrs(&self, offer: &Self, vcpu: &VcpuFd) -> Result<(), KvmError> {
+        let less = self.msrs.iter().filter(|(index, value)| offer.msrs.get(index) != Some(value));
+        write_msrs(vcpu, less.map(|(index, value)| (*index, *value)))
     }
 
     /// The same with the TSC of a vCPU on this host, if KVM tells its frequency.

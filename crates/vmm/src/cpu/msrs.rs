@@ -67,6 +67,14 @@ pub(super) fn names(values: &BTreeMap<u32, u64>, features: &BTreeSet<String>) ->
     names.filter(|name| !WEAKNESSES.contains(&name.as_str())).collect()
 }
 
+/// The values without the bits that are none of `features`. A weakness stays: the guest is to know of it.
+pub(super) fn kept(values: &BTreeMap<u32, u64>, features: &BTreeSet<String>) -> BTreeMap<u32, u64> {
+    let stays = |name: String| features.contains(&name) || WEAKNESSES.contains(&name.as_str());
+    let mask = |msr: &Msr| (0..64).filter(|bit| stays(msr.name(*bit))).fold(0, |mask, bit| mask | 1 << bit);
+    let of = |index: &u32| FEATURE_MSRS.iter().find(|msr| msr.index == *index).map_or(0, mask);
+    values.iter().map(|(index, value)| (*index, value & of(index))).collect()
+}
+
 impl Msr {
     fn name(&self, bit: usize) -> String {
         match self.names.split_whitespace().nth(bit) {

@@ -1,7 +1,9 @@
 //! CPU profiles as filters over what KVM offers.
 
+use godwit_types::cpu::X86_64_V2_PHYSICAL_BITS_MAX;
+
+use super::CpuModel;
 use super::features::{FEATURE_WORDS, Register};
-use super::{CpuError, CpuModel};
 
 const LEAF1_ECX_VMX: u32 = 1 << 5;
 const LEAF1_ECX_PDCM: u32 = 1 << 15;
@@ -70,34 +72,13 @@ const V2_KEPT: [(u32, Register, &str); 5] = [
     (0x8000_0001, Register::Edx, "syscall nx lm"),
 ];
 
-/// Bits without which a host does not reach x86-64-v2 (x86-64 psABI, table of micro-architecture levels).
-const V2_PROMISED: [(u32, Register, &str); 4] = [
-    (1, Register::Ecx, "sse3 ssse3 cx16 sse4.1 sse4.2 popcnt"),
-    (1, Register::Edx, "fpu cx8 cmov mmx fxsr sse sse2"),
-    (0x8000_0001, Register::Ecx, "lahf-lm"),
-    (0x8000_0001, Register::Edx, "syscall nx lm"),
-];
-
 /// On AMD hosts leaf 0x8000_0001 EDX repeats these bits of leaf 1 EDX.
 const AMD_REPEATED_EDX: u32 = 0x0183_f3ff;
-/// The widest physical address that x86-64-v2 shows, in bits; enough for the most memory that a VM can have.
-const V2_PHYSICAL_BITS_MAX: u32 = 41;
 const V2_BRAND: &[u8; 48] =
     b"Godwit x86-64-v2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// Reduces an offer to x86-64-v2.
-pub(super) fn x86_64_v2(offer: CpuModel) -> Result<CpuModel, CpuError> {
-    let lacking: Vec<String> = V2_PROMISED
-        .iter()
-        .flat_map(|(function, register, names)| {
-            let lacks = mask(*function, *register, names) & !offer.register(*function, 0, *register);
-            names.split_whitespace().filter(move |name| mask(*function, *register, name) & lacks != 0)
-        })
-        .map(str::to_owned)
-        .collect();
-    if !lacking.is_empty() {
-        return Err(CpuError::BelowProfile(lacking));
-    }
+/// Reduces an offer to x86-64-v2, all of which it has.
+pub(super) fn x86_64_v2(offer: CpuModel) -> CpuModel {
     let kept = |function, register, value: u32| {
         let entry = V2_KEPT.iter().find(|(f, r, _)| (*f, *r) == (function, register));
         entry.map_or(0, |(function, register, names)| value & mask(*function, *register, names))
@@ -127,13 +108,13 @@ pub(super) fn x86_64_v2(offer: CpuModel) -> Result<CpuModel, CpuError> {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (word(0), word(1), word(2), word(3));
             }
             0x8000_0008 => {
-                let physical = (entry.eax & 0xff).min(V2_PHYSICAL_BITS_MAX);
+                let physical = (entry.eax & 0xff).min(X86_64_V2_PHYSICAL_BITS_MAX);
                 (entry.eax, entry.ebx, entry.edx) = (48 << 8 | physical, 0, 0);
             }
             _ => {}
         }
     }
-    Ok(v2)
+    v2
 }
 
 /// The bits of these features in a register.
@@ -150,6 +131,9 @@ fn mask(function: u32, register: Register, names: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use godwit_types::vm::CpuProfile;
+
+    use super::super::CpuError;
     use super::super::tests::{leaf, model};
     use super::*;
 
@@ -182,7 +166,7 @@ mod tests {
 
     #[test]
     fn x86_64_v2_has_exactly_its_features_on_the_richest_host() {
-        let cpu = x86_64_v2(migratable(everything(), true)).unwrap();
+        let cpu = x86_64_v2(migratable(everything(), true));
         let ecx = cpu.register(1, 0, Register::Ecx);
         assert_eq!(ecx, mask(1, Register::Ecx, V2_KEPT[0].2));
         assert_eq!(ecx & mask(1, Register::Ecx, "avx xsave aes fma movbe"), 0);
@@ -196,8 +180,10 @@ mod tests {
     fn a_host_below_x86_64_v2_is_told_what_it_lacks() {
         let mut old = everything();
         old.entries[1].ecx &= !mask(1, Register::Ecx, "sse4.2 popcnt");
-        match x86_64_v2(old) {
-            Err(CpuError::BelowProfile(lacking)) => assert_eq!(lacking, ["sse4.2", "popcnt"]),
+        match old.reduced_to(&CpuProfile::X86_64V2) {
+            Err(CpuError::BelowProfile(lacking)) => {
+                assert!(lacking[0].contains("lacks popcnt, sse4.2,"), "{lacking:?}");
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -87,7 +87,7 @@ impl Machine {
             return Err(BuildError::Vcpus { max, wanted: spec.vcpus });
         }
         let offer = CpuModel::offered(&kvm)?;
-        let cpu = offer.clone().reduced_to(spec.cpu)?;
+        let cpu = offer.clone().reduced_to(&spec.cpu)?;
         let rings = match config.write_log {
             None => dirty_log::entries(spec.vcpus),
             Some(WriteLog::Rings { entries }) => entries,
@@ -122,7 +122,7 @@ impl Machine {
             Role::Incoming { .. } | Role::Boot => None,
         };
         let facts = VcpuFacts::of(&kvm, &vm)?;
-        let fds = create_vcpus(&vm, &cpu, spec.vcpus)?;
+        let fds = create_vcpus(&vm, (&offer, &cpu), spec.vcpus)?;
         let (offer, cpu) = (offer.with_tsc(&kvm, &fds[0]), cpu.with_tsc(&kvm, &fds[0]));
         let dirty_log = Arc::new(DirtyLog::new(Arc::clone(&vm), ram.slots(), &fds, rings)?);
         let (vcpus, pristine) = start_vcpus(&vm, fds, &facts, &buses, &doorbell, &dirty_log)?;
@@ -236,11 +236,12 @@ impl Legacy {
     }
 }
 
-fn create_vcpus(vm: &VmFd, cpu: &CpuModel, count: u8) -> Result<Vec<VcpuFd>, KvmError> {
+fn create_vcpus(vm: &VmFd, (offer, cpu): (&CpuModel, &CpuModel), count: u8) -> Result<Vec<VcpuFd>, KvmError> {
     let create = |index: u8| {
         let fd = vm.create_vcpu(index.into()).map_err(call(format!("creating vCPU {index}")))?;
         fd.set_cpuid2(&cpu.for_vcpu(index, count))
             .map_err(call(format!("setting the CPUID of vCPU {index}")))?;
+        cpu.take_msrs(offer, &fd)?;
         Ok(fd)
     };
     (0..count).map(create).collect()

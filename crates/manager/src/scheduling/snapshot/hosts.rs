@@ -1,6 +1,7 @@
 //! Hosts as the scheduler is shown them: what they have for VMs, and which are alike.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::settings::HostSettings;
@@ -8,7 +9,7 @@ use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom};
 use godwit_types::capability::VmmOffer;
 use godwit_types::host::{KvmFlavour, StandbyPhase};
 use godwit_types::ids::NAME_BYTES_MAX;
-use godwit_types::vm::VmSpec;
+use godwit_types::vm::{CpuProfile, VmSpec};
 use godwit_types::{HostName, Name};
 use uuid::Uuid;
 
@@ -92,7 +93,13 @@ pub(super) struct Kinds {
     offers: BTreeMap<Name, (KvmFlavour, Option<VmmOffer>)>,
     /// Datastores that have a name in common with another: its name and id, and the name that tells it from the others.
     unlike: BTreeMap<(Name, Uuid), Name>,
+    /// Whether guests with a CPU profile that have started on hosts of one class go on on those of another, as far as it was asked: many
+    /// VMs have the same.
+    cpus: RefCell<HashMap<CpuProfile, Pairs>>,
 }
+
+/// Of two classes, from one to the other.
+type Pairs = BTreeMap<(Name, Name), bool>;
 
 impl Kinds {
     pub(super) fn of(rows: &[HostRow]) -> Self {
@@ -104,14 +111,15 @@ impl Kinds {
             offers.entry(class.clone()).or_insert(offer);
             classes.insert(row.name.clone(), class);
         }
-        Self { classes, offers, unlike: unlike(rows) }
+        Self { classes, offers, unlike: unlike(rows), cpus: RefCell::default() }
     }
 
     fn class_of(&self, host: &HostName) -> Option<&Name> {
         self.classes.get(host)
     }
 
-    /// The classes on which a VM that runs on `host` can go on. What its guest has seen is no more than what that offers.
+    /// The classes on which a VM that runs on `host` can go on. What its guest has seen is no more than its profile takes of what
+    /// that offers.
     pub(super) fn reachable(&self, host: &HostName, spec: &VmSpec) -> BTreeSet<Name> {
         let Some(own) = self.class_of(host) else { return BTreeSet::new() };
         let fits = |class: &Name| class == own || self.goes_on(own, class, spec);
@@ -128,7 +136,25 @@ impl Kinds {
         ours == theirs
             && mine.protocol.meets(other.protocol)
             && runs(other, spec)
-            && missing.iter().all(|finding| !finding.is_blocked())
+            && self.cpu_goes_on(&spec.cpu, (from, mine), (to, other))
+    }
+
+    fn cpu_goes_on(
+        &self,
+        profile: &CpuProfile,
+        (from, mine): (&Name, &VmmOffer),
+        (to, other): (&Name, &VmmOffer),
+    ) -> bool {
+        let mut cpus = self.cpus.borrow_mut();
+        if !cpus.contains_key(profile) {
+            cpus.insert(profile.clone(), Pairs::new());
+        }
+        let goes_on = || {
+            let missing = profile.seen_on(&mine.cpu).missing_on(&other.cpu, to.as_str());
+            missing.iter().all(|finding| !finding.is_blocked())
+        };
+        let pairs = cpus.get_mut(profile);
+        pairs.is_some_and(|pairs| *pairs.entry((from.clone(), to.clone())).or_insert_with(goes_on))
     }
 
     /// The classes on which a VM can start.
@@ -171,6 +197,7 @@ impl Kinds {
 fn runs(offer: &VmmOffer, spec: &VmSpec) -> bool {
     offer.vcpus_max >= u32::from(spec.vcpus)
         && offer.machines.iter().any(|known| known == spec.machine.name())
+        && spec.cpu.missing_on(&offer.cpu, "").is_empty()
 }
 
 /// Names for storages that go by one name on several hosts: that of the first host that has it is added.

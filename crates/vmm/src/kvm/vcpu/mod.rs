@@ -76,6 +76,12 @@ impl VcpuFacts {
     }
 }
 
+/// Writes MSRs by index, as KVM takes them.
+pub fn write_msrs(vcpu: &VcpuFd, values: impl IntoIterator<Item = (u32, u64)>) -> Result<(), KvmError> {
+    let msrs: Vec<Msr> = values.into_iter().map(|(index, value)| Msr { index, value }).collect();
+    msrs::set(vcpu, &msrs)
+}
+
 impl VcpuState {
     /// Reads a stopped vCPU, whose pending I/O has been completed.
     pub fn save(vcpu: &VcpuFd, facts: &VcpuFacts) -> Result<Self, KvmError> {

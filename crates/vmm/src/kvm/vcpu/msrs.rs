@@ -49,7 +49,7 @@ pub(super) fn set<'a>(vcpu: &VcpuFd, msrs: impl IntoIterator<Item = &'a Msr>) ->
     while !rest.is_empty() {
         let asked = &rest[..rest.len().min(PER_CALL_MAX)];
         let msrs = Msrs::from_entries(asked).expect("fewer entries than KVM's limit");
-        let written = vcpu.set_msrs(&msrs).map_err(call("restoring MSRs"))?;
+        let written = vcpu.set_msrs(&msrs).map_err(call("writing MSRs"))?;
         let Some(refused) = asked.get(written) else {
             rest = &rest[written..];
             continue;
@@ -57,7 +57,7 @@ pub(super) fn set<'a>(vcpu: &VcpuFd, msrs: impl IntoIterator<Item = &'a Msr>) ->
         let current = get(vcpu, &[refused.index])?.first().map_or(0, |msr| msr.value);
         if current != refused.data {
             let source = io::Error::other(format!("this host's KVM refuses the value {:#x}", refused.data));
-            return Err(KvmError::Call { step: format!("restoring MSR {:#x}", refused.index), source });
+            return Err(KvmError::Call { step: format!("writing MSR {:#x}", refused.index), source });
         }
         rest = &rest[written + 1..];
     }
