@@ -11,7 +11,7 @@ use godwit_scheduler::record::{
 use godwit_types::{ApiError, ErrorCode, HostName, VmName};
 
 use super::rounds::{Wanted, look};
-use super::snapshot::{left_alone, snapshot};
+use super::snapshot::{Inventory, left_alone, snapshot};
 use super::{Terms, decide, execute};
 use crate::clock::now_unix_ms;
 use crate::manager::{Manager, unknown_host, unknown_vm};
@@ -45,7 +45,7 @@ pub(crate) async fn status(manager: &Manager) -> Result<SchedulerStatus, ApiErro
             approved: count(StepState::Approved),
             running: count(StepState::Running),
             decision,
-            left_alone: left_alone(tx, &terms, now_unix_ms())?,
+            left_alone: left_alone(tx, &terms, &Inventory::of(tx)?, now_unix_ms())?,
         })
     });
     status.await

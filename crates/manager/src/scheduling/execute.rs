@@ -1,6 +1,6 @@
 //! Doing what is to be done, as ordinary migrations: as far as the steps before are done and the hosts take it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use godwit_scheduler::planner::Action;
@@ -85,16 +85,14 @@ fn ready(tx: &Tx<'_>) -> Result<Vec<(u64, usize, Action)>, StoreError> {
     if decisions.is_empty() {
         return Ok(Vec::new());
     }
-    let mut slots = Slots::of(tx)?;
+    let open = tx.open_tasks()?;
+    let busy: BTreeSet<&VmName> = open.iter().filter_map(|task| task.vm_name.as_ref()).collect();
+    let mut slots = Slots::of(tx, &open)?;
     let mut ready = Vec::new();
     for record in &decisions {
         for (index, step) in record.steps.iter().enumerate().filter(|(_, step)| can_begin(record, step)) {
             let is_free = match &step.step.action {
-                Action::Move { vm, from, to } => {
-                    let row = tx.vm(vm.as_str())?;
-                    let busy = row.map(|row| tx.open_task(row.id)).transpose()?.flatten().is_some();
-                    !busy && slots.take(from, to)
-                }
+                Action::Move { vm, from, to } => !busy.contains(vm) && slots.take(from, to),
                 _ => true,
             };
             if is_free {
@@ -117,7 +115,7 @@ fn can_begin(record: &DecisionRecord, step: &StepRecord) -> bool {
 struct Slots(BTreeMap<Place, u32>);
 
 impl Slots {
-    fn of(tx: &Tx<'_>) -> Result<Self, StoreError> {
+    fn of(tx: &Tx<'_>, open: &[Task]) -> Result<Self, StoreError> {
         let mut free = BTreeMap::new();
         for host in tx.hosts()? {
             for place in [Place::Out(host.name.clone()), Place::In(host.name)] {
@@ -125,10 +123,10 @@ impl Slots {
             }
         }
         let mut slots = Self(free);
-        for task in tx.open_tasks()? {
-            if let TaskKind::MigrateVm { from, to } = task.kind {
-                slots.use_up(Place::Out(from));
-                slots.use_up(Place::In(to));
+        for task in open {
+            if let TaskKind::MigrateVm { from, to } = &task.kind {
+                slots.use_up(Place::Out(from.clone()));
+                slots.use_up(Place::In(to.clone()));
             }
         }
         Ok(slots)

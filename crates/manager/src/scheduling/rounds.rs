@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::record::record;
 use super::settle::settle;
-use super::snapshot::{demands, left_alone, snapshot};
+use super::snapshot::{Inventory, demands, left_alone, of_inventory};
 use super::{Look, Terms, decide, execute};
 use crate::clock::now_unix_ms;
 use crate::manager::Manager;
@@ -106,10 +106,12 @@ pub(super) async fn look(
     let scene = manager.store.note(move |tx| {
         let now = now_unix_ms();
         settle(tx)?;
-        tx.note_demand(now, &demands(tx)?)?;
+        let inventory = Inventory::of(tx)?;
+        tx.note_demand(now, &demands(&inventory))?;
         let terms = Terms::of(tx, &limits)?;
-        let again_unix_ms = left_alone(tx, &terms, now)?.iter().map(|alone| alone.until_unix_ms).min();
-        Ok((snapshot(tx, &terms, None, now)?, terms.policy, again_unix_ms))
+        let alone = left_alone(tx, &terms, &inventory, now)?;
+        let again_unix_ms = alone.iter().map(|alone| alone.until_unix_ms).min();
+        Ok((of_inventory(tx, &inventory, &alone, None, now)?, terms.policy, again_unix_ms))
     });
     let (snapshot, policy, again_unix_ms) = scene.await?;
     manager.scheduling.last.send_replace(Some(Look { unix_ms: snapshot.at_unix_ms, again_unix_ms }));

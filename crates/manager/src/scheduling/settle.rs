@@ -15,7 +15,14 @@ pub(super) fn settle(tx: &Tx<'_>) -> Result<(), StoreError> {
     if decisions.is_empty() {
         return Ok(());
     }
-    let tasks: BTreeMap<TaskId, Task> = tx.tasks()?.into_iter().map(|task| (task.id, task)).collect();
+    let mut tasks: BTreeMap<TaskId, Task> =
+        tx.open_tasks()?.into_iter().map(|task| (task.id, task)).collect();
+    let running = decisions.iter().flat_map(|record| &record.steps).filter(|s| s.state == StepState::Running);
+    for ended in running.filter_map(|step| step.task) {
+        if !tasks.contains_key(&ended) {
+            tasks.extend(tx.task(ended)?.map(|task| (ended, task)));
+        }
+    }
     for change in decisions.iter().flat_map(|record| changes(record, &tasks)) {
         tx.change_step(&change)?;
     }

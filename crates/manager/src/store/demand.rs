@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use godwit_scheduler::{PerResource, Resource};
 use godwit_types::VmId;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use super::codec::{Doc, Text};
 use super::{StoreError, Tx};
@@ -23,16 +23,16 @@ impl Tx<'_> {
         demand: &BTreeMap<VmId, PerResource<u64>>,
     ) -> Result<(), StoreError> {
         let slot = unix_ms - unix_ms % SLOT_MS;
-        let mut known =
-            self.sql.prepare_cached("SELECT peak FROM demand WHERE vm = ? AND slot_unix_ms = ?")?;
+        let known = self.peak_demand(slot..slot + 1)?;
         let mut put = self
             .sql
             .prepare_cached("INSERT OR REPLACE INTO demand (vm, slot_unix_ms, peak) VALUES (?, ?, ?)")?;
         for (vm, demand) in demand {
-            let before =
-                known.query_row(params![Text(vm), slot], |row| row.get::<_, Doc<_>>(0)).optional()?;
-            let peak = before.map_or(*demand, |before| larger(&before.0, demand));
-            put.execute(params![Text(vm), slot, Doc(&peak)])?;
+            let before = known.get(vm);
+            let peak = before.map_or(*demand, |before| larger(before, demand));
+            if before != Some(&peak) {
+                put.execute(params![Text(vm), slot, Doc(&peak)])?;
+            }
         }
         self.sql
             .prepare_cached("DELETE FROM demand WHERE slot_unix_ms < ?")?

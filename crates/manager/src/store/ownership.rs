@@ -1,7 +1,9 @@
 //! The ownership records.
 
-use godwit_types::VmId;
+use std::collections::BTreeMap;
+
 use godwit_types::ownership::Ownership;
+use godwit_types::{Epoch, VmId};
 use rusqlite::{OptionalExtension, params};
 
 use super::codec::Text;
@@ -14,11 +16,21 @@ impl Tx<'_> {
             .sql
             .prepare_cached("SELECT owner, epoch, claimed, missing_reports FROM ownership WHERE vm = ?")?;
         let row = query.query_row([Text(&vm)], |row| {
-            let epoch = godwit_types::Epoch(row.get(1)?);
+            let epoch = Epoch(row.get(1)?);
             let owned = Ownership { vm, owner: row.get::<_, Text<_>>(0)?.0, epoch, claimed: row.get(2)? };
             Ok((owned, row.get(3)?))
         });
         Ok(row.optional()?)
+    }
+
+    /// Every VM's record.
+    pub(crate) fn ownerships(&self) -> Result<BTreeMap<VmId, Ownership>, StoreError> {
+        let mut query = self.sql.prepare_cached("SELECT vm, owner, epoch, claimed FROM ownership")?;
+        let rows = query.query_map([], |row| {
+            let (vm, owner) = (row.get::<_, Text<_>>(0)?.0, row.get::<_, Text<_>>(1)?.0);
+            Ok((vm, Ownership { vm, owner, epoch: Epoch(row.get(2)?), claimed: row.get(3)? }))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Writes the record. A new one is missing from no report yet.

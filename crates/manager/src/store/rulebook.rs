@@ -1,5 +1,8 @@
 //! What people have laid down for the scheduler. What nobody has laid down is as the documents' defaults say.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
 use godwit_scheduler::entitlement::Pool;
 use godwit_scheduler::policy::Policy;
 use godwit_scheduler::rules::Rule;
@@ -76,6 +79,11 @@ impl Tx<'_> {
         Ok(self.document(query, &Text(&vm))?.unwrap_or_default())
     }
 
+    /// Of all VMs about which people have laid something down.
+    pub(crate) fn all_vm_settings(&self) -> Result<BTreeMap<VmId, VmSettings>, StoreError> {
+        self.by_key("SELECT vm, settings FROM vm_settings")
+    }
+
     pub(crate) fn put_vm_settings(&self, vm: VmId, settings: &VmSettings) -> Result<(), StoreError> {
         self.put("INSERT OR REPLACE INTO vm_settings (vm, settings) VALUES (?, ?)", &Text(&vm), settings)
     }
@@ -83,6 +91,11 @@ impl Tx<'_> {
     pub(crate) fn host_settings(&self, host: &HostName) -> Result<HostSettings, StoreError> {
         let query = "SELECT settings FROM host_settings WHERE host = ?";
         Ok(self.document(query, &Text(host))?.unwrap_or_default())
+    }
+
+    /// Of all hosts about which people have laid something down.
+    pub(crate) fn all_host_settings(&self) -> Result<BTreeMap<HostName, HostSettings>, StoreError> {
+        self.by_key("SELECT host, settings FROM host_settings")
     }
 
     pub(crate) fn put_host_settings(
@@ -97,6 +110,17 @@ impl Tx<'_> {
         let mut query = self.sql.prepare_cached(query)?;
         let documents = query.query_map([], |row| Ok(row.get::<_, Doc<T>>(0)?.0))?;
         Ok(documents.collect::<Result<_, _>>()?)
+    }
+
+    fn by_key<K, T>(&self, query: &str) -> Result<BTreeMap<K, T>, StoreError>
+    where
+        K: FromStr<Err: std::error::Error + Send + Sync + 'static> + Ord,
+        T: DeserializeOwned,
+    {
+        let mut query = self.sql.prepare_cached(query)?;
+        let rows =
+            query.query_map([], |row| Ok((row.get::<_, Text<K>>(0)?.0, row.get::<_, Doc<T>>(1)?.0)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn document<T: DeserializeOwned>(&self, query: &str, key: &dyn ToSql) -> Result<Option<T>, StoreError> {

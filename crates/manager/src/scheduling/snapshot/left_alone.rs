@@ -1,25 +1,29 @@
 //! VMs that the scheduler does not move for a while: their last move failed, or people did not want it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_scheduler::planner::Action;
 use godwit_scheduler::record::{LeftAlone, StepRecord, StepState};
-use godwit_types::{HostName, VmName};
+use godwit_types::VmName;
 
+use super::Inventory;
 use crate::scheduling::Terms;
 use crate::store::{StoreError, Tx};
 
 /// By name, each with the reason and until when.
-pub(crate) fn left_alone(tx: &Tx<'_>, terms: &Terms, now: u64) -> Result<Vec<LeftAlone>, StoreError> {
+pub(crate) fn left_alone(
+    tx: &Tx<'_>,
+    terms: &Terms,
+    inventory: &Inventory,
+    now: u64,
+) -> Result<Vec<LeftAlone>, StoreError> {
     let steps = tx.setbacks_since(now.saturating_sub(terms.policy.cooldown_ms))?;
     if steps.is_empty() {
         return Ok(Vec::new());
     }
-    let mut hosts = BTreeMap::<VmName, HostName>::new();
-    for host in tx.hosts()?.into_iter().filter(|host| host.maintenance.is_some()) {
-        hosts.extend(tx.running_on(&host.name)?.into_iter().map(|vm| (vm, host.name.clone())));
-    }
-    let is_to_leave = |vm: &VmName| hosts.contains_key(vm);
+    let to_leave = inventory.running().filter(|(_, host)| host.maintenance.is_some());
+    let to_leave: BTreeSet<&VmName> = to_leave.map(|(row, _)| &row.name).collect();
+    let is_to_leave = |vm: &VmName| to_leave.contains(vm);
     let alone = judge(&steps, terms, is_to_leave);
     Ok(alone.into_iter().filter(|alone| alone.until_unix_ms > now).collect())
 }

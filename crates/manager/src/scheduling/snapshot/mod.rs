@@ -4,17 +4,20 @@
 //! a plan that is made in the middle of others' moves is about the cluster that these leave behind.
 
 mod hosts;
+mod inventory;
 mod left_alone;
 mod vms;
 
 use std::collections::BTreeMap;
 
+use godwit_scheduler::record::LeftAlone;
 use godwit_scheduler::rules::{Conflict, conflicts};
 use godwit_scheduler::snapshot::{Host, Snapshot};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::{HostName, Name, VmId};
 
-pub(crate) use left_alone::left_alone;
+pub(super) use inventory::Inventory;
+pub(super) use left_alone::left_alone;
 pub(super) use vms::demands;
 
 use self::hosts::Kinds;
@@ -26,31 +29,39 @@ use crate::store::{HostRow, Power, StoreError, Tx, VmRow};
 const SWITCH_AGAIN_MS: u64 = 5 * 60_000;
 
 /// The cluster at the time `now`, in milliseconds since 1970, with the VM `placing`, which does not run, as one to be placed.
-pub(crate) fn snapshot(
+pub(super) fn snapshot(
     tx: &Tx<'_>,
     terms: &Terms,
     placing: Option<&VmRow>,
     now: u64,
 ) -> Result<Snapshot, StoreError> {
-    let rows = tx.hosts()?;
-    let kinds = Kinds::of(&rows);
-    let circumstances = Circumstances::of(tx, terms, now)?;
-    let settings = rows.iter().map(|row| tx.host_settings(&row.name));
-    let settings = settings.collect::<Result<Vec<_>, _>>()?;
+    let inventory = Inventory::of(tx)?;
+    let alone = left_alone(tx, terms, &inventory, now)?;
+    of_inventory(tx, &inventory, &alone, placing, now)
+}
+
+/// The same, with what is known already of the cluster, and of the VMs that are left alone.
+pub(super) fn of_inventory(
+    tx: &Tx<'_>,
+    inventory: &Inventory,
+    alone: &[LeftAlone],
+    placing: Option<&VmRow>,
+    now: u64,
+) -> Result<Snapshot, StoreError> {
+    let kinds = Kinds::of(&inventory.hosts);
+    let circumstances = Circumstances::of(tx, alone, now)?;
     let (woken, stuck) = (tx.last_wakes()?, tx.not_switched_since(now.saturating_sub(SWITCH_AGAIN_MS))?);
-    let hosts = rows.iter().zip(settings).map(|(row, settings)| {
-        let host = hosts::shown(row, settings, &kinds, woken.get(&row.name).copied());
-        // Else it would be tried again at once, and again.
-        let power = host.power.filter(|_| !stuck.contains(&row.name));
-        Host { power, ..host }
-    });
-    let mut hosts: Vec<_> = hosts.collect();
+    let mut hosts = shown_hosts(tx, inventory, &kinds, &woken)?;
+    // Else they would be tried again at once, and again.
+    hosts.iter_mut().filter(|host| stuck.contains(&host.name)).for_each(|host| host.power = None);
+    let mut settings = tx.all_vm_settings()?;
     let mut vms = Vec::new();
-    for row in tx.vms()?.iter().filter(|row| row.power == Power::Running || circumstances.starts(row)) {
-        let Some((owned, _)) = tx.ownership(row.id)? else { continue };
-        let Some(source) = rows.iter().find(|host| host.name == owned.owner) else { continue };
-        let vm = vms::running(row, &owned, source, &kinds, &circumstances);
-        let vm = vms::with_settings(vm, tx.vm_settings(row.id)?);
+    let there = |row: &&VmRow| row.power == Power::Running || circumstances.starts(row);
+    for row in inventory.vms.iter().filter(there) {
+        let Some((owned, source)) = inventory.owner(row) else { continue };
+        let used = inventory.usage(row, source);
+        let vm = vms::running(row, (owned, source), used, &kinds, &circumstances);
+        let vm = vms::with_settings(vm, settings.remove(&row.id).unwrap_or_default());
         if vm.host.as_ref() != Some(&source.name)
             && let Some(left) = hosts.iter_mut().find(|host| host.name == source.name)
         {
@@ -59,23 +70,34 @@ pub(crate) fn snapshot(
         vms.push(vm);
     }
     if let Some(row) = placing {
-        let last = tx.ownership(row.id)?.map(|(owned, _)| owned.owner);
-        let last = last.and_then(|last| rows.iter().find(|host| host.name == last));
-        vms.push(vms::with_settings(vms::to_be_placed(row, last, &kinds), tx.vm_settings(row.id)?));
+        let last = inventory.owner(row).map(|(_, last)| last);
+        let settings = settings.remove(&row.id).unwrap_or_default();
+        vms.push(vms::with_settings(vms::to_be_placed(row, last, &kinds), settings));
     }
     Ok(Snapshot { at_unix_ms: now, hosts, vms, pools: tx.pools()?, rules: tx.rules()? })
 }
 
+/// The hosts, each last woken at the time `woken` says.
+fn shown_hosts(
+    tx: &Tx<'_>,
+    inventory: &Inventory,
+    kinds: &Kinds,
+    woken: &BTreeMap<HostName, u64>,
+) -> Result<Vec<Host>, StoreError> {
+    let mut settings = tx.all_host_settings()?;
+    let show = |row: &HostRow| {
+        let settings = settings.remove(&row.name).unwrap_or_default();
+        hosts::shown(row, settings, kinds, woken.get(&row.name).copied())
+    };
+    Ok(inventory.hosts.iter().map(show).collect())
+}
+
 /// Must-rules that could all be kept without this one, whoever runs now.
 pub(crate) fn contradictions(tx: &Tx<'_>, rule: &Name) -> Result<Vec<Conflict>, StoreError> {
-    let rows = tx.hosts()?;
-    let kinds = Kinds::of(&rows);
-    let mut hosts = Vec::new();
-    for row in &rows {
-        hosts.push(hosts::shown(row, tx.host_settings(&row.name)?, &kinds, None));
-    }
-    let vms = tx.vms()?;
-    let vms: Vec<_> = vms.iter().map(|row| vms::to_be_placed(row, None, &kinds)).collect();
+    let inventory = Inventory::of(tx)?;
+    let kinds = Kinds::of(&inventory.hosts);
+    let hosts = shown_hosts(tx, &inventory, &kinds, &BTreeMap::new())?;
+    let vms: Vec<_> = inventory.vms.iter().map(|row| vms::to_be_placed(row, None, &kinds)).collect();
     let mut rules = tx.rules()?;
     let mut found = conflicts(&hosts, &vms, &rules);
     rules.retain(|other| other.name != *rule);
@@ -91,11 +113,6 @@ fn bound_for(open: &[Task]) -> BTreeMap<VmId, HostName> {
         _ => None,
     });
     bound.collect()
-}
-
-/// What a VM uses, as the host that runs it last reported.
-fn usage<'a>(vm: &VmRow, host: &'a HostRow) -> Option<&'a godwit_types::usage::VmUsage> {
-    host.vms.iter().find(|local| local.id == vm.id)?.usage.as_ref()
 }
 
 #[cfg(test)]

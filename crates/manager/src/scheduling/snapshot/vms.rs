@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::policy::Automation;
-use godwit_scheduler::record::{StepRecord, StepState};
+use godwit_scheduler::record::{LeftAlone, StepRecord, StepState};
 use godwit_scheduler::settings::VmSettings;
 use godwit_scheduler::snapshot::{Needs, Vm, Writes};
 use godwit_types::forecast::Forecast;
@@ -14,11 +14,9 @@ use godwit_types::usage::VmUsage;
 use godwit_types::{HostName, VmId, VmName};
 
 use super::hosts::{Kinds, cpu_mhz};
-use super::left_alone::left_alone;
-use super::{bound_for, usage};
+use super::{Inventory, bound_for};
 use crate::fit;
-use crate::scheduling::Terms;
-use crate::store::{HostRow, Power, SLOT_MS, StoreError, Tx, VmRow};
+use crate::store::{HostRow, SLOT_MS, StoreError, Tx, VmRow};
 use crate::tasks::busy;
 
 const HOUR_MS: u64 = 60 * 60_000;
@@ -30,7 +28,7 @@ const LATELY_MS: u64 = 40 * 60_000;
 pub(super) struct Circumstances {
     busy: BTreeMap<VmId, Task>,
     bound_for: BTreeMap<VmId, HostName>,
-    left_alone: BTreeMap<VmId, String>,
+    left_alone: BTreeMap<VmName, String>,
     /// VMs that people have had moved, and that wait for other steps: by name, with the decision.
     applied: BTreeMap<VmName, u64>,
     forecasts: BTreeMap<VmId, Forecast>,
@@ -42,11 +40,9 @@ pub(super) struct Circumstances {
 }
 
 impl Circumstances {
-    pub(super) fn of(tx: &Tx<'_>, terms: &Terms, now: u64) -> Result<Self, StoreError> {
+    pub(super) fn of(tx: &Tx<'_>, alone: &[LeftAlone], now: u64) -> Result<Self, StoreError> {
         let open = tx.open_tasks()?;
-        let ids: BTreeMap<_, _> = tx.vms()?.into_iter().map(|vm| (vm.name, vm.id)).collect();
-        let alone = left_alone(tx, terms, now)?;
-        let alone = alone.into_iter().filter_map(|alone| Some((*ids.get(&alone.vm)?, alone.reason)));
+        let alone = alone.iter().map(|alone| (alone.vm.clone(), alone.reason.clone()));
         let mut moved = BTreeMap::<VmId, Vec<u64>>::new();
         for (vm, unix_ms) in tx.moves_since(now.saturating_sub(DAY_MS))? {
             moved.entry(vm).or_default().push(unix_ms);
@@ -82,7 +78,7 @@ impl Circumstances {
         if !owned.claimed {
             return Some(format!("{} has not confirmed that it runs it", source.name));
         }
-        self.left_alone.get(&vm.id).cloned()
+        self.left_alone.get(&vm.name).cloned()
     }
 }
 
@@ -96,15 +92,14 @@ fn applied(tx: &Tx<'_>) -> Result<BTreeMap<VmName, u64>, StoreError> {
     Ok(applied)
 }
 
-/// A VM that runs, or is being started.
+/// A VM that runs, or is being started, with what it uses.
 pub(super) fn running(
     row: &VmRow,
-    owned: &Ownership,
-    source: &HostRow,
+    (owned, source): (&Ownership, &HostRow),
+    used: Option<&VmUsage>,
     kinds: &Kinds,
     known: &Circumstances,
 ) -> Vm {
-    let used = usage(row, source);
     let host = known.bound_for.get(&row.id).unwrap_or(&source.name);
     let demand = used.map(|used| demand(row, used, cpu_mhz(source)));
     Vm {
@@ -169,16 +164,10 @@ fn needs(row: &VmRow, host: Option<&HostRow>, kinds: &Kinds) -> Needs {
 }
 
 /// What every VM that runs wants now, for the record of it.
-pub(crate) fn demands(tx: &Tx<'_>) -> Result<BTreeMap<VmId, PerResource<u64>>, StoreError> {
-    let hosts = tx.hosts()?;
-    let mut demands = BTreeMap::new();
-    for row in tx.vms()?.into_iter().filter(|row| row.power == Power::Running) {
-        let Some((owned, _)) = tx.ownership(row.id)? else { continue };
-        let source = hosts.iter().find(|host| host.name == owned.owner && host.up);
-        let used = source.and_then(|source| Some((usage(&row, source)?, cpu_mhz(source))));
-        demands.extend(used.map(|(used, mhz)| (row.id, demand(&row, used, mhz))));
-    }
-    Ok(demands)
+pub(crate) fn demands(inventory: &Inventory) -> BTreeMap<VmId, PerResource<u64>> {
+    let heard = inventory.running().filter(|(_, host)| host.up);
+    let wants = |(row, host)| Some((row, inventory.usage(row, host)?, cpu_mhz(host)));
+    heard.filter_map(wants).map(|(row, used, mhz): (&VmRow, _, _)| (row.id, demand(row, used, mhz))).collect()
 }
 
 /// What a VM would use if nothing held it back. For CPU, that is what it used, and the part of the time for which it waited in
