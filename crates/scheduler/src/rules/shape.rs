@@ -31,6 +31,20 @@ impl RuleFinding {
     }
 }
 
+/// The VMs of a rule's kind, as it is given: to be read or to be changed.
+macro_rules! vms_of {
+    ($kind:expr) => {
+        match $kind {
+            RuleKind::Together { vms }
+            | RuleKind::Apart { vms }
+            | RuleKind::MaxPerHost { vms, .. }
+            | RuleKind::Spread { vms, .. }
+            | RuleKind::RunOn { vms, .. }
+            | RuleKind::NotOn { vms, .. } => vms,
+        }
+    };
+}
+
 impl Rule {
     /// Why it says nothing, if so.
     pub fn findings(&self) -> Vec<RuleFinding> {
@@ -57,14 +71,7 @@ impl Rule {
 
     /// The VMs that it is about.
     pub fn vms(&self) -> &BTreeSet<VmName> {
-        match &self.kind {
-            RuleKind::Together { vms }
-            | RuleKind::Apart { vms }
-            | RuleKind::MaxPerHost { vms, .. }
-            | RuleKind::Spread { vms, .. }
-            | RuleKind::RunOn { vms, .. }
-            | RuleKind::NotOn { vms, .. } => vms,
-        }
+        vms_of!(&self.kind)
     }
 
     /// The hosts that it names, if it is about hosts.
@@ -78,14 +85,7 @@ impl Rule {
     /// The rule without a VM that is gone; none if it was about no other.
     #[must_use]
     pub fn without(mut self, vm: &VmName) -> Option<Self> {
-        let vms = match &mut self.kind {
-            RuleKind::Together { vms }
-            | RuleKind::Apart { vms }
-            | RuleKind::MaxPerHost { vms, .. }
-            | RuleKind::Spread { vms, .. }
-            | RuleKind::RunOn { vms, .. }
-            | RuleKind::NotOn { vms, .. } => vms,
-        };
+        let vms = vms_of!(&mut self.kind);
         vms.remove(vm);
         (!vms.is_empty()).then_some(self)
     }

@@ -89,14 +89,8 @@ fn entry(
     findings: &mut Vec<String>,
 ) -> Option<Entry> {
     let name = &rule.name;
-    let (RuleKind::Together { vms: named }
-    | RuleKind::Apart { vms: named }
-    | RuleKind::MaxPerHost { vms: named, .. }
-    | RuleKind::Spread { vms: named, .. }
-    | RuleKind::RunOn { vms: named, .. }
-    | RuleKind::NotOn { vms: named, .. }) = &rule.kind;
     let mut places = Vec::new();
-    for vm in named {
+    for vm in rule.vms() {
         match vms.binary_search_by(|known| known.name.cmp(vm)) {
             Ok(at) => places.push(at as u32),
             Err(_) => findings.push(format!(
