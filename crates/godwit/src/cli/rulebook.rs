@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use godwit_scheduler::policy::Automation;
+use godwit_types::power::Fingerprint;
 use godwit_types::vm::MacAddress;
 use godwit_types::{Bytes, HostName, Name, VmName};
 
@@ -173,6 +174,8 @@ pub(crate) struct HostSet {
     /// With ipmi: the file with the password, in `power/` in the manager's state. Only its owner may read it.
     #[arg(long, value_name = "FILE", required_if_eq("power_driver", "ipmi"), requires = "power_driver")]
     pub ipmi_password: Option<Name>,
+    #[command(flatten)]
+    pub redfish: RedfishOptions,
     /// With wake-on-lan: the address of the network card that wakes it.
     #[arg(
         long,
@@ -198,11 +201,44 @@ pub(crate) struct HostSet {
     pub wake_time: Option<Duration>,
 }
 
+/// What the power driver redfish is given.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RedfishOptions {
+    /// With redfish: the name or address of its management controller.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        required_if_eq("power_driver", "redfish"),
+        requires = "power_driver"
+    )]
+    pub redfish_address: Option<String>,
+    /// With redfish: the port there [default: 443].
+    #[arg(long, value_name = "PORT", requires = "power_driver")]
+    pub redfish_port: Option<u16>,
+    /// With redfish: the user there.
+    #[arg(long, value_name = "USER", required_if_eq("power_driver", "redfish"), requires = "power_driver")]
+    pub redfish_user: Option<String>,
+    /// With redfish: the file with the password, in `power/` in the manager's state. Only its owner may read it.
+    #[arg(long, value_name = "FILE", required_if_eq("power_driver", "redfish"), requires = "power_driver")]
+    pub redfish_password: Option<Name>,
+    /// With redfish: the id of the computer, if the controller has several.
+    #[arg(long, value_name = "ID", requires = "power_driver")]
+    pub redfish_system: Option<String>,
+    /// With redfish: the SHA-256 fingerprint of the controller's certificate. Without, the manager's machine must trust whoever has
+    /// signed that.
+    #[arg(long, value_name = "SHA256", requires = "power_driver")]
+    pub redfish_fingerprint: Option<Fingerprint>,
+    /// With redfish: switch it off as if its power were cut, without asking its software.
+    #[arg(long, requires = "power_driver")]
+    pub redfish_force_off: bool,
+}
+
 /// A power driver without what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DriverName {
     None,
     Ipmi,
+    Redfish,
     WakeOnLan,
     Simulated,
 }

@@ -7,7 +7,7 @@ use godwit_scheduler::policy::Automation;
 use godwit_scheduler::settings::{HostSettings, VmSettings};
 use godwit_scheduler::{PerResource, Resource};
 use godwit_types::ApiError;
-use godwit_types::power::{PowerDriver, WAKE_DEFAULT};
+use godwit_types::power::{PowerDriver, REDFISH_PORT, WAKE_DEFAULT};
 use serde_json::{Map, Value, json};
 
 use super::Session;
@@ -80,6 +80,18 @@ fn driver(options: &HostSet) -> Option<PowerDriver> {
             user: options.ipmi_user.clone()?,
             password: options.ipmi_password.clone()?,
         },
+        DriverName::Redfish => {
+            let redfish = &options.redfish;
+            PowerDriver::Redfish {
+                address: redfish.redfish_address.clone()?,
+                port: redfish.redfish_port.unwrap_or(REDFISH_PORT),
+                user: redfish.redfish_user.clone()?,
+                password: redfish.redfish_password.clone()?,
+                system: redfish.redfish_system.clone(),
+                fingerprint: redfish.redfish_fingerprint,
+                force_off: redfish.redfish_force_off,
+            }
+        }
         DriverName::WakeOnLan => {
             PowerDriver::WakeOnLan { mac: options.wake_mac?, to: options.wake_to.unwrap_or(WAKE_DEFAULT) }
         }
@@ -124,6 +136,14 @@ pub(super) fn of_host(settings: &HostSettings) -> Vec<(&'static str, String)> {
         PowerDriver::None => "by people alone".to_owned(),
         PowerDriver::Ipmi { address, user, password } => {
             format!("by IPMI at {address} as {user}, password in power/{password}")
+        }
+        PowerDriver::Redfish { address, port, user, password, system, fingerprint, force_off } => {
+            let system = system.as_ref().map_or_else(String::new, |system| format!(", system {system}"));
+            let trusted = if fingerprint.is_some() { "pinned certificate" } else { "trusted certificate" };
+            let cut = if *force_off { ", switched off as if its power were cut" } else { "" };
+            format!(
+                "by Redfish at {address}:{port} as {user}, password in power/{password}{system}, {trusted}{cut}"
+            )
         }
         PowerDriver::WakeOnLan { mac, to } => format!("woken by a packet for {mac} to {to}"),
         PowerDriver::Simulated { program } => format!("by the program power/{program}"),
@@ -196,6 +216,12 @@ mod tests {
         assert_eq!(
             asked("godwit host set h --power-driver wake-on-lan --wake-mac 52:54:00:00:00:01"),
             json!({"driver": {"kind": "wake_on_lan", "mac": "52:54:00:00:00:01", "to": "255.255.255.255:9"}})
+        );
+        assert_eq!(
+            asked(
+                "godwit host set h --power-driver redfish --redfish-address bmc --redfish-user u --redfish-password p"
+            ),
+            json!({"driver": {"kind": "redfish", "address": "bmc", "port": 443, "user": "u", "password": "p", "force_off": false}})
         );
         assert_eq!(asked("godwit host set h --power-driver none"), json!({"driver": {"kind": "none"}}));
     }

@@ -1,11 +1,10 @@
 //! IPMI, by `ipmitool`: the host's management controller switches it, whatever its software does.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use godwit_types::power::PowerState;
 
-use super::{Driver, PowerError, command};
+use super::{Driver, PowerError, command, secret};
 
 /// The program, as it is found on the manager's machine.
 pub(super) const TOOL: &str = "ipmitool";
@@ -41,25 +40,11 @@ impl Driver for Ipmi {
 
 impl Ipmi {
     async fn chassis(&self, verb: &str) -> Result<String, PowerError> {
-        self.require_secret().await?;
+        secret::require(&self.password).await?;
         let password = self.password.to_string_lossy();
         // The password's file, and not the password: everybody on this machine can read command lines.
         let access = ["-I", "lanplus", "-H", &self.address, "-U", &self.user, "-f", &password];
         Ok(command::run(&self.tool, &[&access[..], &["chassis", "power", verb]].concat()).await?)
-    }
-
-    /// Nobody but its owner may read the password.
-    async fn require_secret(&self) -> Result<(), PowerError> {
-        let refused = |why: String| PowerError::Password { path: self.password.clone(), why };
-        let facts = tokio::fs::metadata(&self.password).await.map_err(|error| refused(error.to_string()))?;
-        let others = facts.mode() & 0o077;
-        if others != 0 {
-            return Err(refused(format!(
-                "others than its owner may use it (mode {:o})",
-                facts.mode() & 0o777
-            )));
-        }
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   host's settings --> driver:  ipmi         ipmitool asks the host's management controller
+//!                                redfish      the same, by HTTPS
 //!                                wake_on_lan  a magic packet wakes it; its agent switches it off
 //!                                simulated    a program does whatever it does
 //! ```
@@ -11,6 +12,8 @@
 
 mod command;
 mod ipmi;
+mod redfish;
+mod secret;
 mod simulated;
 mod wake_on_lan;
 
@@ -25,6 +28,7 @@ use crate::manager::{Manager, unknown_host};
 use crate::store::{Power, Tx};
 use command::CommandError;
 use ipmi::Ipmi;
+use redfish::{Redfish, RedfishError};
 use simulated::Simulated;
 use wake_on_lan::WakeOnLan;
 
@@ -47,6 +51,8 @@ enum PowerError {
     Password { path: PathBuf, why: String },
     #[error("{0}")]
     Command(#[from] CommandError),
+    #[error("{0}")]
+    Redfish(#[from] RedfishError),
     #[error("{program} says '{said}', which is neither 'on' nor 'off'")]
     Unclear { program: String, said: String },
     #[error("the magic packet was not sent: {0}")]
@@ -60,7 +66,7 @@ impl PowerError {
     fn remedy(&self, host: &HostName) -> String {
         match self {
             Self::NoDriver => {
-                format!("name a driver: godwit host set {host} --power-driver ipmi|wake-on-lan")
+                format!("name a driver: godwit host set {host} --power-driver redfish|ipmi|wake-on-lan")
             }
             Self::Password { path, .. } => {
                 format!(
@@ -69,6 +75,7 @@ impl PowerError {
                 )
             }
             Self::Command(error) => error.remedy().into(),
+            Self::Redfish(error) => error.remedy(host.as_str()),
             Self::Unclear { .. } => "let it print 'on' or 'off' when it is called with 'state'".into(),
             Self::Packet(_) => {
                 format!("check the manager's network, or where the packet goes: godwit host show {host}")
@@ -144,6 +151,7 @@ pub(crate) fn require_empty(tx: &Tx<'_>, host: &HostName) -> Result<(), ApiError
 /// Whichever driver the host's settings name.
 enum Any {
     Ipmi(Ipmi),
+    Redfish(Redfish),
     WakeOnLan(WakeOnLan),
     Simulated(Simulated),
 }
@@ -160,6 +168,10 @@ async fn driver(manager: &Manager, host: &HostName) -> Result<Any, ApiError> {
         PowerDriver::Ipmi { address, user, password } => {
             Any::Ipmi(Ipmi { tool: ipmi::TOOL.into(), address, user, password: file(&password) })
         }
+        PowerDriver::Redfish { address, port, user, password, system, fingerprint, force_off } => {
+            let (password, roots) = (file(&password), redfish::of_machine());
+            Any::Redfish(Redfish { address, port, user, password, system, fingerprint, force_off, roots })
+        }
         PowerDriver::WakeOnLan { mac, to } => {
             Any::WakeOnLan(WakeOnLan { mac, to, agent: manager.agent(host).await? })
         }
@@ -173,6 +185,7 @@ impl Driver for Any {
     async fn wake(&self) -> Result<(), PowerError> {
         match self {
             Self::Ipmi(driver) => driver.wake().await,
+            Self::Redfish(driver) => driver.wake().await,
             Self::WakeOnLan(driver) => driver.wake().await,
             Self::Simulated(driver) => driver.wake().await,
         }
@@ -181,6 +194,7 @@ impl Driver for Any {
     async fn standby(&self) -> Result<(), PowerError> {
         match self {
             Self::Ipmi(driver) => driver.standby().await,
+            Self::Redfish(driver) => driver.standby().await,
             Self::WakeOnLan(driver) => driver.standby().await,
             Self::Simulated(driver) => driver.standby().await,
         }
@@ -189,6 +203,7 @@ impl Driver for Any {
     async fn state(&self) -> Result<PowerState, PowerError> {
         match self {
             Self::Ipmi(driver) => driver.state().await,
+            Self::Redfish(driver) => driver.state().await,
             Self::WakeOnLan(driver) => driver.state().await,
             Self::Simulated(driver) => driver.state().await,
         }
