@@ -2,7 +2,7 @@
 //!
 //! A VM needs room at its destination while it still has it at its source, and no must-rule may be broken in between either, but that
 //! VMs be together: those move one after the other. Each host takes part in so many moves at a time, and its bandwidth is divided
-//! among them.
+//! among those that are under way, anew with each that begins or ends.
 //!
 //! ```text
 //!   begin whatever can begin, the longest way that hangs on it first  ->  wait for the next end  ->  again
@@ -16,6 +16,7 @@
 
 pub(crate) mod cost;
 mod cycle;
+mod flow;
 mod ground;
 mod run;
 

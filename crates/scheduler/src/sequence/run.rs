@@ -1,7 +1,11 @@
 //! Steps as they would be executed, from the first to the last, or to where nothing can begin.
+//!
+//! Whenever a move begins or ends, the others go faster or slower: what a host may send is divided among those that leave it, and what
+//! it takes in among those that come (`flow`).
 
 use std::collections::BTreeMap;
 
+use super::flow::Traffic;
 use super::ground::Ground;
 use super::{Going, Timed, cost};
 use crate::planner::Cost;
@@ -21,26 +25,22 @@ pub(super) struct Stuck<'a> {
 struct Run<'c, 'g> {
     case: &'c Case<'c>,
     going: &'g [Going],
-    costs: Vec<Cost>,
     /// For each, the step that brings the VM to where it begins.
     before: Vec<Option<usize>>,
     now_ms: u64,
     ground: Ground<'c>,
     /// As if nobody ever left: who may begin even so waits for nobody.
     crowded: Ground<'c>,
-    /// Moves under way from and to each host.
-    out: Vec<u32>,
-    into: Vec<u32>,
     pending: Vec<usize>,
-    /// Places in `steps`.
-    running: Vec<usize>,
+    /// Moves under way, each by its place in `steps`.
+    running: Traffic,
     steps: Vec<Timed>,
     step_of: Vec<Option<usize>>,
 }
 
 /// Runs through them. VMs that are there twice go by way of another host, in the order of the list.
 pub(super) fn run<'c>(case: &'c Case<'c>, going: &[Going]) -> Result<Vec<Timed>, Stuck<'c>> {
-    let costs = costs(case, going);
+    let costs = estimates(case, going);
     let ground = Ground::new(case);
     let mut run = Run {
         case,
@@ -48,18 +48,16 @@ pub(super) fn run<'c>(case: &'c Case<'c>, going: &[Going]) -> Result<Vec<Timed>,
         now_ms: 0,
         crowded: ground.clone(),
         ground,
-        out: vec![0; case.hosts.len()],
-        into: vec![0; case.hosts.len()],
         pending: ranked(case, going, &costs),
         before: before(going),
-        costs,
-        running: Vec::new(),
+        running: Traffic::new(case.hosts.iter().map(|host| host.migration.bytes_per_s).collect()),
         steps: Vec::new(),
         step_of: vec![None; going.len()],
     };
     loop {
         run.begin();
         if run.pending.is_empty() {
+            while run.wait() {}
             return Ok(run.steps);
         }
         if !run.wait() {
@@ -84,7 +82,10 @@ impl Run<'_, '_> {
     fn can_begin(&self, at: usize) -> bool {
         let Going { vm, from, to, .. } = self.going[at];
         let slots = |host: usize| self.case.hosts[host].migration.moves_max;
-        let free = from.is_none_or(|from| self.out[from] < slots(from) && self.into[to] < slots(to));
+        let free = from.is_none_or(|from| {
+            let (leave, come) = self.running.at(from, to);
+            leave < slots(from) && come < slots(to)
+        });
         let came = self.before[at].is_none_or(|first| {
             self.step_of[first].is_some_and(|step| self.steps[step].ends_ms <= self.now_ms)
         });
@@ -98,14 +99,13 @@ impl Run<'_, '_> {
         self.ground.arrive(vm, to);
         self.crowded.arrive(vm, to);
         if let Some(from) = from {
-            self.out[from] += 1;
-            self.into[to] += 1;
-            self.running.push(self.steps.len());
+            self.running.begin(self.steps.len(), (from, to), self.case.vms[vm].writes, self.now_ms);
         }
         self.step_of[at] = Some(self.steps.len());
-        let cost = self.costs[at];
-        let ends_ms = self.now_ms.saturating_add(cost.duration_ms);
-        self.steps.push(Timed { going, cost, begins_ms: self.now_ms, ends_ms, after });
+        // Of a move it is known when it ends once it has.
+        let ends_ms = if from.is_some() { u64::MAX } else { self.now_ms };
+        let (begins_ms, cost) = (self.now_ms, Cost::default());
+        self.steps.push(Timed { going, cost, begins_ms, ends_ms, after });
     }
 
     /// Those that must have ended: the one that brought the VM to where it leaves; and, unless there is room for all that ever come,
@@ -128,22 +128,12 @@ impl Run<'_, '_> {
 
     /// Until the next end. Whether there is anything to wait for.
     fn wait(&mut self) -> bool {
-        let Some(next) = self.running.iter().map(|step| self.steps[*step].ends_ms).min() else {
-            return false;
-        };
+        let Some(next) = self.running.next_end_ms() else { return false };
         self.now_ms = next;
-        let running = std::mem::take(&mut self.running);
-        for step in running {
-            if self.steps[step].ends_ms > next {
-                self.running.push(step);
-                continue;
-            }
-            let Going { vm, from, to, .. } = self.steps[step].going;
-            if let Some(from) = from {
-                self.ground.leave(vm, from);
-                self.out[from] -= 1;
-                self.into[to] -= 1;
-            }
+        while let Some((step, cost)) = self.running.end(next) {
+            (self.steps[step].ends_ms, self.steps[step].cost) = (next, cost);
+            let Going { vm, from, .. } = self.steps[step].going;
+            from.into_iter().for_each(|from| self.ground.leave(vm, from));
         }
         true
     }
@@ -155,8 +145,8 @@ fn before(going: &[Going]) -> Vec<Option<usize>> {
     going.iter().enumerate().map(|(at, going)| last.insert(going.vm, at)).collect()
 }
 
-/// What each costs, with its part of the bandwidth of both ends.
-fn costs(case: &Case<'_>, going: &[Going]) -> Vec<Cost> {
+/// What each would cost, if as many as can went beside it all the time: by this they are ranked before any begins.
+fn estimates(case: &Case<'_>, going: &[Going]) -> Vec<Cost> {
     let hosts = case.hosts.len();
     let (mut out, mut into) = (vec![0u64; hosts], vec![0u64; hosts]);
     for Going { from, to, .. } in going {
