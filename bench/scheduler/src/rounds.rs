@@ -135,7 +135,7 @@ fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
             datastores: Default::default(),
             domain: None,
             labels: Default::default(),
-            migration: MigrationRoom { moves_max: 8, bytes_per_s: 3_000_000_000 },
+            migration: MigrationRoom { moves_max: 8, bytes_per_s: 3_000_000_000, is_assumed: false },
             power: None,
         })
     });

@@ -141,10 +141,11 @@ Example:
     #[command(after_help = "\
 Examples:
   godwit host set host-a --label ssd --label licensed --domain rack1
+  godwit host set host-a --storage-iops 50000 --network 10Gbit
   godwit host set host-a --power-driver ipmi --ipmi-address 10.0.0.7 --ipmi-user godwit --ipmi-password host-a
-  godwit host set host-a --power-driver wake-on-lan --wake-mac 52:54:00:00:00:01 --watts 90,180
   godwit host set host-a --power-driver redfish --redfish-address 10.0.0.7 --redfish-user godwit \\
       --redfish-password host-a --redfish-fingerprint 5B:0A:..
+  godwit host set host-a --power-driver wake-on-lan --wake-mac 52:54:00:00:00:01 --watts 90,180
   godwit host set host-a --power-driver simulated --power-program lab
   godwit host set host-a --power-driver none --no-labels --no-domain")]
     Set(Box<HostSet>),

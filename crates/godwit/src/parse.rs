@@ -11,7 +11,9 @@ use godwit_types::migration::{OnDeadline, SLOWDOWN_PERCENT_MAX};
 use godwit_types::vm::{CpuProfile, DatastorePath, DiskFormat, DiskSpec, MachineType, NicSpec};
 use godwit_types::{Bytes, Name};
 
-pub(crate) use rulebook::{HostOption, Limit, Switch, WattsOption, automation, bytes_limit, mhz, mhz_limit};
+pub(crate) use rulebook::{
+    HostOption, Limit, Switch, WattsOption, automation, bits_limit, bytes_limit, count_limit, mhz, mhz_limit,
+};
 
 /// A time span, written `50ms`, `10s`, `5m` or `2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,9 +201,9 @@ impl FromStr for DatastoreOption {
 /// `cluster`, `host` or `x86-64-v2`.
 pub(crate) fn cpu_profile(text: &str) -> Result<CpuProfile, String> {
     match text {
+        "cluster" => Ok(CpuProfile::Cluster),
         "host" => Ok(CpuProfile::Host),
         "x86-64-v2" => Ok(CpuProfile::X86_64V2),
-        "cluster" => Ok(CpuProfile::Cluster),
         other => Err(unknown("CPU", other, "cluster, host or x86-64-v2")),
     }
 }

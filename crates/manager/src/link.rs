@@ -1,6 +1,7 @@
 //! What is known of moving VMs from one host to another, from the migrations that were: a pure function of their reports.
 
 use godwit_migration::planner::observed_bytes_per_s;
+use godwit_scheduler::snapshot::MigrationRoom;
 use godwit_types::HostName;
 use godwit_types::forecast::{Estimate, KnownFrom, Link};
 use godwit_types::migration::{Budget, MigrationReport};
@@ -47,6 +48,18 @@ pub(crate) fn expect(
     let handoff_ms = handoffs(&pair).or_else(|| handoffs(&source)).unwrap_or(ASSUMED_HANDOFF_MS);
     let [bytes_per_s, later_bytes_per_s] = rates;
     Link { bytes_per_s, later_bytes_per_s, handoff_ms, known_from }
+}
+
+/// What all migrations of a host may send together, before anybody has chosen between which hosts: as much as its interface carries, and
+/// no more than its cap. Without either, what is expected of any link.
+pub(crate) fn room(interface_bits_per_s: Option<u64>, cap_bytes_per_s: Option<u64>) -> MigrationRoom {
+    let carried = interface_bits_per_s.map(|bits| (bits as f64 / 8.0 * CARRIED) as u64);
+    let known = carried.into_iter().chain(cap_bytes_per_s).min();
+    MigrationRoom {
+        moves_max: 0,
+        bytes_per_s: known.unwrap_or(ASSUMED_BYTES_PER_S.expected as u64),
+        is_assumed: known.is_none(),
+    }
 }
 
 fn of_interface(bits_per_s: u64) -> Estimate {

@@ -43,6 +43,10 @@ pub struct HostSettings {
     pub driver: PowerDriver,
     /// What it draws.
     pub power: PowerModel,
+    /// Speed of its network in bits per second, if that is not what its interface says.
+    pub network_bits_per_s: Option<u64>,
+    /// Reads and writes per second that its disks can do; not known if none.
+    pub storage_ops_per_s: Option<u64>,
 }
 
 impl HostSettings {

@@ -35,7 +35,8 @@ pub struct Host {
     pub since_unix_ms: u64,
     /// When it was last heard of.
     pub seen_unix_ms: u64,
-    /// What it has for VMs, without what it needs itself.
+    /// What it has for VMs, without what it needs itself. Of network and storage 0 if nobody knows: a resource of which one host
+    /// does not tell counts for none.
     pub capacity: PerResource<u64>,
     /// Its kind of CPU; hosts of one class run the same VMs. Unknown if none.
     pub cpu_class: Option<Name>,
@@ -52,9 +53,9 @@ pub struct Host {
 
 /// What a host is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(as = SnapshotHostState))]
+#[serde(rename_all = "snake_case")]
 pub enum HostState {
     /// It runs VMs.
     On,
@@ -70,12 +71,15 @@ pub enum HostState {
 
 /// How much a host moves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MigrationRoom {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MigrationRoom {
     /// Migrations away from it at a time, and as many to it.
     pub moves_max: u32,
     /// What all of them send in bytes per second, and as much arrives.
     pub bytes_per_s: u64,
+    /// Whether nobody knows how fast its network is, and that is an assumption.
+    #[serde(default)]
+    pub is_assumed: bool,
 }
 
 /// What a host draws, in watts: linear between the points, which stand for 0 % of its CPU, evenly on to 100 %.
@@ -100,12 +104,12 @@ impl Default for PowerModel {
 
 /// A VM that runs, or is to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = SnapshotVm))]
 pub struct Vm {
     pub name: VmName,
     /// None if it is to be placed.
     pub host: Option<HostName>,
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[cfg_attr(feature = "openapi", schema(as = SnapshotVm))]
     /// Directly below the cluster if none.
     pub pool: Option<Name>,
     pub controls: PerResource<Controls>,
@@ -132,21 +136,21 @@ pub struct Vm {
 
 /// What a host must have for a VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Needs {
     /// Classes of CPU that it runs on; any if none.
     pub cpu_classes: Option<BTreeSet<Name>>,
     pub networks: BTreeSet<Name>,
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
     pub datastores: BTreeSet<Name>,
 }
 
 /// What decides how long a migration takes: memory that was touched, and how it is written. The model is mVM's (BtrPlace).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Writes {
     /// Memory that is not zero, in bytes.
     pub used: u64,
     /// Memory that is written over and over, in bytes.
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
     pub hot: u64,
     /// Bytes of memory that are written anew each second, the hot ones counted once.
     pub bytes_per_s: u64,

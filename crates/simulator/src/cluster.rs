@@ -163,6 +163,7 @@ impl Cluster {
             migration: MigrationRoom {
                 moves_max: record.moves_max,
                 bytes_per_s: record.migration_bytes_per_s,
+                is_assumed: false,
             },
             power: record.power(),
         }

@@ -10,7 +10,8 @@ use godwit_types::vm::MacAddress;
 use godwit_types::{Bytes, HostName, Name, VmName};
 
 use crate::parse::{
-    Duration, HostOption, Limit, Switch, WattsOption, automation, bytes_limit, mhz, mhz_limit,
+    Duration, HostOption, Limit, Switch, WattsOption, automation, bits_limit, bytes_limit, count_limit, mhz,
+    mhz_limit,
 };
 
 #[derive(Debug, Subcommand)]
@@ -196,6 +197,12 @@ pub(crate) struct HostSet {
     /// What it draws while it is switched off.
     #[arg(long, value_name = "WATTS")]
     pub standby_watts: Option<u32>,
+    /// Reads and writes per second that its disks can do; or `none`, and they are not weighed.
+    #[arg(long, value_name = "COUNT", value_parser = count_limit)]
+    pub storage_iops: Option<Limit>,
+    /// How fast its network is, such as 10Gbit, where its interface does not say it or says it wrong; or `none`.
+    #[arg(long, value_name = "SPEED", value_parser = bits_limit)]
+    pub network: Option<Limit>,
     /// How long it takes to be there once it was woken.
     #[arg(long, value_name = "DURATION")]
     pub wake_time: Option<Duration>,

@@ -61,6 +61,8 @@ fn host_changes(options: &HostSet) -> Value {
     if let Some(driver) = driver(options) {
         changes.insert("driver".into(), json!(driver));
     }
+    changes.extend(options.storage_iops.map(|limit| ("storage_ops_per_s".into(), json!(limit.0))));
+    changes.extend(options.network.map(|limit| ("network_bits_per_s".into(), json!(limit.0))));
     let mut power = Map::new();
     power.extend(options.watts.iter().map(|watts| ("watts".into(), json!(watts.0))));
     power.extend(options.standby_watts.map(|watts| ("standby_watts".into(), json!(watts))));
@@ -127,11 +129,17 @@ pub(super) fn of_vm(settings: &VmSettings) -> Vec<(&'static str, String)> {
 
 /// What a host's settings are, in words.
 pub(super) fn of_host(settings: &HostSettings) -> Vec<(&'static str, String)> {
-    let HostSettings { labels, domain, driver, power } = settings;
+    let HostSettings { labels, domain, driver, power, network_bits_per_s, storage_ops_per_s } = settings;
     let labels: Vec<_> = labels.iter().map(|label| label.as_str()).collect();
     let mut rows = Vec::new();
     rows.extend((!labels.is_empty()).then(|| ("labels", labels.join(", "))));
     rows.extend(domain.iter().map(|domain| ("domain", domain.to_string())));
+    rows.extend(network_bits_per_s.map(|bits| ("network speed", format!("{} Mbit/s", bits / 1_000_000))));
+    let disks = storage_ops_per_s.map_or_else(
+        || "not known, and not weighed: see godwit host set --storage-iops".to_owned(),
+        |operations| format!("up to {operations} operations/s"),
+    );
+    rows.push(("storage I/O", disks));
     let switched = match driver {
         PowerDriver::None => "by people alone".to_owned(),
         PowerDriver::Ipmi { address, user, password } => {
@@ -224,5 +232,9 @@ mod tests {
             json!({"driver": {"kind": "redfish", "address": "bmc", "port": 443, "user": "u", "password": "p", "force_off": false}})
         );
         assert_eq!(asked("godwit host set h --power-driver none"), json!({"driver": {"kind": "none"}}));
+        assert_eq!(
+            asked("godwit host set h --storage-iops 50000 --network none"),
+            json!({"storage_ops_per_s": 50_000, "network_bits_per_s": null})
+        );
     }
 }

@@ -56,6 +56,32 @@ pub(crate) fn mhz_limit(text: &str) -> Result<Limit, String> {
     if text == "none" { Ok(Limit(None)) } else { mhz(text).map(|mhz| Limit(Some(mhz))) }
 }
 
+/// How fast a network is in bits per second, written `10Gbit` or `800Mbit`; or `none`.
+pub(crate) fn bits_limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    let lower = text.to_ascii_lowercase();
+    let units = [("gbit", 1_000_000_000), ("mbit", 1_000_000)];
+    let read =
+        |(unit, factor): &(&str, u64)| lower.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(*factor);
+    let bits = units.iter().find_map(read).filter(|bits| *bits > 0);
+    bits.map(|bits| Limit(Some(bits))).ok_or_else(|| {
+        format!("'{text}' is no speed of a network: write a whole number with Mbit or Gbit, such as 10Gbit")
+    })
+}
+
+/// A number above 0, or `none`.
+pub(crate) fn count_limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    let count = text.parse::<u64>().ok().filter(|count| *count > 0);
+    count
+        .map(|count| Limit(Some(count)))
+        .ok_or_else(|| format!("'{text}' is neither a number above 0 nor 'none'"))
+}
+
 /// A size, or `none`.
 pub(crate) fn bytes_limit(text: &str) -> Result<Limit, String> {
     if text == "none" {
@@ -112,6 +138,19 @@ mod tests {
         assert_eq!(mhz_limit("none"), Ok(Limit(None)));
         assert_eq!(bytes_limit("1GiB"), Ok(Limit(Some(1 << 30))));
         assert!(bytes_limit("nothing").is_err());
+        assert_eq!(bits_limit("none"), Ok(Limit(None)));
+        assert_eq!(count_limit("none"), Ok(Limit(None)));
+    }
+
+    #[test]
+    fn what_a_network_and_disks_can_do_is_above_nothing() {
+        assert_eq!(bits_limit("10Gbit"), Ok(Limit(Some(10_000_000_000))));
+        assert_eq!(bits_limit("800Mbit"), Ok(Limit(Some(800_000_000))));
+        assert_eq!(count_limit("50000"), Ok(Limit(Some(50_000))));
+        for bad in ["", "10", "0Gbit", "10GB", "-1Gbit", "99999999999Gbit"] {
+            assert!(bits_limit(bad).unwrap_err().contains("such as 10Gbit"), "{bad:?}");
+        }
+        assert!(count_limit("0").is_err() && count_limit("many").is_err());
     }
 
     #[test]

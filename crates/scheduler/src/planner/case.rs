@@ -109,9 +109,18 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// What the hosts have together that take VMs.
+    /// Whether every host that is heard of tells what it has of a resource. What some do not tell is weighed nowhere: else those would
+    /// seem to be free.
+    pub(crate) fn is_told(&self, resource: Resource) -> bool {
+        (0..self.hosts.len()).filter(|host| self.gives(*host)).all(|host| self.hosts[host].capacity[resource] > 0)
+    }
+
+    /// What the hosts have together that take VMs; 0 of what some do not tell.
     pub(crate) fn capacity(&self) -> PerResource<u64> {
         PerResource::from_fn(|resource| {
+            if !self.is_told(resource) {
+                return 0;
+            }
             let amounts = (0..self.hosts.len()).filter(|host| self.gets(*host));
             amounts.fold(0u64, |sum, host| sum.saturating_add(self.hosts[host].capacity[resource]))
         })

@@ -2,7 +2,9 @@
 
 use super::case::Case;
 use crate::policy::Policy;
+use crate::resource::Resource;
 use crate::rules::conflict;
+use crate::snapshot::Host;
 
 /// How many names a finding lists.
 const NAMES_MAX: usize = 5;
@@ -60,14 +62,34 @@ pub(super) fn note(case: &mut Case<'_>) {
     of_rules(case);
     if !unmeasured.is_empty() {
         let finding = format!(
-            "{} not measured lately, and moved only if they must be: see whether their hosts' agents report usage",
-            listed("VM", &unmeasured)
+            "{} {} not measured lately, and moved only if they must be: see whether their hosts' agents report usage",
+            listed("VM", &unmeasured),
+            if unmeasured.len() == 1 { "was" } else { "were" }
+        );
+        case.findings.push(finding);
+    }
+}
+
+/// Resources of which some hosts tell what they have, and others do not.
+fn of_capacities(case: &mut Case<'_>) {
+    for (resource, option) in [(Resource::Network, "--network"), (Resource::Storage, "--storage-iops")] {
+        let heard = || (0..case.hosts.len()).filter(|host| case.gives(*host)).map(|host| case.hosts[host]);
+        let (told, untold): (Vec<&Host>, Vec<&Host>) = heard().partition(|host| host.capacity[resource] > 0);
+        if told.is_empty() || untold.is_empty() {
+            continue;
+        }
+        let names: Vec<&str> = untold.iter().map(|host| host.name.as_str()).collect();
+        let finding = format!(
+            "{resource} is weighed nowhere, since nobody knows how much {} can do: name it with godwit host set {} {option}",
+            listed("host", &names),
+            names[0]
         );
         case.findings.push(finding);
     }
 }
 
 fn of_hosts(case: &mut Case<'_>) {
+    of_capacities(case);
     for (host, silent) in case.hosts.iter().zip(&case.silent) {
         let wakes =
             matches!(host.state, crate::snapshot::HostState::Standby | crate::snapshot::HostState::Waking);
@@ -113,12 +135,12 @@ fn times(count: usize) -> String {
     if count == 1 { "once".into() } else { format!("{count} times") }
 }
 
-/// "VM 'a' was", "3 VMs ('a', 'b', 'c') were".
-fn listed(what: &str, names: &[&str]) -> String {
+/// "VM 'a'", "3 VMs ('a', 'b', 'c')".
+pub(super) fn listed(what: &str, names: &[&str]) -> String {
     let more = if names.len() > NAMES_MAX { ", ..." } else { "" };
     let first: Vec<String> = names.iter().take(NAMES_MAX).map(|name| format!("'{name}'")).collect();
     match names {
-        [name] => format!("{what} '{name}' was"),
-        _ => format!("{} {what}s ({}{more}) were", names.len(), first.join(", ")),
+        [name] => format!("{what} '{name}'"),
+        _ => format!("{} {what}s ({}{more})", names.len(), first.join(", ")),
     }
 }

@@ -69,8 +69,10 @@ impl Objective {
     pub(crate) fn new(case: &Case<'_>) -> Self {
         let counts: Vec<bool> = (0..case.hosts.len()).map(|host| case.gives(host)).collect();
         let counted = || (0..case.hosts.len()).filter(|host| counts[*host]);
-        let capacity = Resource::ALL
-            .map(|resource| counted().map(|host| case.hosts[host].capacity[resource] as f64).sum::<f64>());
+        let capacity = Resource::ALL.map(|resource| {
+            let all = counted().map(|host| case.hosts[host].capacity[resource] as f64);
+            if case.is_told(resource) { all.sum::<f64>() } else { 0.0 }
+        });
         let wanted = Resource::ALL.map(|resource| {
             let there = (0..case.vms.len()).filter(|vm| case.home[*vm].is_none_or(|home| counts[home]));
             there.map(|vm| case.entitled[vm][resource] as f64).sum::<f64>()
@@ -83,7 +85,7 @@ impl Objective {
         let row = |host: usize| -> [Weight; 4] {
             std::array::from_fn(|at| {
                 let has = case.hosts[host].capacity[Resource::ALL[at]] as f64;
-                if !counts[host] || has == 0.0 {
+                if !counts[host] || has == 0.0 || capacity[at] == 0.0 {
                     return Weight::default();
                 }
                 Weight { inverse: 1.0 / has, weight: weights[at] * has / capacity[at] }

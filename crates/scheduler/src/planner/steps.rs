@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use godwit_types::HostName;
 
 use super::case::Case;
+use super::findings::listed;
 use super::model::Model;
 use super::objective::shown;
 use super::power::{self, Wake};
 use super::work::Work;
 use super::{Action, Cost, Plan, Reason, Step, WhyNot, mandatory, standing};
+use crate::resource::Resource;
 use crate::rules::table::Says;
 use crate::sequence::{self, Going, Timed};
 
@@ -81,6 +83,8 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
         wrong: wrong(&work, unit),
         reasons: vec![(None, "its move fits in no order: too little room on the way".into())],
     }));
+    let mut findings = work.findings.clone();
+    findings.extend(assumed(work.case, &order.steps));
     let mut model = home.clone();
     let steps = order.steps.into_iter().map(|timed| step(&work, &mut model, timed)).collect();
     Plan {
@@ -88,8 +92,22 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
         before: standing::of(&home),
         after: standing::of(&model),
         unmoved,
-        findings: once(work.findings),
+        findings: once(findings),
     }
+}
+
+/// Hosts that take part in moves although nobody knows how fast their networks are.
+fn assumed(case: &Case<'_>, steps: &[Timed]) -> Option<String> {
+    let ends = steps.iter().filter_map(|step| Some([step.going.from?, step.going.to])).flatten();
+    let hosts: BTreeSet<usize> = ends.filter(|host| case.hosts[*host].migration.is_assumed).collect();
+    let names: Vec<&str> = hosts.iter().map(|host| case.hosts[*host].name.as_str()).collect();
+    let first = case.hosts[*hosts.first()?];
+    let rate = Resource::Network.show(first.migration.bytes_per_s);
+    Some(format!(
+        "nobody knows how fast the network of {} is, and {rate} is assumed: name it with godwit host set {} --network",
+        listed("host", &names),
+        first.name
+    ))
 }
 
 /// Each finding once, in order.

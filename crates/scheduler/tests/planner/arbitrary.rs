@@ -162,7 +162,7 @@ fn garbage_host() -> impl Strategy<Value = Host> {
             capacity,
             domain,
             labels,
-            migration: MigrationRoom { moves_max: migration.0, bytes_per_s: migration.1 },
+            migration: MigrationRoom { moves_max: migration.0, bytes_per_s: migration.1, is_assumed: false },
             power: power.map(|(watts, standby_watts, wake_ms)| PowerModel { watts, standby_watts, wake_ms }),
             ..host(name.as_str())
         },

@@ -34,7 +34,7 @@ pub(crate) fn host(text: &str) -> Host {
         datastores: names(&["shared"]),
         domain: None,
         labels: BTreeSet::new(),
-        migration: MigrationRoom { moves_max: 4, bytes_per_s: 1_250_000_000 },
+        migration: MigrationRoom { moves_max: 4, bytes_per_s: 1_250_000_000, is_assumed: false },
         power: None,
     }
 }

@@ -13,6 +13,7 @@ use godwit_types::vm::{CpuProfile, VmSpec};
 use godwit_types::{HostName, Name};
 use uuid::Uuid;
 
+use crate::link;
 use crate::store::HostRow;
 
 /// Memory that a host keeps for itself: a part of what it has, up to a bound.
@@ -32,7 +33,8 @@ pub(super) fn shown(
     kinds: &Kinds,
     woken_unix_ms: Option<u64>,
 ) -> Host {
-    let link = row.facts.migration.link_bits_per_s.unwrap_or(LINK_BITS_PER_S_ASSUMED) / 8;
+    let limits = &row.facts.migration;
+    let bits_per_s = settings.network_bits_per_s.or(limits.link_bits_per_s);
     let state = match (row.standby.map(|standby| standby.phase), row.maintenance) {
         // It is not to be woken for VMs that it would not get.
         (Some(_), Some(_)) => HostState::Maintenance,
@@ -50,8 +52,9 @@ pub(super) fn shown(
         capacity: PerResource {
             cpu: u64::from(row.facts.cpus) * u64::from(cpu_mhz(row)),
             memory: memory(row),
-            network: link.saturating_mul(2),
-            storage: STORAGE_OPS_PER_S_ASSUMED,
+            // As much in as out.
+            network: bits_per_s.map_or(0, |bits| (bits / 8).saturating_mul(2)),
+            storage: settings.storage_ops_per_s.unwrap_or(0),
         },
         cpu_class: kinds.class_of(&row.name).cloned(),
         networks: row.facts.networks.iter().map(|network| network.name.clone()).collect(),
@@ -60,8 +63,8 @@ pub(super) fn shown(
         domain: settings.domain,
         labels: settings.labels,
         migration: MigrationRoom {
-            moves_max: row.facts.migration.moves_max,
-            bytes_per_s: row.facts.migration.bandwidth_bytes_per_s_max.unwrap_or(link).min(link),
+            moves_max: limits.moves_max,
+            ..link::room(bits_per_s, limits.bandwidth_bytes_per_s_max)
         },
     }
 }
