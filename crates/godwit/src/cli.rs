@@ -14,7 +14,8 @@ use godwit_types::vm::{CpuProfile, DatastorePath, MachineType};
 use godwit_types::{Bytes, HostName, Name, TaskId, VmName};
 
 pub(crate) use rulebook::{
-    ControlOptions, CpuBaselineVerb, CpuBaselineWord, DriverName, HostSet, PolicySet, PolicyVerb, PoolSet, PoolVerb, RuleAdd, RuleVerb, VmSet,
+    ControlOptions, CpuBaselineVerb, CpuBaselineWord, DriverName, HostSet, PolicySet, PolicyVerb, PoolSet,
+    PoolVerb, RuleAdd, RuleVerb, VmSet,
 };
 
 use self::scheduler::{MaintenanceVerb, SchedulerVerb};

@@ -153,7 +153,8 @@ mod tests {
     #[test]
     fn a_host_in_maintenance_gets_no_vm_and_says_how_to_end_that() {
         let mut resting = host("a");
-        resting.maintenance = Some(InMaintenance { since_unix_ms: 1, task: TaskId(Uuid::nil()) });
+        resting.maintenance =
+            Some(InMaintenance { since_unix_ms: 1, task: TaskId(Uuid::nil()), move_disks: false });
         let error = refuse("web1 cannot start on a", &obstacles(&spec(), &resting)).unwrap_err();
         assert!(error.message.contains("a is in maintenance"), "{error}");
         assert!(error.remedy.unwrap().contains("godwit host maintenance exit a"));

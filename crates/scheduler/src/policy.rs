@@ -38,6 +38,9 @@ pub struct Policy {
     pub stable_ms: u64,
     /// Proposals of the search for each VM; more find more.
     pub proposals_per_vm: u32,
+    /// Whether VMs that move take disks along that other hosts do not reach; else they stay, unless their host is emptied and they were
+    /// said to.
+    pub move_disks: bool,
     pub power: PowerPolicy,
 }
 
@@ -52,6 +55,7 @@ impl Default for Policy {
             failures_to_tolerate: 0,
             stable_ms: 30 * 60_000,
             proposals_per_vm: 2_000,
+            move_disks: false,
             power: PowerPolicy::default(),
         }
     }

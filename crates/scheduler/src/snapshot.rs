@@ -3,7 +3,7 @@
 //! It is recorded with each decision, so a decision can be made again. Times are milliseconds since 1970, amounts in the units of
 //! [`Resource`](crate::Resource).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_types::{HostName, Name, VmName};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,12 @@ pub struct Host {
     pub cpu_class: Option<Name>,
     pub networks: BTreeSet<Name>,
     pub datastores: BTreeSet<Name>,
+    /// Room for disks that VMs bring along, by the name of the datastore there.
+    #[serde(default)]
+    pub rooms: BTreeMap<Name, Room>,
+    /// Whether VMs that leave it, since it is to be emptied, take disks along that other hosts do not reach.
+    #[serde(default)]
+    pub move_disks: bool,
     /// With which other hosts it would be lost at once: a rack, a power feed.
     pub domain: Option<Name>,
     /// Names that rules may give to several hosts.
@@ -67,6 +73,16 @@ pub enum HostState {
     Waking,
     /// It is not heard of. Its VMs can be neither moved nor counted on to be gone.
     Lost,
+}
+
+/// What a host finds under a datastore's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Room {
+    /// The same for all hosts that reach the same storage.
+    pub storage: Name,
+    /// In bytes.
+    pub free: u64,
 }
 
 /// How much a host moves at once.
@@ -126,6 +142,9 @@ pub struct Vm {
     /// What a host must have free for it, in bytes, whatever it uses.
     pub memory: u64,
     pub needs: Needs,
+    /// Disks that could move with it to where their storage is not reached.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
     /// Why it cannot be moved now, in plain words: a task under way, a disk that only its host reaches.
     pub pinned: Option<String>,
     pub automation: Automation,
@@ -142,6 +161,18 @@ pub struct Needs {
     pub cpu_classes: Option<BTreeSet<Name>>,
     pub networks: BTreeSet<Name>,
     pub datastores: BTreeSet<Name>,
+}
+
+/// A disk that only some hosts reach.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Disk {
+    /// The name of the datastore in which it is, and in which it would be elsewhere.
+    pub datastore: Name,
+    /// What that is where the VM runs; one of its [`Needs::datastores`].
+    pub storage: Name,
+    /// What it holds.
+    pub bytes: u64,
 }
 
 /// What decides how long a migration takes: memory that was touched, and how it is written. The model is mVM's (BtrPlace).

@@ -53,6 +53,9 @@ pub struct LocalVm {
     /// What it uses; none until that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<crate::usage::VmUsage>,
+    /// Its disks, in their order, as they were found some time ago; none until they were looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<crate::capability::DiskFacts>,
 }
 
 /// An address that a guest was seen to use.

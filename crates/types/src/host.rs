@@ -183,6 +183,9 @@ pub struct Maintenance {
     pub task: TaskId,
     /// Whether no VM runs on it any more.
     pub empty: bool,
+    /// Whether VMs take disks along that other hosts do not reach.
+    #[serde(default)]
+    pub move_disks: bool,
 }
 
 /// That a host is switched off to save power, or on its way there or back. It gets no VM.

@@ -323,6 +323,9 @@ pub(crate) struct PolicySet {
     /// Proposals of the search for each VM; more find more.
     #[arg(long, value_name = "COUNT")]
     pub proposals: Option<u32>,
+    /// Whether VMs that are moved take disks along that other hosts do not reach.
+    #[arg(long, value_enum, value_name = "ON|OFF")]
+    pub move_disks: Option<Switch>,
     /// Whether hosts that are not needed are switched off.
     #[arg(long, value_enum, value_name = "ON|OFF")]
     pub power: Option<Switch>,

@@ -18,12 +18,16 @@ pub(crate) enum MaintenanceVerb {
 Examples:
   godwit host maintenance enter host-a
   godwit host maintenance enter host-a --dry-run
+  godwit host maintenance enter host-a --move-disks
   godwit host maintenance enter host-a --no-wait --json | jq .id")]
     Enter {
         host: HostName,
         /// Only say where its VMs would go, and which could not. Ends with exit code 1 if one could not.
         #[arg(long)]
         dry_run: bool,
+        /// Let VMs take disks along that other hosts do not reach; else they stay, and are named.
+        #[arg(long)]
+        move_disks: bool,
         /// Begin, print the task and return.
         #[arg(long, conflicts_with = "dry_run")]
         no_wait: bool,

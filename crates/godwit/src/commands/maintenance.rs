@@ -12,8 +12,12 @@ use crate::output::table;
 
 pub(crate) async fn run(session: &Session, verb: MaintenanceVerb) -> Result<(), ApiError> {
     match verb {
-        MaintenanceVerb::Enter { host, dry_run: true, .. } => dry_run(session, &host).await,
-        MaintenanceVerb::Enter { host, no_wait, .. } => enter(session, &host, no_wait).await,
+        MaintenanceVerb::Enter { host, dry_run: true, move_disks, .. } => {
+            dry_run(session, &host, move_disks).await
+        }
+        MaintenanceVerb::Enter { host, no_wait, move_disks, .. } => {
+            enter(session, &host, move_disks, no_wait).await
+        }
         MaintenanceVerb::Exit { host } => {
             let done: Value = session.client.delete(&path(&host)).await?;
             session.format.print(&done, |_| format!("{host} takes VMs again"))
@@ -25,16 +29,20 @@ fn path(host: &HostName) -> String {
     format!("/v1/hosts/{host}/maintenance")
 }
 
-async fn enter(session: &Session, host: &HostName, no_wait: bool) -> Result<(), ApiError> {
-    let begun: Task = session.client.post(&path(host), &json!({})).await?;
+fn asked(host: &HostName, move_disks: bool) -> String {
+    format!("{}?move_disks={move_disks}", path(host))
+}
+
+async fn enter(session: &Session, host: &HostName, move_disks: bool, no_wait: bool) -> Result<(), ApiError> {
+    let begun: Task = session.client.post(&asked(host, move_disks), &json!({})).await?;
     if no_wait {
         return session.format.print(&begun, |task| format!("task {} empties {host}", task.id));
     }
     task::follow(session, begun, task::new_messages(session)).await
 }
 
-async fn dry_run(session: &Session, host: &HostName) -> Result<(), ApiError> {
-    let told: Emptying = session.client.get(&path(host)).await?;
+async fn dry_run(session: &Session, host: &HostName, move_disks: bool) -> Result<(), ApiError> {
+    let told: Emptying = session.client.get(&asked(host, move_disks)).await?;
     session.format.print(&told, describe)?;
     let stuck: Vec<&str> = told.plan.unmoved.iter().map(|why| why.vm.as_str()).collect();
     if stuck.is_empty() {

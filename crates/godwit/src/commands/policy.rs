@@ -51,6 +51,7 @@ fn changes(options: &PolicySet, written: Option<Policy>) -> Result<Value, ApiErr
         ("failures_to_tolerate", number(options.failures_to_tolerate)),
         ("stable_ms", ms(options.stable)),
         ("proposals_per_vm", number(options.proposals)),
+        ("move_disks", options.move_disks.map(|along| json!(along == Switch::On))),
     ];
     let of_power = [
         ("enabled", options.power.map(|power| json!(power == Switch::On))),
@@ -86,6 +87,8 @@ fn describe(policy: &Policy) -> String {
         ("stable", format!("demand is taken to last {}", span(policy.stable_ms))),
         ("search", format!("{proposals_per_vm} proposals for each VM")),
     ];
+    let disks = if policy.move_disks { "move along" } else { "stay, and so do their VMs" };
+    rows.push(("local disks", disks.to_owned()));
     rows.push(("power", power(&policy.power)));
     fields(&rows)
 }

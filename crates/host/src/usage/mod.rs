@@ -26,6 +26,8 @@ use crate::vm::Machine;
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is looked at what each disk holds: with one of so many looks.
+const LOOKS_PER_DISKS: u32 = 8;
 /// How long a VM's process may take to say what its disks do.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -50,7 +52,17 @@ struct Watched {
 pub(crate) async fn measure_forever(agent: Arc<Agent>) {
     let mut host = Window::default();
     let mut vms = BTreeMap::<VmId, Watched>::new();
+    let mut looked_at_disks = JoinSet::new();
+    let mut looks: u32 = 0;
     loop {
+        // Beside all else, and not again before it has ended: a datastore may hang.
+        while looked_at_disks.try_join_next().is_some() {}
+        if looks.is_multiple_of(LOOKS_PER_DISKS) && looked_at_disks.is_empty() {
+            let machines = agent.vms.all_live();
+            looked_at_disks
+                .spawn_blocking(move || machines.iter().for_each(|machine| machine.look_at_disks()));
+        }
+        looks = looks.wrapping_add(1);
         host.add(Instant::now(), HostCounters::read());
         agent.set_usage(host_usage(&host));
         let live = agent.vms.all_live();

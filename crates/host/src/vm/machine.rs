@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use godwit_types::agent::{GuestAddress, LocalVm};
+use godwit_types::capability::DiskFacts;
 use godwit_types::control::{DiskBacking, Request, Role, VmmConfig, VmmState};
 use godwit_types::usage::VmUsage;
 use godwit_types::{Bytes, VmId};
@@ -42,6 +43,8 @@ pub(crate) struct Machine {
     moved: Mutex<Vec<NewImage>>,
     /// What it uses, as last measured.
     usage: Mutex<Option<VmUsage>>,
+    /// Its disks, as last looked at.
+    disk_facts: Mutex<Vec<DiskFacts>>,
     /// Becomes true when the process has ended and nothing of it is left.
     gone: watch::Sender<bool>,
 }
@@ -67,6 +70,7 @@ impl Machine {
             state: Mutex::new(state),
             moved: Mutex::default(),
             usage: Mutex::default(),
+            disk_facts: Mutex::default(),
             gone: watch::Sender::new(false),
         }
     }
@@ -91,7 +95,18 @@ impl Machine {
             detail,
             addresses: self.seen(),
             usage: *self.usage.lock().unwrap_or_else(PoisonError::into_inner),
+            disks: self.disk_facts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// Looks at its disks, for the next report. What cannot be looked at is not known.
+    pub(crate) fn look_at_disks(&self) {
+        let facts: Result<Vec<_>, _> = self.disks().iter().map(godwit_provision::measure).collect();
+        let facts = facts.unwrap_or_else(|error| {
+            tracing::debug!("the disks of {} cannot be looked at: {error}", self.config.name);
+            Vec::new()
+        });
+        *self.disk_facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
     /// It was measured.

@@ -174,6 +174,15 @@ impl Inner {
 impl Past {
     fn report(&self, id: VmId) -> LocalVm {
         let Ended { state, epoch, detail, .. } = self.ended.clone();
-        LocalVm { id, name: self.name.clone(), epoch, state, detail, addresses: Vec::new(), usage: None }
+        LocalVm {
+            id,
+            name: self.name.clone(),
+            epoch,
+            state,
+            detail,
+            addresses: Vec::new(),
+            usage: None,
+            disks: Vec::new(),
+        }
     }
 }

@@ -11,7 +11,7 @@ use godwit_scheduler::record::{
     RunScheduler, SchedulerStatus, StepRecord, StepState, WholeDecision,
 };
 use godwit_scheduler::rules::{Rule, RuleKind};
-use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom, Needs, Snapshot, Vm, Writes};
+use godwit_scheduler::snapshot::{Disk, Host, HostState, MigrationRoom, Needs, Room, Snapshot, Vm, Writes};
 use godwit_scheduler::what_if::Change;
 use godwit_types::{Name, TaskId};
 use serde::Serialize;
@@ -114,7 +114,8 @@ fn whatever_is_taken_or_given_has_a_type() {
     let document = document();
     for (at, operation) in operations(&document) {
         for schema in bodies(operation) {
-            let is_said = ["$ref", "type", "oneOf", "allOf", "anyOf"].iter().any(|key| !schema[key].is_null());
+            let is_said =
+                ["$ref", "type", "oneOf", "allOf", "anyOf"].iter().any(|key| !schema[key].is_null());
             let of_items = schema["type"] != "array" || !schema["items"]["$ref"].is_null();
             assert!(is_said && of_items || at == "get /v1/openapi.json", "{at}: {schema}");
         }
@@ -135,6 +136,8 @@ fn host(text: &str, state: HostState) -> Host {
         cpu_class: Some(name("epyc")),
         networks: [name("lan")].into(),
         datastores: [name("shared")].into(),
+        rooms: [(name("shared"), Room { storage: name("shared"), free: 1 << 40 })].into(),
+        move_disks: true,
         domain: Some(name("rack-1")),
         labels: [name("gpu")].into(),
         migration: MigrationRoom { moves_max: 2, bytes_per_s: 1 << 30, is_assumed: false },
@@ -155,6 +158,7 @@ fn vm(text: &str, on: Option<&str>) -> Vm {
         vcpus: 2,
         memory: 2 << 30,
         needs: Needs { cpu_classes: Some([name("epyc")].into()), ..Needs::default() },
+        disks: vec![Disk { datastore: name("fast"), storage: name("fast.a"), bytes: 1 << 30 }],
         pinned: None,
         automation: Automation::Full,
         writes: Writes { used: 1 << 30, hot: 1 << 20, bytes_per_s: 1 << 20 },

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use godwit_api::server::{Json, Path};
+use godwit_api::server::{Json, Path, Query};
 use godwit_scheduler::record::Emptying;
 use godwit_types::api::Empty;
 use godwit_types::host::{Host, HostReport};
 use godwit_types::task::Task;
 use godwit_types::{ApiError, ErrorCode, HostName};
+use serde::Deserialize;
 
 use super::{Answer, Shared};
 use crate::clock::now_unix_ms;
@@ -33,11 +34,24 @@ pub(super) async fn show(State(manager): Shared, Path(name): Path<HostName>) -> 
     Ok(Json(host.ok_or_else(|| unknown_host(name.as_str()))?))
 }
 
+/// How a host is emptied.
+#[derive(Debug, Deserialize)]
+pub(super) struct How {
+    #[serde(default)]
+    move_disks: bool,
+}
+
 /// Empties a host, to be patched: its VMs move away, and it gets none until it leaves maintenance.
-#[utoipa::path(post, path = "/v1/hosts/{name}/maintenance", operation_id = "enter_maintenance", tag = "hosts", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/v1/hosts/{name}/maintenance", operation_id = "enter_maintenance", tag = "hosts",
+    params(("name" = String, Path),
+        ("move_disks" = Option<bool>, Query, description = "whether disks go along that other hosts do not reach")),
     responses((status = 200, body = Task), (status = "default", body = ApiError)))]
-pub(super) async fn enter_maintenance(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Task> {
-    Ok(Json(tasks::enter_maintenance(&manager, name).await?))
+pub(super) async fn enter_maintenance(
+    State(manager): Shared,
+    Path(name): Path<HostName>,
+    Query(How { move_disks }): Query<How>,
+) -> Answer<Task> {
+    Ok(Json(tasks::enter_maintenance(&manager, name, move_disks).await?))
 }
 
 /// Lets a host take VMs again. One that is still being emptied is left as it is.
@@ -49,10 +63,16 @@ pub(super) async fn exit_maintenance(State(manager): Shared, Path(name): Path<Ho
 }
 
 /// Where the VMs of a host would go if it were emptied, and which could not. Moves nothing.
-#[utoipa::path(get, path = "/v1/hosts/{name}/maintenance", operation_id = "plan_maintenance", tag = "hosts", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/v1/hosts/{name}/maintenance", operation_id = "plan_maintenance", tag = "hosts",
+    params(("name" = String, Path),
+        ("move_disks" = Option<bool>, Query, description = "whether disks would go along that other hosts do not reach")),
     responses((status = 200, body = Emptying), (status = "default", body = ApiError)))]
-pub(super) async fn plan_maintenance(State(manager): Shared, Path(name): Path<HostName>) -> Answer<Emptying> {
-    Ok(Json(scheduling::emptying(&manager, name).await?))
+pub(super) async fn plan_maintenance(
+    State(manager): Shared,
+    Path(name): Path<HostName>,
+    Query(How { move_disks }): Query<How>,
+) -> Answer<Emptying> {
+    Ok(Json(scheduling::emptying(&manager, name, move_disks).await?))
 }
 
 /// What a host's agent tells of itself, every 2 s and when something changes. The first one joins the cluster.

@@ -62,15 +62,23 @@ pub(crate) async fn run(manager: &Arc<Manager>, asked: RunScheduler) -> Result<R
 }
 
 /// `GET /v1/hosts/{host}/maintenance`: what emptying a host would do.
-pub(crate) async fn emptying(manager: &Arc<Manager>, host: HostName) -> Result<Emptying, ApiError> {
-    let name = host.clone();
-    let vms = manager.store.read(move |tx| {
+pub(crate) async fn emptying(
+    manager: &Arc<Manager>,
+    host: HostName,
+    move_disks: bool,
+) -> Result<Emptying, ApiError> {
+    let (name, limits) = (host.clone(), manager.limits.clone());
+    let scene = manager.store.read(move |tx| {
         tx.host(&name)?.ok_or_else(|| unknown_host(name.as_str()))?;
-        Ok(tx.running_on(&name)?)
+        let terms = Terms::of(tx, &limits)?;
+        let mut snapshot = snapshot(tx, &terms, None, now_unix_ms())?;
+        let emptied = snapshot.hosts.iter_mut().filter(|host| host.name == name);
+        emptied.for_each(|host| host.move_disks |= move_disks);
+        Ok((snapshot, terms.policy, tx.running_on(&name)?))
     });
-    let vms = vms.await?;
+    let (snapshot, policy, vms) = scene.await?;
     let goal = Goal::Evacuate { hosts: vec![host.clone()] };
-    let Ran { plan, .. } = look(manager, "", goal, Wanted::ToTell).await?;
+    let plan = decide(snapshot, policy, goal).await?.plan;
     Ok(Emptying { host, vms, plan })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use godwit_scheduler::planner::Action;
 use godwit_scheduler::record::{DecisionRecord, StepRecord, StepState};
-use godwit_types::migration::{Budget, MigrateVm};
+use godwit_types::migration::{Budget, MigrateVm, MoveDisks};
 use godwit_types::task::{Task, TaskKind};
 use godwit_types::vm::StartRequest;
 use godwit_types::{ApiError, ErrorCode, HostName, TaskId, VmName};
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::admission::Place;
 use crate::manager::{Manager, unknown_vm};
-use crate::store::{StepChange, StoreError, Tx};
+use crate::store::{HostRow, StepChange, StoreError, Tx};
 use crate::tasks;
 
 /// Begins every step that can begin now. What cannot is looked at again in the next round.
@@ -24,10 +24,10 @@ pub(super) async fn execute(manager: &Arc<Manager>) -> Result<(), ApiError> {
             return Ok(());
         }
         let mut begun = JoinSet::new();
-        for (decision, step, action) in ready {
+        for Ready { decision, step, action, move_disks } in ready {
             let manager = Arc::clone(manager);
             begun.spawn(async move {
-                let (state, task, detail) = match begin(&manager, &action).await {
+                let (state, task, detail) = match begin(&manager, &action, move_disks).await {
                     Ok(task) => (StepState::Running, Some(task), None),
                     // The cluster is another than the plan was made for, and nobody is to blame.
                     Err(error) if error.code == ErrorCode::Conflict => {
@@ -49,11 +49,12 @@ pub(super) async fn execute(manager: &Arc<Manager>) -> Result<(), ApiError> {
     }
 }
 
-async fn begin(manager: &Arc<Manager>, action: &Action) -> Result<TaskId, ApiError> {
+async fn begin(manager: &Arc<Manager>, action: &Action, move_disks: bool) -> Result<TaskId, ApiError> {
     let task: Task = match action {
         Action::Move { vm, from, to } => {
             require_on(manager, vm, from).await?;
-            let asked = MigrateVm { to: to.clone(), budget: Budget::default(), move_disks: None };
+            let move_disks = move_disks.then(MoveDisks::default);
+            let asked = MigrateVm { to: to.clone(), budget: Budget::default(), move_disks };
             tasks::request_migration(manager, vm.to_string(), asked).await?
         }
         Action::Place { vm, on } => {
@@ -79,15 +80,28 @@ async fn require_on(manager: &Manager, vm: &VmName, from: &HostName) -> Result<(
     }
 }
 
-/// The steps that can begin, each with its decision and its place in it.
-fn ready(tx: &Tx<'_>) -> Result<Vec<(u64, usize, Action)>, StoreError> {
+/// A step that can begin, with its decision and its place in it.
+struct Ready {
+    decision: u64,
+    step: usize,
+    action: Action,
+    /// Whether disks go along that the destination does not reach.
+    move_disks: bool,
+}
+
+/// The steps that can begin.
+fn ready(tx: &Tx<'_>) -> Result<Vec<Ready>, StoreError> {
     let decisions = tx.open_decisions()?;
     if decisions.is_empty() {
         return Ok(Vec::new());
     }
     let open = tx.open_tasks()?;
     let busy: BTreeSet<&VmName> = open.iter().filter_map(|task| task.vm_name.as_ref()).collect();
-    let mut slots = Slots::of(tx, &open)?;
+    let hosts = tx.hosts()?;
+    let leaves = |host: &&HostRow| host.maintenance.is_some_and(|entered| entered.move_disks);
+    let disks_leave: BTreeSet<&HostName> = hosts.iter().filter(leaves).map(|host| &host.name).collect();
+    let always = tx.policy()?.move_disks;
+    let mut slots = Slots::of(&hosts, &open);
     let mut ready = Vec::new();
     for record in &decisions {
         for (index, step) in record.steps.iter().enumerate().filter(|(_, step)| can_begin(record, step)) {
@@ -96,7 +110,12 @@ fn ready(tx: &Tx<'_>) -> Result<Vec<(u64, usize, Action)>, StoreError> {
                 _ => true,
             };
             if is_free {
-                ready.push((record.id, index, step.step.action.clone()));
+                let action = step.step.action.clone();
+                let move_disks = match &action {
+                    Action::Move { from, .. } => always || disks_leave.contains(from),
+                    _ => false,
+                };
+                ready.push(Ready { decision: record.id, step: index, action, move_disks });
             }
         }
     }
@@ -115,10 +134,10 @@ fn can_begin(record: &DecisionRecord, step: &StepRecord) -> bool {
 struct Slots(BTreeMap<Place, u32>);
 
 impl Slots {
-    fn of(tx: &Tx<'_>, open: &[Task]) -> Result<Self, StoreError> {
+    fn of(hosts: &[HostRow], open: &[Task]) -> Self {
         let mut free = BTreeMap::new();
-        for host in tx.hosts()? {
-            for place in [Place::Out(host.name.clone()), Place::In(host.name)] {
+        for host in hosts {
+            for place in [Place::Out(host.name.clone()), Place::In(host.name.clone())] {
                 free.insert(place, host.facts.migration.moves_max);
             }
         }
@@ -129,7 +148,7 @@ impl Slots {
                 slots.use_up(Place::In(to.clone()));
             }
         }
-        Ok(slots)
+        slots
     }
 
     fn use_up(&mut self, place: Place) {

@@ -41,6 +41,7 @@ fn vm(name: &str, automation: Automation) -> Vm {
         automation,
         writes: Writes::default(),
         moved_unix_ms: vec![],
+        disks: vec![],
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use godwit_scheduler::settings::HostSettings;
-use godwit_scheduler::snapshot::{HostState, Vm};
+use godwit_scheduler::snapshot::{Disk, HostState, Room, Vm};
 use godwit_types::agent::{LocalState, LocalVm};
+use godwit_types::capability::DiskFacts;
 use godwit_types::ownership::Ownership;
 use godwit_types::power::PowerDriver;
 use godwit_types::task::TaskState;
@@ -21,6 +22,14 @@ use crate::store::{InMaintenance, Store};
 use crate::tasks::new_task;
 
 const NOW: u64 = 1_000_000_000_000;
+const USED: VmUsage = VmUsage {
+    over_ms: 60_000,
+    cpu_run_permille: 500,
+    cpu_wait_permille: 0,
+    memory: Bytes::mib(70),
+    network_bytes_per_s: 9,
+    storage_ops_per_s: 8,
+};
 
 /// A store with these hosts, and a VM `web1` that runs on the first.
 struct Scene {
@@ -77,6 +86,7 @@ fn local(vm: &VmRow, usage: VmUsage) -> LocalVm {
         detail: None,
         addresses: vec![],
         usage: Some(usage),
+        disks: vec![],
     }
 }
 
@@ -98,17 +108,7 @@ async fn what_a_vm_wants_follows_from_what_its_host_reports() {
     a.last_seen_unix_ms = NOW - 1_000;
     let scene = Scene::of(vec![a.clone()]).await;
     assert_eq!(scene.web1().await.measured_unix_ms, None, "nobody has measured it");
-    a.vms = vec![local(
-        &scene.vm,
-        VmUsage {
-            over_ms: 60_000,
-            cpu_run_permille: 500,
-            cpu_wait_permille: 0,
-            memory: Bytes::mib(70),
-            network_bytes_per_s: 9,
-            storage_ops_per_s: 8,
-        },
-    )];
+    a.vms = vec![local(&scene.vm, USED)];
     scene.write(move |tx| Ok(tx.put_host(&a)?)).await;
     let shown = scene.snapshot().await;
     let vm = &shown.vms[0];
@@ -125,7 +125,7 @@ async fn hosts_are_shown_as_what_they_are_for() {
     let (a, mut b, c) = (fixtures::host("a"), fixtures::host("b"), fixtures::host("c"));
     b.up = false;
     let scene = Scene::of(vec![a, b, c]).await;
-    let entered = InMaintenance { since_unix_ms: 7, task: TaskId(Uuid::nil()) };
+    let entered = InMaintenance { since_unix_ms: 7, task: TaskId(Uuid::nil()), move_disks: true };
     scene
         .write(move |tx| {
             tx.enter_maintenance(&name("b"), entered)?;
@@ -135,7 +135,7 @@ async fn hosts_are_shown_as_what_they_are_for() {
     let shown = scene.snapshot().await.hosts;
     let states: Vec<HostState> = shown.iter().map(|host| host.state).collect();
     assert_eq!(states, [HostState::On, HostState::Lost, HostState::Maintenance]);
-    assert_eq!(shown[2].since_unix_ms, 7);
+    assert_eq!((shown[2].since_unix_ms, shown[2].move_disks, shown[0].move_disks), (7, true, false));
 }
 
 #[tokio::test]
@@ -221,8 +221,30 @@ async fn a_disk_that_only_its_host_reaches_is_a_datastore_that_no_other_host_has
     let apart = Scene::of(vec![with_id("a", 1), with_id("b", 2)]).await.snapshot().await;
     assert_eq!(apart.vms[0].needs.datastores, names(&["shared", "shared.a"]));
     assert_eq!(apart.hosts[1].datastores, names(&["shared", "shared.b"]));
+    let room = apart.hosts[1].rooms.get(&name("shared")).cloned();
+    assert_eq!(room, Some(Room { storage: name("shared.b"), free: Bytes::mib(50_000).0 }));
+    assert_eq!(apart.vms[0].disks, [], "nobody knows what it holds");
     let shared = Scene::of(vec![with_id("a", 1), with_id("b", 1)]).await.snapshot().await;
     assert!(shared.vms[0].needs.datastores.is_subset(&shared.hosts[1].datastores));
+}
+
+#[tokio::test]
+async fn a_disk_whose_size_is_known_and_that_lies_by_itself_could_move_along() {
+    let scene = Scene::of(vec![fixtures::host("a"), fixtures::host("b")]).await;
+    let shown = async |facts: DiskFacts, ids: [u128; 2]| {
+        let mut hosts = ["a", "b"].map(fixtures::host);
+        for (host, id) in hosts.iter_mut().zip(ids) {
+            host.facts.datastores[0].id = Some(Uuid::from_u128(id));
+        }
+        hosts[0].vms = vec![LocalVm { disks: vec![facts], usage: None, ..local(&scene.vm, USED) }];
+        scene.write(move |tx| Ok(hosts.iter().try_for_each(|host| tx.put_host(host))?)).await;
+        scene.web1().await.disks
+    };
+    let facts = DiskFacts { size: Bytes::mib(900), allocated: Bytes::mib(300), layered: false };
+    let disk = Disk { datastore: name("shared"), storage: name("shared.a"), bytes: Bytes::mib(300).0 };
+    assert_eq!(shown(facts, [1, 2]).await, [disk]);
+    assert_eq!(shown(DiskFacts { layered: true, ..facts }, [1, 2]).await, [], "it has backing files");
+    assert_eq!(shown(facts, [1, 1]).await, [], "both hosts reach it");
 }
 
 #[tokio::test]

@@ -36,11 +36,13 @@ pub(crate) struct HostRow {
 pub(crate) struct InMaintenance {
     pub since_unix_ms: u64,
     pub task: TaskId,
+    /// Whether VMs take disks along that other hosts do not reach.
+    pub move_disks: bool,
 }
 
 const COLUMNS: &str = "name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms";
 const SELECT: &str =
-    "SELECT name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms, since_unix_ms, task, standby
+    "SELECT name, agent, facts, vms, strays, up, clock_skew_ms, last_seen_unix_ms, since_unix_ms, task, move_disks, standby
     FROM hosts LEFT JOIN maintenance ON maintenance.host = name LEFT JOIN standby ON standby.host = name";
 
 impl Tx<'_> {
@@ -83,8 +85,10 @@ impl Tx<'_> {
         entered: InMaintenance,
     ) -> Result<(), StoreError> {
         self.sql
-            .prepare_cached("INSERT INTO maintenance (host, since_unix_ms, task) VALUES (?, ?, ?)")?
-            .execute(params![Text(host), entered.since_unix_ms, Text(&entered.task)])?;
+            .prepare_cached(
+                "INSERT INTO maintenance (host, since_unix_ms, task, move_disks) VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![Text(host), entered.since_unix_ms, Text(&entered.task), entered.move_disks])?;
         Ok(())
     }
 
@@ -121,8 +125,9 @@ impl Tx<'_> {
         let show = |row: HostRow| {
             let vms = query.query_row([Text(&row.name)], |row| row.get(0))?;
             let maintenance = match row.maintenance {
-                Some(InMaintenance { since_unix_ms, task }) => {
-                    Some(Maintenance { since_unix_ms, task, empty: self.running_on(&row.name)?.is_empty() })
+                Some(InMaintenance { since_unix_ms, task, move_disks }) => {
+                    let empty = self.running_on(&row.name)?.is_empty();
+                    Some(Maintenance { since_unix_ms, task, empty, move_disks })
                 }
                 None => None,
             };
@@ -146,11 +151,17 @@ fn host(row: &Row<'_>) -> rusqlite::Result<HostRow> {
         clock_skew_ms: row.get(6)?,
         last_seen_unix_ms: row.get(7)?,
         maintenance: in_maintenance(row)?,
-        standby: row.get::<_, Option<Doc<_>>>(10)?.map(|standby| standby.0),
+        standby: row.get::<_, Option<Doc<_>>>(11)?.map(|standby| standby.0),
     })
 }
 
 fn in_maintenance(row: &Row<'_>) -> rusqlite::Result<Option<InMaintenance>> {
     let (since_unix_ms, task): (Option<u64>, Option<Text<TaskId>>) = (row.get(8)?, row.get(9)?);
-    Ok(since_unix_ms.zip(task).map(|(since_unix_ms, task)| InMaintenance { since_unix_ms, task: task.0 }))
+    let move_disks = row.get::<_, Option<bool>>(10)?.unwrap_or_default();
+    let entered = |(since_unix_ms, task): (u64, Text<TaskId>)| InMaintenance {
+        since_unix_ms,
+        task: task.0,
+        move_disks,
+    };
+    Ok(since_unix_ms.zip(task).map(entered))
 }

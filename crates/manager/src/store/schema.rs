@@ -245,6 +245,8 @@ CREATE TABLE standby (
     standby TEXT NOT NULL                           -- Standby
 ) STRICT;
 ", "
+ALTER TABLE maintenance ADD COLUMN move_disks INTEGER NOT NULL DEFAULT 0 CHECK (move_disks IN (0, 1));
+
 -- By time first: what is asked for is what all VMs wanted then.
 CREATE TABLE demand_10 (
     vm           TEXT NOT NULL REFERENCES vms ON DELETE CASCADE,

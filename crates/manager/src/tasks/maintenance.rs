@@ -37,13 +37,17 @@ struct Entered {
 }
 
 /// `POST /v1/hosts/{host}/maintenance`.
-pub(crate) async fn enter(manager: &Arc<Manager>, host: HostName) -> Result<Task, ApiError> {
-    let task = manager.store.write(move |tx| begin(tx, &host)).await?;
+pub(crate) async fn enter(
+    manager: &Arc<Manager>,
+    host: HostName,
+    move_disks: bool,
+) -> Result<Task, ApiError> {
+    let task = manager.store.write(move |tx| begin(tx, &host, move_disks)).await?;
     super::drive(manager, task.clone(), false);
     Ok(task)
 }
 
-fn begin(tx: &Tx<'_>, name: &HostName) -> Result<Task, ApiError> {
+fn begin(tx: &Tx<'_>, name: &HostName, move_disks: bool) -> Result<Task, ApiError> {
     let host = tx.host(name)?.ok_or_else(|| unknown_host(name.as_str()))?;
     if let Some(entered) = host.maintenance {
         let message = format!("{name} is in maintenance already");
@@ -54,7 +58,8 @@ fn begin(tx: &Tx<'_>, name: &HostName) -> Result<Task, ApiError> {
     let kind = TaskKind::EnterMaintenance { host: name.clone() };
     let task = host_task(kind, format!("{name} gets no VM any more; {} to leave", count(vms)));
     tx.add_task(&task, &Entered { vms })?;
-    tx.enter_maintenance(name, InMaintenance { since_unix_ms: task.started_unix_ms, task: task.id })?;
+    let entered = InMaintenance { since_unix_ms: task.started_unix_ms, task: task.id, move_disks };
+    tx.enter_maintenance(name, entered)?;
     let event = NewEvent::new("host.entering_maintenance", task.message.clone());
     tx.add_event(event.host(name).task(task.id))?;
     Ok(task)

@@ -172,6 +172,7 @@ impl Agent {
             detail: None,
             addresses: vec![],
             usage: None,
+            disks: vec![DiskFacts { size: Bytes::mib(9), allocated: Bytes::mib(3), layered: false }],
         };
         self.known().vms.insert(vm, local);
     }

@@ -42,6 +42,30 @@ impl Cluster {
 }
 
 #[tokio::test]
+async fn vms_on_local_disks_take_them_along_if_that_was_said_and_else_are_named() {
+    let cluster = Cluster::with_vms(1).await;
+    for (agent, id) in [(&cluster.a, 1), (&cluster.b, 2)] {
+        agent.known().facts.datastores[0].id = Some(uuid::Uuid::from_u128(id));
+    }
+    let plan = async |c: &Cluster, asked: &str| {
+        let emptied: Emptying = c.get(&format!("/v1/hosts/a/maintenance{asked}")).await;
+        (emptied.plan.steps.len(), emptied.plan.unmoved.len())
+    };
+    let told = async |c: &Cluster| plan(c, "").await == (0, 1) && plan(c, "?move_disks=true").await == (1, 0);
+    cluster.until("the disk could go along", told).await;
+    let stuck = cluster.enter("a").await.unwrap();
+    cluster.says(&stuck, "web1 cannot leave: b: it does not reach 'shared.a', and disks stay unless").await;
+    cluster.exit("a").await.unwrap();
+    cluster.ended(stuck.id).await;
+    let task: Task = cluster.client.post("/v1/hosts/a/maintenance?move_disks=true", &()).await.unwrap();
+    assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
+    assert_eq!(cluster.owner("web1").await, "b");
+    assert!(cluster.host("a").await.maintenance.unwrap().move_disks);
+    assert_eq!(cluster.b.known().arriving.len(), 1, "its disk has moved, too");
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn a_host_that_enters_maintenance_is_emptied_and_gets_no_vm_until_it_leaves() {
     let cluster = Cluster::with_vms(3).await;
     let task = cluster.enter("a").await.unwrap();

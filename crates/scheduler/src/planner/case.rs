@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use godwit_types::{HostName, Name};
 
+use super::brought::Stores;
 use super::{Goal, demand, findings};
 use crate::entitlement::Tree;
 use crate::policy::Policy;
 use crate::resource::{PerResource, Resource};
 use crate::rules::compatible;
 use crate::rules::table::Table;
-use crate::snapshot::{Host, HostState, Snapshot, Vm};
+use crate::snapshot::{Host, HostState, Snapshot, Vm, Writes};
 
 /// See the module. Hosts and VMs are sorted by name, so the order in which they were listed changes nothing.
 pub(crate) struct Case<'a> {
@@ -22,6 +23,7 @@ pub(crate) struct Case<'a> {
     pub(crate) silent: Vec<Option<String>>,
     /// Whether a host is to be emptied.
     pub(crate) emptied: Vec<bool>,
+    pub(crate) stores: Stores<'a>,
     /// Whether VMs that have no host are to be placed, and so are entitled to something.
     pub(crate) places: bool,
     /// Where each VM is; none if it is nowhere, or on a host that nobody knows.
@@ -58,6 +60,7 @@ impl<'a> Case<'a> {
             place(&hosts, &name).into_iter().for_each(|at| silent[at] = Some("it is there twice".into()));
         }
         let emptied = emptied(&hosts, goal, &mut findings);
+        let stores = Stores::new(&hosts);
         let mut case = Self {
             snapshot,
             policy,
@@ -69,6 +72,7 @@ impl<'a> Case<'a> {
             vms,
             silent,
             emptied,
+            stores,
             places: matches!(goal, Goal::Place | Goal::MakeRoom { .. }),
             home,
             contradicts: vec![false; table.entries.len()],
@@ -112,7 +116,15 @@ impl<'a> Case<'a> {
     /// Whether every host that is heard of tells what it has of a resource. What some do not tell is weighed nowhere: else those would
     /// seem to be free.
     pub(crate) fn is_told(&self, resource: Resource) -> bool {
-        (0..self.hosts.len()).filter(|host| self.gives(*host)).all(|host| self.hosts[host].capacity[resource] > 0)
+        (0..self.hosts.len())
+            .filter(|host| self.gives(*host))
+            .all(|host| self.hosts[host].capacity[resource] > 0)
+    }
+
+    /// What decides how long the VM takes to go to a host, with what it brings along.
+    pub(crate) fn writes(&self, vm: usize, to: usize) -> Writes {
+        let writes = self.vms[vm].writes;
+        Writes { used: writes.used.saturating_add(self.brings(vm, to)), ..writes }
     }
 
     /// What the hosts have together that take VMs; 0 of what some do not tell.

@@ -9,6 +9,7 @@
 //!   steps      the plan with its gains, and how the cluster stands before and after it
 //! ```
 
+pub(crate) mod brought;
 pub(crate) mod case;
 mod demand;
 mod findings;

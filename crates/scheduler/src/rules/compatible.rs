@@ -4,8 +4,8 @@ use godwit_types::Name;
 
 use crate::snapshot::{Host, HostState, Vm};
 
-/// Everything that a VM needs and the host has not, in plain words.
-pub(crate) fn missing(host: &Host, vm: &Vm) -> Vec<String> {
+/// Everything that a VM needs and the host has not, in plain words; with disks along, if it may take them.
+pub(crate) fn missing(host: &Host, vm: &Vm, takes_disks: bool) -> Vec<String> {
     let mut missing = Vec::new();
     if let Some(classes) = &vm.needs.cpu_classes {
         match &host.cpu_class {
@@ -19,18 +19,33 @@ pub(crate) fn missing(host: &Host, vm: &Vm) -> Vec<String> {
     }
     let lacks = |what: &str, name: &Name| format!("it has no {what} '{name}'");
     missing.extend(vm.needs.networks.difference(&host.networks).map(|name| lacks("network", name)));
-    missing.extend(vm.needs.datastores.difference(&host.datastores).map(|name| lacks("datastore", name)));
+    for name in vm.needs.datastores.difference(&host.datastores) {
+        match (can_be_brought(host, vm, name), takes_disks) {
+            (true, true) => {}
+            (true, false) => missing
+                .push(format!("it does not reach '{name}', and disks stay unless --move-disks is given")),
+            (false, _) => missing.push(lacks("datastore", name)),
+        }
+    }
     missing
 }
 
+/// Whether all that the VM has in a storage finds a datastore of the same name there.
+fn can_be_brought(host: &Host, vm: &Vm, storage: &Name) -> bool {
+    let mut there = vm.disks.iter().filter(|disk| disk.storage == *storage).peekable();
+    there.peek().is_some() && there.all(|disk| host.rooms.contains_key(&disk.datastore))
+}
+
 /// The same as a yes or no, without words.
-pub(crate) fn fits(host: &Host, vm: &Vm) -> bool {
+pub(crate) fn fits(host: &Host, vm: &Vm, takes_disks: bool) -> bool {
     let class = match (&vm.needs.cpu_classes, &host.cpu_class) {
         (None, _) => true,
         (Some(classes), Some(class)) => classes.contains(class),
         (Some(_), None) => false,
     };
-    class && vm.needs.networks.is_subset(&host.networks) && vm.needs.datastores.is_subset(&host.datastores)
+    let reaches =
+        |name: &Name| host.datastores.contains(name) || takes_disks && can_be_brought(host, vm, name);
+    class && vm.needs.networks.is_subset(&host.networks) && vm.needs.datastores.iter().all(reaches)
 }
 
 /// Why a host neither gives nor gets VMs, if it does not.

@@ -104,7 +104,8 @@ fn can_be_kept(table: &Table, hosts: &[&Host], vms: &[&Vm], rules: &[u32]) -> bo
     let named: BTreeSet<u32> =
         rules.iter().flat_map(|rule| table.entries[*rule as usize].vms.iter().copied()).collect();
     let allowed = named.iter().map(|vm| {
-        let fits: Vec<bool> = hosts.iter().map(|host| compatible::fits(host, vms[*vm as usize])).collect();
+        let fits: Vec<bool> =
+            hosts.iter().map(|host| compatible::fits(host, vms[*vm as usize], false)).collect();
         // A VM that fits no host at all is no matter of rules.
         if fits.contains(&true) { fits } else { vec![true; hosts.len()] }
     });

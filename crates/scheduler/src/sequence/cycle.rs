@@ -21,7 +21,7 @@ pub(super) fn detour(case: &Case<'_>, going: &mut Vec<Going>, stuck: &Stuck<'_>)
     candidates.sort_by_key(|at| {
         let one = &going[*at];
         let bandwidth = one.from.map_or(1, |from| case.hosts[from].migration.bytes_per_s);
-        (cost::of(&case.vms[one.vm].writes, bandwidth).duration_ms, *at)
+        (cost::of(&case.writes(one.vm, one.to), bandwidth).duration_ms, *at)
     });
     for at in candidates {
         let Some((third, other)) = third(case, going, stuck, at) else { continue };
@@ -48,7 +48,8 @@ fn third(case: &Case<'_>, going: &[Going], stuck: &Stuck<'_>, at: usize) -> Opti
         *host != from
             && *host != to
             && case.gets(*host)
-            && compatible::fits(case.hosts[*host], case.vms[vm])
+            // Disks do not make a detour.
+            && compatible::fits(case.hosts[*host], case.vms[vm], false)
             && !forbidden(case, vm, *host)
             && stuck.ground.admits(vm, Some(from), *host)
     };

@@ -99,7 +99,7 @@ impl Run<'_, '_> {
         self.ground.arrive(vm, to);
         self.crowded.arrive(vm, to);
         if let Some(from) = from {
-            self.running.begin(self.steps.len(), (from, to), self.case.vms[vm].writes, self.now_ms);
+            self.running.begin(self.steps.len(), (from, to), self.case.writes(vm, to), self.now_ms);
         }
         self.step_of[at] = Some(self.steps.len());
         // Of a move it is known when it ends once it has.
@@ -162,7 +162,7 @@ fn estimates(case: &Case<'_>, going: &[Going]) -> Vec<Cost> {
     let each = going.iter().map(|Going { vm, from, to, .. }| {
         from.map_or(Cost::default(), |from| {
             let bytes_per_s = part(from, out[from]).min(part(*to, into[*to]));
-            cost::of(&case.vms[*vm].writes, bytes_per_s)
+            cost::of(&case.writes(*vm, *to), bytes_per_s)
         })
     });
     each.collect()

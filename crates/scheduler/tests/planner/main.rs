@@ -3,6 +3,7 @@
 mod arbitrary;
 mod cases;
 mod decision;
+mod disks;
 mod findings;
 mod mandatory;
 mod power;

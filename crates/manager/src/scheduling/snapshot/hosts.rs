@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::settings::HostSettings;
-use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom};
-use godwit_types::capability::VmmOffer;
-use godwit_types::host::{KvmFlavour, StandbyPhase};
+use godwit_scheduler::snapshot::{Disk, Host, HostState, MigrationRoom, Room};
+use godwit_types::capability::{DiskFacts, VmmOffer};
+use godwit_types::host::{DatastoreOffer, KvmFlavour, StandbyPhase};
 use godwit_types::ids::NAME_BYTES_MAX;
-use godwit_types::vm::{CpuProfile, VmSpec};
+use godwit_types::migration::MOVED_DISKS_MAX;
+use godwit_types::vm::{CpuProfile, DiskSpec, VmSpec};
 use godwit_types::{HostName, Name};
 use uuid::Uuid;
 
@@ -21,11 +22,6 @@ const OWN_MEMORY_PART: u64 = 16;
 const OWN_MEMORY_MAX: u64 = 4 << 30;
 /// Speed of a CPU of which no host has told, in MHz.
 pub(super) const CPU_MHZ_ASSUMED: u32 = 2_000;
-/// Speed of a network of which no host has told, in bits per second.
-const LINK_BITS_PER_S_ASSUMED: u64 = 10_000_000_000;
-/// Reads and writes of disks per second: nobody measures what a host could do, and few come near to this.
-const STORAGE_OPS_PER_S_ASSUMED: u64 = 100_000;
-
 /// The host, which was last woken at `woken_unix_ms`, if ever.
 pub(super) fn shown(
     row: &HostRow,
@@ -59,6 +55,8 @@ pub(super) fn shown(
         cpu_class: kinds.class_of(&row.name).cloned(),
         networks: row.facts.networks.iter().map(|network| network.name.clone()).collect(),
         datastores: kinds.datastores(row),
+        rooms: kinds.rooms(row),
+        move_disks: row.maintenance.is_some_and(|entered| entered.move_disks),
         power: settings.power_model(),
         domain: settings.domain,
         labels: settings.labels,
@@ -135,7 +133,6 @@ impl Kinds {
         else {
             return false;
         };
-        let missing = mine.cpu.missing_on(&other.cpu, to.as_str());
         ours == theirs
             && mine.protocol.meets(other.protocol)
             && runs(other, spec)
@@ -183,6 +180,37 @@ impl Kinds {
             }
         }
         names
+    }
+
+    /// What the host finds under the names of its datastores, and what is free there.
+    fn rooms(&self, row: &HostRow) -> BTreeMap<Name, Room> {
+        let room = |store: &DatastoreOffer| {
+            // Of what has no identity nobody knows where it is.
+            let told = self.unlike.get(&(store.name.clone(), store.id?));
+            let storage = told.unwrap_or(&store.name).clone();
+            Some((store.name.clone(), Room { storage, free: store.free.0 }))
+        };
+        row.facts.datastores.iter().filter_map(room).collect()
+    }
+
+    /// Disks of a VM that some hosts do not reach, and that could move with it: what they hold is known, and they lie by themselves.
+    pub(super) fn disks(&self, spec: &VmSpec, host: &HostRow, facts: &[DiskFacts]) -> Vec<Disk> {
+        let disk = |(disk, facts): (&DiskSpec, &DiskFacts)| {
+            let datastore = disk.image.datastore.clone();
+            let id = crate::moving::offer(host, &datastore)?.id?;
+            let storage = self.unlike.get(&(datastore.clone(), id))?.clone();
+            let moves = !disk.read_only && !facts.layered && facts.size <= MOVED_DISKS_MAX;
+            moves.then_some(Disk { datastore, storage, bytes: facts.allocated.0 })
+        };
+        let disks = spec.disks.iter().zip(facts);
+        let found: Vec<Disk> = disks.filter_map(disk).collect();
+        // With one that stays behind, the VM would, too.
+        let unlike = |disk: &&DiskSpec| {
+            let id = crate::moving::offer(host, &disk.image.datastore).and_then(|offer| offer.id);
+            !disk.read_only
+                && id.is_some_and(|id| self.unlike.contains_key(&(disk.image.datastore.clone(), id)))
+        };
+        if found.len() == spec.disks.iter().filter(unlike).count() { found } else { Vec::new() }
     }
 
     /// What a VM needs whose host, the last if it does not run, is `host`.

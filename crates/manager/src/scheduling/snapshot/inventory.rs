@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use godwit_types::agent::LocalVm;
 use godwit_types::ownership::Ownership;
-use godwit_types::usage::VmUsage;
 use godwit_types::{HostName, VmId};
 
 use crate::store::{HostRow, Power, StoreError, Tx, VmRow};
@@ -15,16 +15,11 @@ pub(crate) struct Inventory {
     pub(super) hosts: Vec<HostRow>,
     pub(super) vms: Vec<VmRow>,
     owned: BTreeMap<VmId, Ownership>,
-    /// What VMs use, as the hosts last reported that have them.
-    used: BTreeMap<(VmId, HostName), VmUsage>,
 }
 
 impl Inventory {
     pub(crate) fn of(tx: &Tx<'_>) -> Result<Self, StoreError> {
-        let hosts = tx.hosts()?;
-        let reported = hosts.iter().flat_map(|host| host.vms.iter().map(|local| (local, host.name.clone())));
-        let used = reported.filter_map(|(local, host)| Some(((local.id, host), local.usage?)));
-        Ok(Self { used: used.collect(), hosts, vms: tx.vms()?, owned: tx.ownerships()? })
+        Ok(Self { hosts: tx.hosts()?, vms: tx.vms()?, owned: tx.ownerships()? })
     }
 
     pub(super) fn host(&self, name: &HostName) -> Option<&HostRow> {
@@ -43,9 +38,9 @@ impl Inventory {
         let running = self.vms.iter().filter(|row| row.power == Power::Running);
         running.filter_map(|row| Some((row, self.owner(row)?.1)))
     }
+}
 
-    /// What a VM uses, as that host last reported.
-    pub(super) fn usage(&self, vm: &VmRow, host: &HostRow) -> Option<&VmUsage> {
-        self.used.get(&(vm.id, host.name.clone()))
-    }
+/// A VM as that host last reported it.
+pub(super) fn reported<'a>(vm: &VmRow, host: &'a HostRow) -> Option<&'a LocalVm> {
+    host.vms.iter().find(|local| local.id == vm.id)
 }

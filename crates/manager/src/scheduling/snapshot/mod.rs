@@ -59,8 +59,7 @@ pub(super) fn of_inventory(
     let there = |row: &&VmRow| row.power == Power::Running || circumstances.starts(row);
     for row in inventory.vms.iter().filter(there) {
         let Some((owned, source)) = inventory.owner(row) else { continue };
-        let used = inventory.usage(row, source);
-        let vm = vms::running(row, (owned, source), used, &kinds, &circumstances);
+        let vm = vms::running(row, (owned, source), &kinds, &circumstances);
         let vm = vms::with_settings(vm, settings.remove(&row.id).unwrap_or_default());
         if vm.host.as_ref() != Some(&source.name)
             && let Some(left) = hosts.iter_mut().find(|host| host.name == source.name)

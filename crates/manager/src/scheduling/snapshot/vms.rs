@@ -14,6 +14,7 @@ use godwit_types::usage::VmUsage;
 use godwit_types::{HostName, VmId, VmName};
 
 use super::hosts::{Kinds, cpu_mhz};
+use super::inventory::reported;
 use super::{Inventory, bound_for};
 use crate::fit;
 use crate::store::{HostRow, SLOT_MS, StoreError, Tx, VmRow};
@@ -92,14 +93,15 @@ fn applied(tx: &Tx<'_>) -> Result<BTreeMap<VmName, u64>, StoreError> {
     Ok(applied)
 }
 
-/// A VM that runs, or is being started, with what it uses.
+/// A VM that runs, or is being started.
 pub(super) fn running(
     row: &VmRow,
     (owned, source): (&Ownership, &HostRow),
-    used: Option<&VmUsage>,
     kinds: &Kinds,
     known: &Circumstances,
 ) -> Vm {
+    let local = reported(row, source);
+    let used = local.and_then(|local| local.usage.as_ref());
     let host = known.bound_for.get(&row.id).unwrap_or(&source.name);
     let demand = used.map(|used| demand(row, used, cpu_mhz(source)));
     Vm {
@@ -112,6 +114,7 @@ pub(super) fn running(
             cpu_classes: Some(kinds.reachable(&source.name, &row.spec)),
             ..needs(row, Some(source), kinds)
         },
+        disks: local.map(|local| kinds.disks(&row.spec, source, &local.disks)).unwrap_or_default(),
         pinned: known.pinned(row, owned, source),
         writes: writes(row, used, known.forecasts.get(&row.id)),
         moved_unix_ms: known.moved.get(&row.id).cloned().unwrap_or_default(),
@@ -148,6 +151,7 @@ fn unknown(row: &VmRow) -> Vm {
         vcpus: row.spec.vcpus.into(),
         memory: fit::needed_memory(&row.spec).0,
         needs: Needs::default(),
+        disks: Vec::new(),
         pinned: None,
         automation: Automation::Inherit,
         writes: Writes::default(),
@@ -166,8 +170,11 @@ fn needs(row: &VmRow, host: Option<&HostRow>, kinds: &Kinds) -> Needs {
 /// What every VM that runs wants now, for the record of it.
 pub(crate) fn demands(inventory: &Inventory) -> BTreeMap<VmId, PerResource<u64>> {
     let heard = inventory.running().filter(|(_, host)| host.up);
-    let wants = |(row, host)| Some((row, inventory.usage(row, host)?, cpu_mhz(host)));
-    heard.filter_map(wants).map(|(row, used, mhz): (&VmRow, _, _)| (row.id, demand(row, used, mhz))).collect()
+    let wants = |(row, host): (&VmRow, &HostRow)| {
+        let used = reported(row, host)?.usage.as_ref()?;
+        Some((row.id, demand(row, used, cpu_mhz(host))))
+    };
+    heard.filter_map(wants).collect()
 }
 
 /// What a VM would use if nothing held it back. For CPU, that is what it used, and the part of the time for which it waited in

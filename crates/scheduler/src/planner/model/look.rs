@@ -1,5 +1,7 @@
 //! What a change would cost, and what speaks against it.
 
+use godwit_types::Bytes;
+
 use super::{Model, Unit};
 use crate::resource::Resource;
 use crate::rules::compatible;
@@ -41,6 +43,9 @@ impl Model<'_> {
             })
         };
         if !fits(to, ours, theirs) || !fits(from, theirs, ours) {
+            return None;
+        }
+        if !self.has_room_for_disks(one, to) || !self.has_room_for_disks(other, from) {
             return None;
         }
         let softer = self.softer_swap(one, other)?;
@@ -91,6 +96,13 @@ impl Model<'_> {
     pub(crate) fn has_room(&self, unit: usize, host: usize) -> bool {
         let need = &self.units[unit].need;
         (0..4).all(|at| need[at] == 0 || self.need[host][at] + need[at] <= self.capacity[host][at])
+            && self.has_room_for_disks(unit, host)
+    }
+
+    /// Whether disks that it would bring along find room there.
+    fn has_room_for_disks(&self, unit: usize, host: usize) -> bool {
+        let unit = &self.units[unit];
+        !unit.has_disks || self.brought.has_room(self.case, &unit.vms, host)
     }
 
     /// Whether the host would have room for it without anybody else.
@@ -183,9 +195,16 @@ impl Model<'_> {
         if case.emptied[host] {
             against.push("it is to be emptied".into());
         }
-        for vm in &self.units[unit].vms {
-            let (host, vm) = (case.hosts[host], case.vms[*vm as usize]);
-            against.extend(compatible::missing(host, vm));
+        for vm in self.units[unit].vms.iter().map(|vm| *vm as usize) {
+            against.extend(compatible::missing(case.hosts[host], case.vms[vm], case.takes_disks(vm)));
+        }
+        if !self.has_room_for_disks(unit, host) {
+            let vms = self.units[unit].vms.iter();
+            let bytes = vms.fold(0u64, |sum, vm| sum.saturating_add(case.brings(*vm as usize, host)));
+            against.push(format!(
+                "its datastores have no room for {} of disks that would come along",
+                Bytes(bytes)
+            ));
         }
         for (at, resource) in Resource::ALL.into_iter().enumerate() {
             let need = self.units[unit].need[at];

@@ -7,6 +7,7 @@ mod units;
 
 pub(crate) use self::units::Unit;
 
+use super::brought::Brought;
 use super::case::Case;
 use super::objective::{Objective, row};
 use crate::rules::tally::Tally;
@@ -25,6 +26,7 @@ pub(crate) struct Model<'a> {
     capacity: Vec<[u64; 4]>,
     pub(crate) need: Vec<[u64; 4]>,
     pub(crate) load: Vec<[u64; 4]>,
+    brought: Brought,
     terms: Vec<i64>,
     tally: Tally,
     hosts_cost: i64,
@@ -46,6 +48,7 @@ impl<'a> Model<'a> {
             capacity: case.hosts.iter().map(|host| row(&host.capacity)).collect(),
             need: vec![[0; 4]; hosts],
             load: vec![[0; 4]; hosts],
+            brought: Brought::new(case),
             terms: vec![0; hosts],
             case,
             objective,
@@ -99,6 +102,9 @@ impl<'a> Model<'a> {
             self.need[host][at] -= self.units[unit].need[at];
             self.load[host][at] -= self.units[unit].load[at];
         }
+        if self.units[unit].has_disks {
+            self.brought.remove(self.case, &self.units[unit].vms, host);
+        }
         self.settle(host);
         let slot = self.slot[unit] as usize;
         self.guests[host].swap_remove(slot);
@@ -115,6 +121,9 @@ impl<'a> Model<'a> {
         for at in 0..4 {
             self.need[host][at] += self.units[unit].need[at];
             self.load[host][at] += self.units[unit].load[at];
+        }
+        if self.units[unit].has_disks {
+            self.brought.add(self.case, &self.units[unit].vms, host);
         }
         self.settle(host);
         self.place[unit] = Some(to);

@@ -9,7 +9,7 @@ use crate::planner::objective::{Objective, row};
 use crate::rules::compatible;
 use crate::rules::table::Says;
 use crate::sequence::cost;
-use crate::snapshot::Needs;
+use crate::snapshot::{Disk, Needs, Vm, Writes};
 
 /// One VM, or several that go together.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub(crate) struct Unit {
     pub(crate) home: Option<u32>,
     /// What leaving home costs.
     pub(super) moved: i64,
+    /// Whether it may have to bring disks along.
+    pub(crate) has_disks: bool,
     /// The row of hosts that it may run on.
     pub(super) class: u32,
 }
@@ -78,14 +80,21 @@ fn unit<'a>(case: &Case<'a>, objective: &Objective, vms: Vec<u32>, classes: &mut
     let home = case.home[vms[0] as usize].map(|home| home as u32);
     let moved = home.map_or(0, |home| {
         let room = case.hosts[home as usize].migration;
-        let each =
-            vms.iter().map(|vm| cost::of(&case.vms[*vm as usize].writes, room.bytes_per_s).duration_ms);
+        let goes = |vm: &u32| {
+            let Vm { writes, disks, .. } = case.vms[*vm as usize];
+            // Wherever it goes, as if it had to bring them.
+            let along = if case.takes_disks(*vm as usize) { disks.as_slice() } else { &[] };
+            let used = along.iter().fold(writes.used, |sum, disk| sum.saturating_add(disk.bytes));
+            cost::of(&Writes { used, ..*writes }, room.bytes_per_s).duration_ms
+        };
+        let each = vms.iter().map(goes);
         each.map(|duration_ms| objective.moved(duration_ms)).sum()
     });
     Unit {
         need: sum(&|vm| row(&case.need(vm))),
         load: sum(&|vm| row(&case.entitled[vm])),
         class: classes.of(case, &vms),
+        has_disks: vms.iter().any(|vm| !case.vms[*vm as usize].disks.is_empty()),
         rules,
         home,
         moved,
@@ -106,6 +115,8 @@ struct Wants<'a> {
     cpu_classes: Option<&'a BTreeSet<Name>>,
     networks: &'a BTreeSet<Name>,
     datastores: &'a BTreeSet<Name>,
+    /// That may go along.
+    disks: &'a [Disk],
     rules: Vec<u32>,
 }
 
@@ -118,7 +129,9 @@ impl<'a> Classes<'a> {
                 entry.must && matches!(entry.says, Says::Only(_))
             };
             let rules = case.table.of_vm[*vm as usize].iter().copied().filter(binds).collect();
-            Wants { cpu_classes: cpu_classes.as_ref(), networks, datastores, rules }
+            let takes = case.takes_disks(*vm as usize);
+            let disks = if takes { case.vms[*vm as usize].disks.as_slice() } else { &[] };
+            Wants { cpu_classes: cpu_classes.as_ref(), networks, datastores, disks, rules }
         };
         let key: Vec<Wants<'a>> = vms.iter().map(wants).collect();
         if let Some(row) = self.known.get(&key) {
@@ -129,7 +142,9 @@ impl<'a> Classes<'a> {
             _ => true,
         };
         let may = |host: usize| {
-            vms.iter().all(|vm| compatible::fits(case.hosts[host], case.vms[*vm as usize]))
+            vms.iter()
+                .map(|vm| *vm as usize)
+                .all(|vm| compatible::fits(case.hosts[host], case.vms[vm], case.takes_disks(vm)))
                 && key.iter().flat_map(|wants| &wants.rules).all(|rule| allows(rule, host))
         };
         self.rows.push((0..case.hosts.len()).map(may).collect());
