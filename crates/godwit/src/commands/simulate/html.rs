@@ -15,13 +15,14 @@ th{text-align:left;font-weight:400;color:var(--faint);padding:.15rem 1.5rem .15r
 td{padding:.15rem 0}\
 figure{margin:0 0 1.75rem}\
 figcaption{font-weight:600;margin-bottom:.25rem}\
-.unit,.key{font-weight:400;color:var(--faint)}\
+.key{font-weight:400;color:var(--faint);white-space:nowrap}\
 .key{margin-left:1rem}\
-.key::before{content:\"\";display:inline-block;width:1.2em;height:3px;margin-right:.4em;vertical-align:middle;background:currentColor}\
+.key::before{content:\"\";display:inline-block;width:1.4em;height:3px;border-radius:2px;margin-right:.4em;vertical-align:middle;background:currentColor}\
 .key.a{color:var(--a)}.key.b{color:var(--b)}.key.c{color:var(--c)}\
 svg{width:100%;height:auto;display:block}\
 svg text{fill:var(--faint);font-size:11px}\
 .y{text-anchor:end}\
+.x{text-anchor:middle}\
 .grid{stroke:var(--grid)}\
 .line{fill:none;stroke-width:1.5;stroke-linejoin:round}\
 .line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.line.c{stroke:var(--c)}\
@@ -69,17 +70,17 @@ fn charts(steps: &[StepReport]) -> Vec<Chart> {
             title: "Power",
             unit: "kW",
             from_zero: true,
-            lines: vec![line("all hosts", "a", Join::Mean, |step| step.watts / 1000.0)],
+            lines: vec![line("drawn by all hosts", "a", Join::Mean, |step| step.watts / 1000.0)],
         },
         Chart {
             title: "Hosts on",
-            unit: "",
+            unit: "hosts",
             from_zero: true,
-            lines: vec![line("hosts", "c", Join::Mean, |step| step.hosts_on as f64)],
+            lines: vec![line("hosts that are on", "c", Join::Mean, |step| step.hosts_on as f64)],
         },
         Chart {
             title: "Moves",
-            unit: "VMs",
+            unit: "VMs moved",
             from_zero: true,
             lines: vec![
                 line("all", "a", Join::Sum, |step| step.moves as f64),
