@@ -50,8 +50,8 @@ pub struct Simulation {
     policy: Policy,
     seed: u64,
     cluster: Cluster,
-    /// By when, and in the order in which they were planned.
-    events: BTreeMap<(u64, u64), Event>,
+    /// By when; arrivals before what may wait for them; in the order in which they were planned.
+    events: BTreeMap<(u64, bool, u64), Event>,
     planned: u64,
     step: usize,
     hosts: BTreeMap<HostName, usize>,
@@ -124,7 +124,7 @@ impl Simulation {
         self.enter(&plan, now_ms, until_ms);
         let mut account = Account::new(&self.cluster, &self.trace, demand, now_ms);
         let capacity_mhz = self.capacity_mhz();
-        while let Some(((at_ms, _), event)) = self.next_before(until_ms) {
+        while let Some(((at_ms, ..), event)) = self.next_before(until_ms) {
             self.happen(event, at_ms, &mut account);
         }
         let report = account.close(
@@ -225,11 +225,12 @@ impl Simulation {
     }
 
     fn schedule(&mut self, at_ms: u64, event: Event) {
-        self.events.insert((at_ms, self.planned), event);
+        let arrives = matches!(event, Event::Arrive { .. });
+        self.events.insert((at_ms, !arrives, self.planned), event);
         self.planned += 1;
     }
 
-    fn next_before(&mut self, until_ms: u64) -> Option<((u64, u64), Event)> {
+    fn next_before(&mut self, until_ms: u64) -> Option<((u64, bool, u64), Event)> {
         let first = *self.events.first_key_value()?.0;
         if first.0 < until_ms { self.events.pop_first() } else { None }
     }

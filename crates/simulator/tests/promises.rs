@@ -135,6 +135,22 @@ fn a_host_that_is_woken_is_there_once_it_has_had_its_time() {
 }
 
 #[test]
+fn a_host_goes_to_standby_in_the_moment_in_which_its_last_vm_has_left() {
+    let hosts = vec![host("a", 1_000, 8), host("b", 1_000, 8)];
+    let vms = vec![vm("x", Some("b"), 1, &[10, 10])];
+    let report = run(trace(hosts, vms), |snapshot: &Snapshot, _: &Policy, _: &Goal, _| {
+        if snapshot.at_unix_ms > 0 {
+            return steps(Vec::new());
+        }
+        let standby = Action::Standby { host: "b".parse().unwrap() };
+        let mut plan = steps(vec![to("x", "b", "a"), standby]);
+        plan.steps[1].begins_ms = plan.steps[0].ends_ms;
+        plan
+    });
+    assert_eq!((report.summary.refused, report.steps[0].hosts_on), (0, 1));
+}
+
+#[test]
 fn a_vm_that_comes_back_within_the_hour_has_moved_in_vain() {
     let hosts = vec![host("a", 10_000, 8), host("b", 10_000, 8)];
     let vms = vec![vm("one", Some("a"), 1, &[100; 4])];
