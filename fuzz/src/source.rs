@@ -133,7 +133,7 @@ impl Checked {
                 }
             }
             Action::Pause => say(Input::Paused(message::timed(bytes)?)),
-            Action::Save => say(Input::Saved(message::outcome(bytes)?)),
+            Action::Save { .. } => say(Input::Saved(message::outcome(bytes)?)),
             Action::SendState { .. } => say(Input::Control(Control::Prepared(Prepared::default()))),
             Action::AskCommit => say(Input::Verdict(destination::verdict(bytes)?)),
             Action::Reclaim => say(Input::Reclaimed(message::outcome(bytes)?.map(|()| Reclaimed::Ours))),

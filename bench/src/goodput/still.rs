@@ -155,7 +155,7 @@ impl Source for Still {
         Ok(())
     }
 
-    fn save(&self) -> Result<Vec<Section>, MachineError> {
+    fn save(&self, _: i64) -> Result<Vec<Section>, MachineError> {
         Ok(Vec::new())
     }
 

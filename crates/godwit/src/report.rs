@@ -91,8 +91,10 @@ fn post_copy(rest: &PostCopyReport) -> [(&'static str, String); 4] {
 }
 
 /// What became of the guest's clock.
-fn guest_clock(GuestClock { error_ms, within_ms }: GuestClock) -> String {
-    format!("{error_ms:+.2} ms, give or take {within_ms:.2} ms")
+fn guest_clock(GuestClock { error_ms, within_ms, hosts_differ_ms }: GuestClock) -> String {
+    format!(
+        "{error_ms:+.2} ms, give or take {within_ms:.2} ms; the hosts' clocks differ by {hosts_differ_ms:+.2} ms"
+    )
 }
 
 /// Whether memory arrived as it was.

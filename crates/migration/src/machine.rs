@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, VmId};
@@ -132,6 +132,11 @@ pub struct VcpuActivity {
     pub held: Duration,
 }
 
+/// This host's real time since 1970.
+fn real_time() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// A VM that runs here and is to leave. Every call may come from any thread; none may block for long.
 pub trait Source: Send + Sync {
     fn manifest(&self) -> Manifest;
@@ -172,8 +177,14 @@ pub trait Source: Send + Sync {
     /// Undoes [`Source::pause`], and [`Source::save`].
     fn resume(&self) -> Result<(), MachineError>;
 
-    /// Saves every device and vCPU. The VM is paused, stays so, and may be resumed here afterwards.
-    fn save(&self) -> Result<Vec<Section>, MachineError>;
+    /// The clock by which the guest's goes on while it stands, since 1970.
+    fn real_time(&self) -> Duration {
+        real_time()
+    }
+
+    /// Saves every device and vCPU. The VM is paused, stays so, and may be resumed here afterwards. The destination's
+    /// [`Destination::real_time`] is `ahead_ns` nanoseconds ahead of this host's: real time is saved as it is there.
+    fn save(&self, ahead_ns: i64) -> Result<Vec<Section>, MachineError>;
 
     /// The arbiter's word on the commit does not come: drops the disk locks, so that the destination can take over if this
     /// host cannot be heard any more. The VM stays paused, and can still be reclaimed. Never fails: what is left of the
@@ -249,6 +260,11 @@ pub trait Destination: Send + Sync {
     /// Before [`Destination::load`]: these pages, all RAM, are still at the source. What is here of them is dropped; from
     /// now on whoever touches one waits until it is placed.
     fn await_pages(&self, missing: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError>;
+
+    /// The clock by which the guest's went on since it was saved, since 1970.
+    fn real_time(&self) -> Duration {
+        real_time()
+    }
 
     /// Makes sure that the disks that have come are durable, then validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an
     /// error.

@@ -283,6 +283,8 @@ impl Engine {
             }
             (Control::Welcome(_), State::Greeting) => {
                 self.state = State::Opening;
+                // However short the migration is, the hosts' clocks are compared before its end.
+                self.beat();
                 self.actions.push(Action::OpenStreams);
             }
             (Control::Ready(_), _) => self.ready = true,
@@ -306,15 +308,19 @@ impl Engine {
         }
     }
 
+    fn beat(&mut self) {
+        self.heartbeat_at = self.now + self.setup.tuning.heartbeat;
+        let source_us = self.now.as_micros() as u64;
+        self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { source_us, unix_us: 0 })));
+    }
+
     fn tick(&mut self) {
         if let State::Verifying(_) = self.state {
             return;
         }
         let (now, tuning) = (self.now, self.setup.tuning.clone());
         if now >= self.heartbeat_at && self.deaf.is_none() && !matches!(self.state, State::Greeting) {
-            self.heartbeat_at = now + tuning.heartbeat;
-            let source_us = now.as_micros() as u64;
-            self.actions.push(Action::Send(Control::Heartbeat(Heartbeat { source_us, unix_us: 0 })));
+            self.beat();
         }
         match &self.state {
             State::Committing { since, ask_at, let_go } => {

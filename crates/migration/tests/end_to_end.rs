@@ -513,3 +513,30 @@ fn memory_that_differs_at_the_end_is_told_whatever_went_wrong() {
         target.power_off();
     }
 }
+
+#[test]
+fn the_guests_clock_goes_on_by_the_time_that_has_passed_whatever_the_hosts_clocks_say() {
+    let mut world = World::new(IDLE);
+    for there_ms in [0_i64, 3_000, -3_000, 90_000, -90_000] {
+        let here_ms = world.vm.clock_ahead_ms.load(SeqCst);
+        let target = ModelVm::waiting(world.load, &world.runners);
+        target.clock_ahead_ms.store(there_ms, SeqCst);
+        world.attempts += 1;
+        let limits = (budget(), tuning());
+        let attempt =
+            Attempt::start(world.attempts, &world.vm, &target, &world.arbiter, limits, |address| address);
+        let (outcome, arrival) = attempt.end();
+        let clock = world.expect_moved(outcome, &arrival, &target).guest_clock.unwrap();
+        let differ_ms = (there_ms - here_ms) as f64;
+        // What reading two clocks, one after the other, may add.
+        let within_ms = clock.within_ms + 1.0;
+        assert!((clock.hosts_differ_ms - differ_ms).abs() <= within_ms, "{clock:?} for {differ_ms}");
+        let error_ms = target.clock_error_ns.load(SeqCst) as f64 / 1e6;
+        // What was known when it was saved may have been less exact than what is reported.
+        assert!(
+            error_ms.abs() <= differ_ms.abs() / 10.0 + within_ms,
+            "{error_ms}, {clock:?} for {differ_ms}"
+        );
+        assert!((clock.error_ms - error_ms).abs() <= within_ms, "{error_ms}, {clock:?} for {differ_ms}");
+    }
+}

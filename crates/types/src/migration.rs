@@ -189,8 +189,8 @@ pub struct MigrationReport {
 }
 
 /// The error that the move has added to the guest's clock: by how much more than the time that has really passed it went on.
-/// Its clock stands with the guest's state, and is advanced by the real time until it runs at the destination; so the error
-/// is mostly what the two hosts' clocks differ by.
+/// Its clock stands with the guest's state, and is advanced by the real time until it runs at the destination. What the two hosts'
+/// clocks differ by is measured, and taken off as far as it is certain.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestClock {
@@ -198,6 +198,10 @@ pub struct GuestClock {
     pub error_ms: f64,
     /// How far off `error_ms` may be, in milliseconds: half of the quickest round trip between the hosts.
     pub within_ms: f64,
+    /// How far the destination's real-time clock is ahead of the source's, in milliseconds, within the same; 0 by releases that
+    /// do not say.
+    #[serde(default)]
+    pub hosts_differ_ms: f64,
 }
 
 /// A comparison of the guest's memory: as it was at the source when the guest was stopped, read after it had left, and as it

@@ -146,7 +146,7 @@ impl World {
                 }
                 return Ok(Some(Input::Paused(result.map(|()| Duration::ZERO))));
             }
-            Action::Save => {
+            Action::Save { .. } => {
                 let result = source.call();
                 // By post-copy others, which loading does not need, are left to follow.
                 let pages =

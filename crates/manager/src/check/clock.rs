@@ -1,5 +1,5 @@
-//! How far two hosts' clocks are apart. The guest's clocks are carried over by the hosts' real time, so they are off
-//! afterwards by as much, and so is what is said about the blackout.
+//! How far two hosts' clocks are apart. The migration measures that again and takes it off, so that the guest's clock goes on by the
+//! time that has passed; but the guest's CMOS clock is its host's, and hosts whose clocks are not kept right may go on to drift.
 
 use godwit_types::check::{Check, Finding};
 
@@ -7,8 +7,8 @@ use super::Case;
 
 /// Clocks that differ for certain by more are warned of, in milliseconds.
 pub(super) const SKEW_WARNED_MS: u64 = 100;
-/// Clocks that differ for certain by more are refused, in milliseconds: leases and watchdogs of a guest and of those who
-/// talk to it often last 10 s, and half of that is left to them.
+/// Clocks that differ for certain by more are refused, in milliseconds: one of them is not synchronised at all. Leases and watchdogs
+/// of a guest that goes by its CMOS clock often last 10 s, and half of that is left to them.
 pub(super) const SKEW_REFUSED_MS: u64 = 5_000;
 
 /// The destination's clock against the source's.
@@ -27,10 +27,12 @@ pub(super) fn findings(case: &Case<'_>) -> Option<Finding> {
     let certain = ms.unsigned_abs().saturating_sub(error_ms);
     let way = if ms < 0 { "behind" } else { "ahead of" };
     let reason = format!(
-        "the clock of {destination} is {} ms {way} that of {source} (measured within {error_ms} ms), and the guest's would jump by as much",
+        "the clock of {destination} is {} ms {way} that of {source} (measured within {error_ms} ms), so that one of them is wrong, and the guest's CMOS clock would jump by as much",
         ms.unsigned_abs()
     );
-    let remedy = format!("check the time synchronisation of {source} and {destination}");
+    let remedy = format!(
+        "let both follow the same time by NTP or PTP: look at 'chronyc tracking', or 'timedatectl', on {source} and {destination}"
+    );
     if certain > SKEW_REFUSED_MS {
         Some(Finding::blocked(Check::Clock, reason, remedy))
     } else {

@@ -22,7 +22,7 @@ use super::outflow::Outflow;
 use super::seal::Seal;
 use super::threads::{linger, no_thread, spawn};
 use super::worker::{Work, Worker};
-use super::{Arbiter, EVENTS_MAX, Incoming, TICK, steps, unix};
+use super::{Arbiter, EVENTS_MAX, Incoming, TICK, real_time_at, steps};
 use crate::bitmap::PageBitmap;
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
@@ -88,9 +88,15 @@ pub(super) fn receive(
     let ear =
         Ear { machine: Arc::clone(&machine), seal: acceptor.seal.clone(), peer, events: sender.clone() };
     let control_reader = ear.listen(0, reader)?;
+    let began = Instant::now();
     let run = Run {
-        engine: Engine::new(Setup { migration, epoch, unix: unix(), tuning }),
-        began: Instant::now(),
+        engine: Engine::new(Setup {
+            migration,
+            epoch,
+            unix: real_time_at(began, || machine.real_time()),
+            tuning,
+        }),
+        began,
         migration,
         epoch,
         machine,

@@ -44,7 +44,7 @@ mod worker;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use godwit_types::control::Question;
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
@@ -55,11 +55,20 @@ use crate::machine::{Destination, Source};
 use crate::secure::Secure;
 use crate::tuning::Tuning;
 
-/// Real time since 1970.
-fn unix() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+/// The real time when the engine's began: of a few readings the one that took the shortest, since a thread may be held up
+/// between two clocks.
+fn real_time_at(began: Instant, real_time: impl Fn() -> Duration) -> Duration {
+    let reading = |_| {
+        let before = began.elapsed();
+        let now = real_time();
+        let took = began.elapsed() - before;
+        (took, now.saturating_sub(before + took / 2))
+    };
+    (0..READINGS).map(reading).min().map_or(Duration::ZERO, |(_, at)| at)
 }
 
+/// Readings of a clock, of which the best is taken.
+const READINGS: u32 = 5;
 /// Longest time between two ticks of a state machine.
 const TICK: Duration = Duration::from_millis(20);
 /// Events that may wait for an engine.

@@ -26,7 +26,7 @@ use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
 use super::rest::Rest;
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, steps, unix};
+use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, real_time_at, steps};
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source};
@@ -174,7 +174,7 @@ impl Run {
             budget: request.budget.clone(),
             ram_pages: ranges.iter().map(|range| range.pages).sum(),
             disk_pages: manifest.disks.iter().map(|disk| disk.range.pages).sum(),
-            unix: unix().saturating_sub(began.elapsed()),
+            unix: real_time_at(began, || machine.real_time()),
             tuning: tuning.clone(),
         };
         let pages_to_send = PageSets::new(&pages);
@@ -298,8 +298,8 @@ impl Run {
                 self.paused = paused.is_ok();
                 return Some(Input::Paused(paused));
             }
-            Action::Save => {
-                let saved = machine.save().map(|sections| self.sections = sections);
+            Action::Save { ahead_ns } => {
+                let saved = machine.save(ahead_ns).map(|sections| self.sections = sections);
                 return Some(Input::Saved(saved));
             }
             Action::SendState { last_round, rest } => return self.send_state(last_round, rest),

@@ -15,7 +15,7 @@ pub(super) fn source(action: &Action) -> Option<Step> {
         Action::SendRound { .. } => Step::SourceSendRound,
         Action::Harvest => Step::SourceHarvest,
         Action::Pause => Step::SourcePause,
-        Action::Save => Step::SourceSave,
+        Action::Save { .. } => Step::SourceSave,
         Action::SendState { .. } => Step::SourceSendState,
         Action::AskCommit => Step::SourceAskCommit,
         Action::HandOver => Step::SourceHandOver,

@@ -230,7 +230,7 @@ impl Run {
                 self.stopped = Some(self.now);
                 self.feed(Input::Paused(Ok(Duration::ZERO)));
             }
-            Action::Save => self.feed(Input::Saved(Ok(()))),
+            Action::Save { .. } => self.feed(Input::Saved(Ok(()))),
             Action::SendState { rest, .. } => {
                 if rest {
                     self.sent.rest_pages = self.waiting;

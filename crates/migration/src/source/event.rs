@@ -130,7 +130,10 @@ pub enum Action {
         shares: Vec<u16>,
     },
     Pause,
-    Save,
+    /// Save devices and vCPUs; the destination's real-time clock is so many nanoseconds ahead.
+    Save {
+        ahead_ns: i64,
+    },
     /// Send the saved state, which belongs to memory as of this round; with `rest`, name before it all pages that wait,
     /// which are to follow.
     SendState {

@@ -53,7 +53,7 @@ impl Engine {
         }
         if self.state == State::LastHarvest {
             self.state = State::Saving;
-            self.actions.push(Action::Save);
+            self.actions.push(Action::Save { ahead_ns: self.clocks.carry() });
         } else {
             self.state = State::Preparing;
             // With nothing left to follow, it is a switchover like any other.

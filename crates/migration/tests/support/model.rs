@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak, atomic};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{
@@ -75,6 +75,9 @@ pub struct ModelVm {
     faults: Mutex<BTreeSet<&'static str>>,
     /// Counts writes; part of the device state.
     stamp: AtomicU64,
+    /// How far its host's clock is ahead, in milliseconds, and by how much the guest's went wrong when it came here.
+    pub clock_ahead_ms: atomic::AtomicI64,
+    pub clock_error_ns: atomic::AtomicI64,
     pub resumes: AtomicU64,
     pub calls: Mutex<Vec<&'static str>>,
     load: Load,
@@ -99,6 +102,8 @@ impl ModelVm {
             runners: Arc::clone(runners),
             faults: Mutex::default(),
             stamp: AtomicU64::new(1),
+            clock_ahead_ms: atomic::AtomicI64::new(0),
+            clock_error_ns: atomic::AtomicI64::new(0),
             resumes: AtomicU64::new(0),
             calls: Mutex::default(),
             load,
@@ -107,6 +112,11 @@ impl ModelVm {
             kept: OnceLock::new(),
             disks: OnceLock::new(),
         }
+    }
+
+    /// What its host's clock shows at a time, in nanoseconds since 1970.
+    fn host_ns(&self, at: Duration) -> i64 {
+        at.as_nanos() as i64 + self.clock_ahead_ms.load(Relaxed) * 1_000_000
     }
 
     /// Reads a page as the guest does: waits for it if it is not here.
@@ -324,6 +334,14 @@ impl GuestMemory for ModelVm {
     }
 }
 
+/// The time, since 1970, which passes alike for all hosts.
+fn true_time() -> Duration {
+    static BEGAN: OnceLock<(Duration, Instant)> = OnceLock::new();
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let (unix, began) = BEGAN.get_or_init(|| (now(), Instant::now()));
+    *unix + began.elapsed()
+}
+
 impl Source for ModelVm {
     fn manifest(&self) -> Manifest {
         Manifest {
@@ -390,10 +408,17 @@ impl Source for ModelVm {
         Ok(())
     }
 
-    fn save(&self) -> Result<Vec<Section>, MachineError> {
+    fn real_time(&self) -> Duration {
+        Duration::from_nanos(self.host_ns(true_time()) as u64)
+    }
+
+    fn save(&self, ahead_ns: i64) -> Result<Vec<Section>, MachineError> {
         self.step("save")?;
         self.stamp_page(SAVE_PAGE);
-        let payload = self.stamp.load(Relaxed).to_le_bytes().to_vec();
+        let now = true_time();
+        let there_ns = (self.host_ns(now) + ahead_ns) as u64;
+        let saved = [self.stamp.load(Relaxed), there_ns, now.as_nanos() as u64];
+        let payload = saved.into_iter().flat_map(u64::to_le_bytes).collect();
         Ok(vec![Section { device: "cpu0".into(), kind: "model".into(), version: 1, payload }])
     }
 
@@ -435,6 +460,10 @@ impl Destination for ModelVm {
         self.kept.get().map(|kept| kept as &dyn Kept)
     }
 
+    fn real_time(&self) -> Duration {
+        Duration::from_nanos(self.host_ns(true_time()) as u64)
+    }
+
     fn can_follow(&self) -> Result<(), String> {
         self.step("can_follow").map_err(|error| error.to_string())
     }
@@ -453,7 +482,13 @@ impl Destination for ModelVm {
         }
         self.touch(SAVE_PAGE);
         assert_eq!(sections.len(), 1);
-        self.stamp.store(u64::from_le_bytes(sections[0].payload[..].try_into().unwrap()), Relaxed);
+        let saved: Vec<u64> =
+            sections[0].payload.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+        self.stamp.store(saved[0], Relaxed);
+        // The guest's clock goes on by the host's.
+        let now = true_time();
+        let (went, passed) = (self.host_ns(now) - saved[1] as i64, now.as_nanos() as i64 - saved[2] as i64);
+        self.clock_error_ns.store(went - passed, Relaxed);
         Ok(Loaded { clock_error_ns: Some(0) })
     }
 

@@ -1,7 +1,7 @@
 //! The VMClock: a page that tells the guest when its clock was disturbed.
 //!
-//! After a live migration the guest's TSC counts by another host's crystal, and its clock is off by what the two hosts' clocks
-//! differ by. A guest that looks here (Linux 6.13 and later, and whoever maps `/dev/vmclock0`) sees the disruption marker changed,
+//! After a live migration the guest's TSC counts by another host's crystal, and its clock is off by what could not be told of how the two
+//! hosts' clocks differ. A guest that looks here (Linux 6.13 and later, and whoever maps `/dev/vmclock0`) sees the disruption marker changed,
 //! and calibrates anew at once instead of trusting what it had learned.
 //!
 //! The page is RAM that the memory map reserves, so that it moves with all else. Its layout is `struct vmclock_abi` of

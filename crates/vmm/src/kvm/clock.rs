@@ -2,7 +2,7 @@
 //!
 //! The recipe is the one in the kernel's documentation of `KVM_VCPU_TSC_OFFSET`: kvmclock goes on by the real time that
 //! has passed, and each guest TSC by the same time at the guest's frequency. What the hosts' real-time
-//! clocks differ by becomes an error of the guest's. A KVM that does not know `KVM_CLOCK_REALTIME` is told the same by
+//! clocks differ by would become an error of the guest's: so the source says what the destination's was when it saved. A KVM that does not know `KVM_CLOCK_REALTIME` is told the same by
 //! ourselves; without `KVM_CLOCK_HOST_TSC` on both hosts the TSCs go on from where they stopped.
 
 use std::os::fd::AsRawFd;
@@ -56,6 +56,14 @@ impl ClockState {
             realtime_ns: Some(given(KVM_CLOCK_REALTIME, data.realtime).unwrap_or_else(realtime_ns)),
             host_tsc: given(KVM_CLOCK_HOST_TSC, data.host_tsc),
         })
+    }
+
+    /// The same, with its real time as it is by a clock that is so many nanoseconds ahead.
+    #[must_use]
+    pub fn seen_from(self, ahead_ns: i64) -> Self {
+        let there = self.realtime_ns.and_then(|here| here.checked_add_signed(ahead_ns));
+        // None beyond what such a clock can show: then the guest's goes on from where it stopped.
+        Self { realtime_ns: there, ..self }
     }
 
     /// Sets the clock, advanced by the real time since it was saved, if that is known and can be.
@@ -161,6 +169,27 @@ mod tests {
         // Much less than the nap, by which it would be behind if it had stood.
         let error = now.error_ns(&saved).unwrap();
         assert!(error.unsigned_abs() < nap.as_nanos() as u64 / 2, "{error} ns");
+    }
+
+    #[test]
+    fn a_clock_goes_on_by_the_time_that_has_passed_whatever_the_real_time_of_its_host_was() {
+        let (Some(there), Some(here)) = (fresh(), fresh()) else { return };
+        let _vcpus = [&there, &here].map(|vm| vm.create_vcpu(0).unwrap());
+        const MINUTE_NS: i64 = 60_000_000_000;
+        for ahead_ns in [-3 * MINUTE_NS, -MINUTE_NS / 20, MINUTE_NS / 20, 3 * MINUTE_NS] {
+            let saved = ClockState::save(&there).unwrap();
+            // As it is on a host whose clock is behind by as much, or before.
+            let saved = ClockState {
+                realtime_ns: saved.realtime_ns.map(|now| now.wrapping_add_signed(-ahead_ns)),
+                ..saved
+            };
+            saved.seen_from(ahead_ns).restore(&here).unwrap();
+            let now = ClockState::save(&here).unwrap();
+            let error = now.error_ns(&saved.seen_from(ahead_ns)).unwrap();
+            assert!(error.unsigned_abs() < 1_000_000_000, "{error} ns for {ahead_ns}");
+            let went = now.guest_ns.abs_diff(saved.guest_ns);
+            assert!(went < 1_000_000_000, "{went} ns for {ahead_ns}");
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Source for Machine {
         Self::resume(self)
     }
 
-    fn save(&self) -> Result<Vec<Section>, MachineError> {
+    fn save(&self, ahead_ns: i64) -> Result<Vec<Section>, MachineError> {
         let condition = self.condition();
         if condition.life != Life::Paused {
             return Err(MachineError {
@@ -109,7 +109,7 @@ impl Source for Machine {
             .collect();
         let saved = |error: &KvmError| step("saving", error);
         let mut sections = vec![
-            ClockState::save(&self.vm).map_err(|error| saved(&error))?.to_section(CLOCK),
+            ClockState::save(&self.vm).map_err(|error| saved(&error))?.seen_from(ahead_ns).to_section(CLOCK),
             IrqchipState::save(&self.vm).map_err(|error| saved(&error))?.to_section(IRQCHIP),
             PitState::save(&self.vm).map_err(|error| saved(&error))?.to_section(PIT),
         ];

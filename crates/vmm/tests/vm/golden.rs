@@ -70,7 +70,7 @@ fn saved(fixture: &Fixture) -> Vec<Section> {
     machine.start().unwrap();
     fixture.report();
     Source::pause(&*machine).unwrap();
-    Source::save(&*machine).unwrap()
+    Source::save(&*machine, 0).unwrap()
 }
 
 fn bless(folder: &Path, saved: &[Section]) {
