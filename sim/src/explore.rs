@@ -13,6 +13,8 @@ use crate::shrink::{self, Failure};
 use crate::world::{Choice, Fault, Side, Violation, World};
 
 const PAGES: usize = 2;
+/// Steps in which a migration comes to its switchover, at the latest by its deadline.
+const STEPS_BEFORE_MAX: usize = 10_000;
 
 /// How far to go.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +135,7 @@ fn before_the_stop(rules: Rules) -> World {
             None => Choice::Deadline(if step % 2 == 0 { Side::Source } else { Side::Destination }),
         };
         step += 1;
-        assert!(step < 1000, "an undisturbed pre-copy comes to its end");
+        assert!(step < STEPS_BEFORE_MAX, "an undisturbed pre-copy comes to its end");
         // Nothing has gone wrong yet.
         let _ = world.apply(choice);
     }

@@ -19,6 +19,8 @@ Examples:
   godwit-sim --explore --faults 2                    every order of steps around the switchover, with up to two faults
   godwit-sim --explore --commit forgetful --json     the same when a power cut may undo a commit";
 
+/// What a guest that may be slowed writes while every order of steps is gone through.
+const EXPLORED_WRITES_PAGES_PER_MS: u16 = 100;
 /// A run that takes longer says how it gets on.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -59,6 +61,9 @@ struct Cli {
     /// With --explore: part of memory follows the guest.
     #[arg(long, requires = "explore")]
     post_copy: bool,
+    /// With --explore: the guest writes faster than its memory moves, and may be slowed by so much.
+    #[arg(long, default_value_t = 0, requires = "explore", value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=99))]
+    max_slowdown: u8,
     /// With --explore: the datastore carries no locks from host to host.
     #[arg(long, requires = "explore")]
     no_shared_locks: bool,
@@ -129,6 +134,8 @@ fn explore(cli: &Cli) -> bool {
         shared_locks: !cli.no_shared_locks,
         slow_calls: false,
         grants_outlive_sources: cli.grants_outlive_sources,
+        slowdown_percent_max: cli.max_slowdown,
+        writes_pages_per_ms: if cli.max_slowdown > 0 { EXPLORED_WRITES_PAGES_PER_MS } else { 0 },
     };
     let mut told = Instant::now();
     let progress = |states| {

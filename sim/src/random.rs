@@ -16,6 +16,9 @@ const FOLLOWING_FAULTS_MAX: u32 = 4;
 /// Steps after which the faults stop and everybody only goes on.
 const STEPS_MAX: usize = 1200;
 
+/// What guests write that may be slowed for it: from less than the link mostly carries to much more.
+const WRITES_PAGES_PER_MS: [u16; 3] = [1, 10, 1000];
+
 /// A small generator of numbers (xorshift64*), for nothing but variety.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -70,8 +73,18 @@ pub fn run(seed: u64, protocol: Protocol, commit: Commit) -> Run {
     let slow_calls = random.below(4) == 0;
     // Drawn apart, so that a run without it is what it was before.
     let post_copy = protocol == Protocol::TrustSent || Random::new(!seed).below(3) == 0;
-    let grants_outlive_sources = false;
-    let rules = Rules { protocol, commit, shared_locks, slow_calls, grants_outlive_sources, post_copy };
+    let mut writes = Random::new(seed.rotate_left(32));
+    let slows = protocol == Protocol::NeverLift || writes.below(4) == 0;
+    let rules = Rules {
+        protocol,
+        commit,
+        shared_locks,
+        slow_calls,
+        grants_outlive_sources: false,
+        post_copy,
+        slowdown_percent_max: if slows { 1 + writes.below(99) as u8 } else { 0 },
+        writes_pages_per_ms: if slows { writes.pick(&WRITES_PAGES_PER_MS) } else { 0 },
+    };
     let planned = random.below(FAULTS_MAX + 2).saturating_sub(1);
     let mut plan: Vec<u64> = (0..planned).map(|_| random.below(FAULT_STEPS)).collect();
     plan.sort_unstable_by(|one, other| other.cmp(one));

@@ -19,6 +19,8 @@ pub enum Protocol {
     TrustSent,
     /// A source decides what it need not send, because the destination has kept it, before its dirty log has begun.
     LookBeforeLog,
+    /// A source whose vCPUs were slowed goes on slowing them, whatever it is told.
+    NeverLift,
 }
 
 /// How the manager writes a commit down.
@@ -47,4 +49,8 @@ pub struct Rules {
     pub grants_outlive_sources: bool,
     /// Part of memory follows the guest, and connections that break meanwhile are made again.
     pub post_copy: bool,
+    /// By how much of its speed a vCPU may be slowed, in percent.
+    pub slowdown_percent_max: u8,
+    /// What the guest writes by itself while it is being migrated, if it does: more than the link carries, or about as much.
+    pub writes_pages_per_ms: u16,
 }

@@ -42,6 +42,11 @@ fn a_source_that_looks_for_what_was_kept_before_its_log_has_begun_is_caught() {
 }
 
 #[test]
+fn a_source_that_goes_on_slowing_a_guest_that_has_stayed_is_caught() {
+    first_failure(Protocol::NeverLift, 5000);
+}
+
+#[test]
 fn a_failure_shrinks_to_fewer_steps_that_replay_to_the_same_end() {
     for protocol in [Protocol::CommitSwapped, Protocol::ResumeOnTimeout, Protocol::LockWithoutEpoch] {
         let run = first_failure(protocol, 5000);

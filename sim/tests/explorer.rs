@@ -12,7 +12,12 @@ const REAL: Rules = Rules {
     shared_locks: true,
     slow_calls: false,
     grants_outlive_sources: false,
+    slowdown_percent_max: 0,
+    writes_pages_per_ms: 0,
 };
+
+/// A guest that writes faster than its memory moves, and may be slowed.
+const SLOWED: Rules = Rules { slowdown_percent_max: 40, writes_pages_per_ms: 100, ..REAL };
 
 fn explored(rules: Rules, faults: u8) -> Explored {
     let explored = explore(rules, Bounds { faults, states_max: 2_000_000 }, |_| ());
@@ -58,6 +63,11 @@ fn a_resume_on_a_timeout_is_found() {
 #[test]
 fn a_source_that_runs_on_unrecorded_and_dies_is_found() {
     is_caught(Rules { protocol: Protocol::RunOnUnrecorded, ..REAL }, 1);
+}
+
+#[test]
+fn no_order_of_steps_leaves_a_guest_slowed() {
+    holds(SLOWED, 0, 1_000);
 }
 
 #[test]

@@ -37,6 +37,14 @@ pub enum Violation {
     WrongClaim(String),
     #[error("the VM runs at the destination, its source lives, and part of its memory has not followed")]
     NeverWhole,
+    #[error("a vCPU was slowed by more than the user's bound")]
+    SlowedTooMuch,
+    #[error("a vCPU that hardly writes was slowed")]
+    ReaderSlowed,
+    #[error("a vCPU that stands was slowed, and would be so wherever it runs next")]
+    SlowedInBlackout,
+    #[error("the VM runs on at the source without a migration, and its vCPUs are still slowed")]
+    SlowedForGood,
     #[error("something waits for ever: {0}")]
     Stuck(String),
 }

@@ -20,7 +20,7 @@ impl World {
         let h = &mut hasher;
         if let Some(source) = &self.source {
             (1u8, source.life, &source.memory, source.asks, source.outcome, source.fail_next).hash(h);
-            (source.storing.is_some(), &source.rest).hash(h);
+            (source.storing.is_some(), &source.rest, source.vcpus.is_slowed()).hash(h);
             source.todo.iter().for_each(|action| std::mem::discriminant(action).hash(h));
             source.engine.iter().for_each(|engine| engine.fingerprint(h));
         }

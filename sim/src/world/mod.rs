@@ -18,6 +18,7 @@ mod rest;
 mod settled;
 mod source;
 mod steps;
+mod vcpus;
 mod views;
 mod words;
 
@@ -155,13 +156,16 @@ impl World {
         self.destination.as_ref().is_some_and(|it| it.runs() && !it.is_whole())
     }
 
-    fn budget(post_copy: bool) -> Budget {
+    fn budget(rules: Rules) -> Budget {
+        let slows = rules.slowdown_percent_max > 0;
         Budget {
-            // No guest comes under it: memory follows as soon as that helps.
-            blackout_ms_max: if post_copy { 0 } else { 1000 },
-            post_copy,
-            deadline_ms: 5000,
+            // No guest comes under 0: it is slowed, and memory follows, as soon as that helps.
+            blackout_ms_max: if rules.post_copy || slows { 0 } else { 1000 },
+            post_copy: rules.post_copy,
+            // A guest that is slowed is sent round after round until then.
+            deadline_ms: if slows { 1500 } else { 5000 },
             on_deadline: OnDeadline::Switch,
+            slowdown_percent_max: rules.slowdown_percent_max,
             ..Budget::default()
         }
     }

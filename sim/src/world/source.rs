@@ -14,6 +14,7 @@ use godwit_types::migration::MigrationOutcome;
 use super::agent::{Outcome, Outgoing};
 use super::guest::{Memory, SAVE_PAGE};
 use super::network::{Frame, Reply};
+use super::vcpus::Vcpus;
 use super::{FIRST, Life, MIGRATION, NEXT, Side, VM, Violation, World, broken, hello, injected};
 use crate::rules::Protocol;
 
@@ -37,6 +38,7 @@ pub(crate) struct Source {
     pub(crate) rest_round: u32,
     /// Pages that the destination had kept as they were when it was greeted.
     pub(crate) same: Vec<usize>,
+    pub(crate) vcpus: Vcpus,
 }
 
 /// What the destination has kept of a page: what it was at first, or something else.
@@ -59,6 +61,7 @@ impl Source {
             rest: Vec::new(),
             rest_round: 0,
             same: Vec::new(),
+            vcpus: Vcpus::default(),
         }
     }
 
@@ -125,11 +128,10 @@ impl World {
             }
             Action::Harvest => {
                 let pages = source.memory.harvest();
-                let harvest = source.call().map(|()| Harvest {
-                    pages,
-                    took: Duration::from_millis(1),
-                    ..Harvest::default()
-                });
+                let may_be_slowed = self.rules.slowdown_percent_max > 0;
+                let vcpus = if may_be_slowed { source.vcpus.activity() } else { Vec::new() };
+                let took = Duration::from_millis(1);
+                let harvest = source.call().map(|()| Harvest { pages, took, vcpus });
                 return Ok(Some(Input::Harvested(harvest)));
             }
             Action::SendRound { round } => {
@@ -142,6 +144,7 @@ impl World {
                 let result = source.call();
                 if result.is_ok() {
                     source.life = Life::Paused;
+                    self.source_stands();
                     self.disk_done(Side::Source)?;
                 }
                 return Ok(Some(Input::Paused(result.map(|()| Duration::ZERO))));
@@ -181,6 +184,7 @@ impl World {
                     return Err(Violation::RanAgain);
                 }
                 source.life = Life::Running;
+                self.require_full_speed()?;
                 self.starts(Side::Source)?;
                 self.guest_writes(0)?;
                 return Ok(Some(Input::Resumed(Ok(()))));
@@ -198,7 +202,8 @@ impl World {
                 self.disk.release(Side::Source);
                 return Ok(Some(Input::HandedOver));
             }
-            Action::StopLog | Action::Slow { .. } | Action::Progress(_) | Action::Digest => {}
+            Action::Slow { shares } => self.slow(shares)?,
+            Action::StopLog | Action::Progress(_) | Action::Digest => {}
             Action::End(outcome) => self.source_ended(&outcome)?,
         }
         Ok(None)
@@ -234,7 +239,7 @@ impl World {
         if outcome == Outcome::Failed && !source.runs() {
             return Err(Violation::FailedAndStopped);
         }
-        Ok(())
+        self.require_full_speed()
     }
 
     pub(crate) fn source_hears(&mut self) -> Result<(), Violation> {

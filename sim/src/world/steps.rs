@@ -129,6 +129,9 @@ impl World {
 
     pub(crate) fn time_passes(&mut self, side: Side, time: Duration) -> Result<(), Violation> {
         self.clocks[side.index()] += time;
+        if side == Side::Source {
+            self.guest_goes_on(time)?;
+        }
         match side {
             Side::Source => self.tell_source(Input::Tick),
             Side::Destination if self.destination.as_ref().is_some_and(|it| !it.greeted) => {
@@ -194,7 +197,7 @@ impl World {
             migration: MIGRATION,
             source: Side::Source.host(),
             destination: Side::Destination.host(),
-            budget: Self::budget(self.rules.post_copy),
+            budget: Self::budget(self.rules),
             ram_pages: self.guest.pages.len() as u64,
             disk_pages: 0,
             unix: Duration::ZERO,
