@@ -45,14 +45,8 @@ pub fn measure(disk: &DiskBacking) -> Result<DiskFacts, ProvisionError> {
     };
     let file = File::from(own);
     let metadata = file.metadata().map_err(failed)?;
-    let size = match disk.format {
-        DiskFormat::Raw => metadata.len(),
-        DiskFormat::Qcow2 => {
-            let mut size = [0; 8];
-            file.read_exact_at(&mut size, 24).map_err(failed)?;
-            u64::from_be_bytes(size)
-        }
-    };
+    let size = images::disk_bytes(&file, disk.format).map_err(failed)?;
+    let size = size.ok_or_else(|| ProvisionError::NotQcow2 { path: disk.path.clone() })?;
     Ok(DiskFacts { size: Bytes(size), allocated: Bytes(metadata.blocks() * BLOCK_BYTES), layered })
 }
 

@@ -4,9 +4,9 @@
 //! nowhere but to files in the image's directory, read-only, and never to another VM's own disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use godwit_types::control::DiskBacking;
@@ -20,6 +20,8 @@ pub(crate) const CHAIN_MAX: usize = 16;
 const HEADER_BYTES_MAX: u64 = 64 << 10;
 
 const MAGIC: &[u8; 4] = b"QFI\xfb";
+/// Where a header has the size of the disk.
+const SIZE_AT: usize = 24;
 /// Length of a version 2 header, in bytes.
 const V2_BYTES: usize = 72;
 /// Of the incompatible features: the data lies in another file.
@@ -30,6 +32,19 @@ const BACKING_FORMAT: u32 = 0xE279_2ACA;
 /// The lock file beside an image.
 pub fn lock_of(image: &Path) -> PathBuf {
     PathBuf::from(format!("{}.lock", image.display()))
+}
+
+/// The size of the disk in an image, in bytes; none if it is not an image of that format.
+pub fn disk_bytes(image: &File, format: DiskFormat) -> io::Result<Option<u64>> {
+    if format == DiskFormat::Raw {
+        return Ok(Some(image.metadata()?.len()));
+    }
+    let mut header = [0; SIZE_AT + 8];
+    match image.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) => Ok(u64_at(&header, SIZE_AT).filter(|_| header.starts_with(MAGIC))),
+    }
 }
 
 /// Opens the image and its backing files, under the names by which the image's driver will ask for them.

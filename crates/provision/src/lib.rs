@@ -29,7 +29,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 pub use create::{create_image, measure};
-pub use images::lock_of;
+pub use images::{disk_bytes, lock_of};
 pub use inherit::{InheritError, inherit};
 pub use pass::{receive, send};
 pub use sockets::{listen, unpace, watch};

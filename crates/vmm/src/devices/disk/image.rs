@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,10 +19,6 @@ use imago::{FormatAccess, FormatDriverBuilder, Mapping, StorageOpenOptions};
 use super::DiskError;
 use crate::devices::virtio::Buffer;
 
-const QCOW2_MAGIC: &[u8; 4] = b"QFI\xfb";
-/// Where the header of a qcow2 image has the size of the disk, as a big-endian 64-bit number.
-const QCOW2_SIZE_AT: usize = 24;
-
 /// The size of the disk in the image, read without opening it for I/O. Drops what this host has cached of the image
 /// already, so that little is left to drop when it is opened, while the guest stands still.
 pub(super) fn capacity_bytes(backing: &DiskBacking, images: &Images) -> Result<u64, DiskError> {
@@ -31,18 +26,8 @@ pub(super) fn capacity_bytes(backing: &DiskBacking, images: &Images) -> Result<u
     let failed = |cause| DiskError::Open { path: path.clone(), cause };
     let file = own(images).map_err(failed)?;
     drop_cache(&file).map_err(failed)?;
-    match backing.format {
-        DiskFormat::Raw => Ok(file.metadata().map_err(failed)?.len()),
-        DiskFormat::Qcow2 => {
-            let mut header = [0; QCOW2_SIZE_AT + 8];
-            let read = file.read_exact_at(&mut header, 0);
-            if read.is_err() || !header.starts_with(QCOW2_MAGIC) {
-                return Err(DiskError::NotQcow2 { path: path.clone() });
-            }
-            let size = header[QCOW2_SIZE_AT..].try_into().expect("eight bytes are left");
-            Ok(u64::from_be_bytes(size))
-        }
-    }
+    let size = godwit_provision::disk_bytes(&file, backing.format).map_err(failed)?;
+    size.ok_or_else(|| DiskError::NotQcow2 { path: path.clone() })
 }
 
 /// A disk's images as the process was given them: the guest's own, then its backing files, each under its name.
