@@ -49,6 +49,15 @@ const UP_LIMIT: Duration = Duration::from_secs(30);
 /// How long a line of shell in a host may take.
 const SHELL_LIMIT: Duration = Duration::from_secs(30);
 
+/// What lies behind hosts' own datastores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnDatastores {
+    /// A file system that takes so much, and is gone with the host's agent.
+    Bounded(Bytes),
+    /// A directory of this machine.
+    Lasting,
+}
+
 /// What a fabric is to look like.
 #[derive(Debug, Clone)]
 pub struct FabricOptions {
@@ -56,8 +65,8 @@ pub struct FabricOptions {
     pub hosts: Vec<HostName>,
     /// Hosts of these that offer neither the guest network nor the datastore.
     pub bare: Vec<HostName>,
-    /// Whether each host also has a datastore [`OWN_DATASTORE`] that only it reaches, and how much that takes at most.
-    pub own_datastores: Option<Bytes>,
+    /// Whether each host also has a datastore [`OWN_DATASTORE`] that only it reaches.
+    pub own_datastores: Option<OwnDatastores>,
     /// What `godwit host run` is given on every host besides.
     pub agent_options: Vec<String>,
     /// Whether tests may hold the programs; those that are built as they are released refuse it.
@@ -165,8 +174,11 @@ impl Fabric {
 
     /// The content of a host's [`OWN_DATASTORE`], as a directory of this machine, for as long as its agent runs.
     pub fn own_datastore(&self, host: &HostName) -> Result<PathBuf> {
-        let pid = self.pid(&Process::Agent(host.clone()))?;
         let inside = self.run.own_datastore(host);
+        if self.options.own_datastores == Some(OwnDatastores::Lasting) {
+            return Ok(inside);
+        }
+        let pid = self.pid(&Process::Agent(host.clone()))?;
         Ok(Path::new("/proc")
             .join(pid.to_string())
             .join("root")

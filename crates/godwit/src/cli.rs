@@ -284,11 +284,11 @@ Examples:
   godwit vm migrate web1 --to host-b --max-blackout 50ms --deadline 5m --on-deadline cancel
   godwit vm migrate web1 --to host-b --max-slowdown 40%")]
     Migrate(VmMigrate),
-    /// Move a running VM's disks to another datastore of its host. The guest goes on, and notices nothing.
+    /// Move a VM's disks to another datastore of its host. The guest goes on, and notices nothing.
     ///
-    /// What the disks hold is copied while the guest uses them; sparse images stay sparse, raw ones raw, and qcow2 ones qcow2.
+    /// What the disks hold is copied while the guest uses them, or by the host that had the VM last if it does not run; sparse images stay sparse, raw ones raw, and qcow2 ones qcow2.
     /// Each keeps its path, in the other datastore. When both images hold the same, the VM's definition changes, and the old
-    /// images are removed once the VM was seen to use the new ones. Ctrl-C cancels before that: the disks stay where they
+    /// images are removed once the VM was seen to use the new ones, or at once if it does not run. Ctrl-C cancels before that: the disks stay where they
     /// are, and the new images are removed.
     #[command(after_help = "\
 Examples:

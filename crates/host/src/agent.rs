@@ -13,7 +13,7 @@ use crate::config::HostConfig;
 use crate::facts;
 use crate::manager::Manager;
 use crate::standby::Leaving;
-use crate::vm::{Arrivals, Cgroups, Keep, Registry, blocking};
+use crate::vm::{Arrivals, Cgroups, Copies, Keep, Registry, blocking};
 
 /// One host's agent.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) keep: Keep,
     /// Images of VMs that arrive with their disks.
     pub(crate) arrivals: Arrivals,
+    /// Disks of VMs that do not run, on their way to another datastore.
+    pub(crate) copies: Copies,
     /// Held while a VM is admitted.
     pub(crate) admission: tokio::sync::Mutex<()>,
     /// Whether this host is about to be switched off.
@@ -58,6 +60,7 @@ impl Agent {
             cgroups,
             keep,
             arrivals,
+            copies: Copies::default(),
             admission: tokio::sync::Mutex::default(),
             leaving: Leaving::default(),
             changed: Notify::new(),

@@ -11,11 +11,11 @@ use axum::routing::{delete, get, post};
 use godwit_api::server::{ErrorResponse, Json, Path, require_token, with_error_documents};
 use godwit_api::{CONSOLE_PROTOCOL, Token};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, BeginStorage, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming, RemoveLeft,
-    Standby, StartOutgoing, StartVm, StopVm,
+    AskAdmission, AskDisks, AskSurvey, BeginStorage, Fence, Incoming, LocalVm, Outgoing, PrepareIncoming,
+    RemoveLeft, Standby, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::{Empty, Health};
-use godwit_types::capability::GuestFacts;
+use godwit_types::capability::{DiskFacts, GuestFacts};
 use godwit_types::check::Finding;
 use godwit_types::forecast::Survey;
 use godwit_types::host::HostReport;
@@ -48,6 +48,7 @@ pub(crate) fn router(agent: Arc<Agent>, token: Token) -> Router {
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/vms/{id}/kept", delete(forget_kept))
         .route("/v1/vms/{id}/left", post(remove_left))
+        .route("/v1/vms/{id}/disks", post(measure_disks))
         .route("/v1/vms/{id}/storage", post(begin_storage))
         .route("/v1/vms/{id}/storage/{migration}", get(look_at_storage).merge(delete(cancel_storage)))
         .route("/v1/vms/{id}/storage/{migration}/hold", post(hold_storage))
@@ -116,6 +117,14 @@ async fn remove_left(
     Json(asked): Json<RemoveLeft>,
 ) -> Answer<Empty> {
     to_the_end(orders::remove_left(agent, vm, asked)).await.map(empty)
+}
+
+async fn measure_disks(
+    State(agent): Shared,
+    Path(vm): Path<VmId>,
+    Json(asked): Json<AskDisks>,
+) -> Answer<Vec<DiskFacts>> {
+    Ok(Json(storage::measure(agent, vm, asked).await?))
 }
 
 async fn begin_storage(

@@ -46,6 +46,10 @@ pub(crate) async fn order(agent: Arc<Agent>) -> Result<(), ApiError> {
         let message = format!("{name} is not switched off: a VM is being started on it");
         return Err(ApiError::new(ErrorCode::Refused, message).remedy("move it to another host first"));
     }
+    if !agent.copies.is_empty() {
+        let message = format!("{name} is not switched off: it copies disks to another datastore");
+        return Err(ApiError::new(ErrorCode::Refused, message).remedy("wait for it to end: godwit task ls"));
+    }
     agent.leaving.set(Some(Instant::now()));
     drop(admission);
     tracing::info!("this host is switched off: {}", agent.config.standby.join(" "));

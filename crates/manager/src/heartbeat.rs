@@ -54,7 +54,8 @@ pub(crate) fn record(tx: &Tx<'_>, report: HostReport) -> Result<Orders, ApiError
     for left in tx.left_at(&report.name)? {
         // Of disks that the host does not know to have moved, it still uses the old images.
         let is_told = report.leftovers.iter().all(|leftover| leftover.vm != left.vm);
-        if is_told && is_seen_running(tx, left.vm)? && is_left_alone(tx, left.vm)? {
+        let is_spare = left.at_rest || is_seen_running(tx, left.vm)?;
+        if is_told && is_spare && is_left_alone(tx, left.vm)? {
             orders.remove.push(left);
         }
     }

@@ -1,12 +1,14 @@
 //! Which disks move with a VM: those that the destination does not share with the source. A pure function of what the hosts
 //! reported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use godwit_types::Name;
+use godwit_types::capability::DiskFacts;
+use godwit_types::check::{Check, Finding};
 use godwit_types::host::DatastoreOffer;
 use godwit_types::migration::{Budget, MoveDisks};
 use godwit_types::vm::{DatastorePath, VmSpec};
+use godwit_types::{Bytes, Name};
 use serde::{Deserialize, Serialize};
 
 use crate::store::HostRow;
@@ -29,6 +31,61 @@ pub(crate) struct Moving {
     pub images: Vec<DatastorePath>,
     /// The VM's specification once it runs at the destination.
     pub spec: VmSpec,
+}
+
+impl Moving {
+    /// What keeps the disks from moving by what is known of all of the VM's.
+    pub(crate) fn immovable(&self, facts: &[DiskFacts]) -> Vec<Finding> {
+        let blocked = |reason: String, remedy: &str| Some(Finding::blocked(Check::Disks, reason, remedy));
+        let look = |(index, image): (&u32, &DatastorePath)| match facts.get(*index as usize) {
+            None => blocked(
+                format!("it is not known how large the disk {image} is"),
+                "check that its host reaches the datastore, and that its agent is of this release",
+            ),
+            Some(facts) if facts.layered => blocked(
+                format!("the disk {image} has backing files, which do not move along"),
+                "make it one image, as by 'qemu-img convert', while the VM is stopped",
+            ),
+            Some(_) => None,
+        };
+        self.disks.iter().zip(&self.images).filter_map(look).collect()
+    }
+
+    /// Why the datastores of `host` to which the disks move do not take what they hold; `option` names another. That one is not
+    /// there at all is told by others.
+    pub(crate) fn without_room(&self, host: &HostRow, facts: &[DiskFacts], option: &str) -> Vec<Finding> {
+        let mut needed = BTreeMap::new();
+        for index in &self.disks {
+            let datastore = &self.spec.disks[*index as usize].image.datastore;
+            let held = facts.get(*index as usize).map_or(0, |disk| disk.allocated.0);
+            let sum = needed.entry(datastore).or_insert(0_u64);
+            *sum = sum.saturating_add(held);
+        }
+        let name = &host.name;
+        let lacks = |(datastore, bytes): (&Name, u64)| {
+            let offer = offer(host, datastore)?;
+            if offer.id.is_none() {
+                let reason = format!(
+                    "{name} says nothing of what its datastore '{datastore}' is, and so cannot take disks"
+                );
+                let remedy = format!("let root of {name} write to it, and install this release there");
+                return Some(Finding::blocked(Check::Datastores, reason, remedy));
+            }
+            (offer.free.0 < bytes).then(|| {
+                let reason = format!(
+                    "the disks that move hold {}, and the datastore '{datastore}' of {name} has {} free",
+                    Bytes(bytes),
+                    offer.free
+                );
+                Finding::blocked(
+                    Check::Datastores,
+                    reason,
+                    format!("make room there, or name another: {option}"),
+                )
+            })
+        };
+        needed.into_iter().filter_map(lacks).collect()
+    }
 }
 
 /// What moves from `source` to `destination`. Disks that guests may only read are looked for there, as kernels are: other

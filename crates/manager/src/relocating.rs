@@ -1,9 +1,8 @@
 //! Which disks move to another datastore of their host, and everything against it. A pure function of what is recorded, what
-//! the host reported, and what the VM's process says.
+//! the host reported, and what it says of the disks.
 
 use std::collections::BTreeSet;
 
-use godwit_types::Bytes;
 use godwit_types::capability::{DiskFacts, GuestFacts};
 use godwit_types::check::{Check, Finding};
 use godwit_types::host::DatastoreOffer;
@@ -17,10 +16,13 @@ use crate::store::{HostRow, VmRow};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Relocation<'a> {
     pub vm: &'a VmRow,
-    /// On which it runs.
+    /// On which it runs, or which is to copy the disks of one that does not.
     pub host: &'a HostRow,
     pub asked: &'a MoveStorage,
-    pub guest: &'a GuestFacts,
+    /// One for each disk of the VM, in order.
+    pub disks: &'a [DiskFacts],
+    /// What the VM's process says, if it runs.
+    pub guest: Option<&'a GuestFacts>,
 }
 
 /// What moves, or all reasons why it cannot.
@@ -35,9 +37,9 @@ pub(crate) fn relocating(case: &Relocation<'_>) -> Result<Moving, Vec<Finding>> 
         moving.spec.disks[*index as usize].image.datastore = case.asked.to.clone();
     }
     found.extend(case.unable());
-    found.extend(case.images(&disks));
+    found.extend(moving.immovable(case.disks));
     found.extend(collisions(&moving));
-    found.extend(case.datastore(&disks));
+    found.extend(case.datastore(&moving));
     if found.is_empty() { Ok(moving) } else { Err(found) }
 }
 
@@ -90,68 +92,30 @@ impl<'a> Relocation<'a> {
 
     /// The VM's process is of a release that cannot do it.
     fn unable(&self) -> Option<Finding> {
+        let guest = self.guest.filter(|guest| !guest.moves_storage)?;
         let name = &self.vm.name;
-        (!self.guest.moves_storage).then(|| {
-            let reason = format!(
-                "the process of {name}, of Godwit {}, cannot move its disks while it runs",
-                self.guest.release
-            );
-            blocked(reason, format!("stop {name} and start it again"))
-        })
-    }
-
-    /// What is known of the images.
-    fn images(&self, disks: &[(u32, &DiskSpec)]) -> Vec<Finding> {
-        let mut found = Vec::new();
-        for (index, disk) in disks {
-            let image = &disk.image;
-            match self.facts(*index) {
-                None => found.push(blocked(
-                    format!("it is not known how large the disk {image} is"),
-                    "check that its host reaches the datastore",
-                )),
-                Some(facts) if facts.layered => found.push(blocked(
-                    format!("the disk {image} has backing files, which do not move along"),
-                    "make it one image, as by 'qemu-img convert', while the VM is stopped",
-                )),
-                Some(_) => {}
-            }
-        }
-        found
-    }
-
-    fn facts(&self, index: u32) -> Option<&DiskFacts> {
-        self.guest.disks.get(index as usize)
+        let reason = format!(
+            "the process of {name}, of Godwit {}, cannot move its disks while it runs",
+            guest.release
+        );
+        Some(blocked(reason, format!("stop {name}, and move them then")))
     }
 
     /// Whether the host has the datastore, as another storage, with room for what the disks hold.
-    fn datastore(&self, disks: &[(u32, &DiskSpec)]) -> Vec<Finding> {
+    fn datastore(&self, moving: &Moving) -> Vec<Finding> {
         let (host, to) = (&self.host.name, &self.asked.to);
-        let unusable = |reason: String, remedy: String| Finding::blocked(Check::Datastores, reason, remedy);
         let Some(there) = offer(self.host, to) else { return vec![Finding::no_datastore(host, to)] };
-        if there.id.is_none() {
-            let reason =
-                format!("{host} says nothing of what its datastore '{to}' is, and so cannot take disks");
-            return vec![unusable(reason, format!("let root of {host} write to it"))];
-        }
-        let same = |from: &&DatastoreOffer| from.name != *to && from.id == there.id;
-        let mut found: Vec<Finding> = disks
+        let same = |from: &&DatastoreOffer| from.name != *to && from.id.is_some() && from.id == there.id;
+        let mut found: Vec<Finding> = moving
+            .images
             .iter()
-            .filter_map(|(_, disk)| offer(self.host, &disk.image.datastore).filter(same))
+            .filter_map(|image| offer(self.host, &image.datastore).filter(same))
             .map(|from| {
                 let reason = format!("'{}' and '{to}' are the same storage on {host}", from.name);
-                unusable(reason, "name another datastore: --to".to_owned())
+                Finding::blocked(Check::Datastores, reason, "name another datastore: --to")
             })
             .collect();
-        let held = disks.iter().filter_map(|(index, _)| self.facts(*index));
-        let held = Bytes(held.fold(0, |held, facts| held.saturating_add(facts.allocated.0)));
-        if there.free < held {
-            let reason = format!(
-                "the disks that move hold {held}, and the datastore '{to}' of {host} has {} free",
-                there.free
-            );
-            found.push(unusable(reason, "make room there, or name another: --to".to_owned()));
-        }
+        found.extend(moving.without_room(self.host, self.disks, "--to"));
         found.dedup();
         found
     }
@@ -175,6 +139,7 @@ fn collisions(moving: &Moving) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use godwit_types::Bytes;
     use uuid::Uuid;
 
     use super::*;
@@ -204,7 +169,7 @@ mod tests {
         let mut world = world();
         change(&mut world);
         let World { vm, host, asked, guest } = &world;
-        relocating(&Relocation { vm, host, asked, guest })
+        relocating(&Relocation { vm, host, asked, disks: &guest.disks, guest: Some(guest) })
             .map_err(|found| found.into_iter().map(|finding| finding.reason).collect::<Vec<_>>().join("; "))
     }
 

@@ -31,7 +31,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 pub use create::{create_image, measure};
 pub use images::{disk_bytes, lock_of};
 pub use inherit::{InheritError, inherit};
-pub use pass::{receive, send};
+pub use pass::{receive, send, send_copy};
 pub use sockets::{listen, unpace, watch};
 pub use tap::attach;
 

@@ -1,9 +1,10 @@
 //! Bytes with descriptors, over a Unix socket.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
-use godwit_types::control::MIGRATION_CONNECTIONS_MAX;
+use godwit_types::control::{CopyDisks, DiskDescriptors, MIGRATION_CONNECTIONS_MAX};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// The kernel lets no message bring more (`SCM_MAX_FD`). There is room for all of them, or some would come in unowned.
@@ -38,10 +39,28 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<Ow
     Ok((message.bytes, descriptors))
 }
 
+/// Orders a copy of disks, each with the files of its image and of its new one.
+pub fn send_copy(
+    mut socket: &UnixStream,
+    order: &CopyDisks,
+    files: &[(DiskDescriptors<OwnedFd>, DiskDescriptors<OwnedFd>)],
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    socket.write_all(&line)?;
+    for (from, to) in files {
+        let all: Vec<&OwnedFd> = [from, to]
+            .into_iter()
+            .flat_map(|files| files.images.iter().map(|(_, image)| image).chain(&files.lock))
+            .collect();
+        send(socket, b"\n", &all)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
+    use std::io::Read;
 
     use super::*;
 

@@ -152,14 +152,17 @@ pub struct RemoveLeft {
     pub images: Vec<DatastorePath>,
 }
 
-/// Begins to move disks of a VM that runs here to another datastore of this host.
+/// Begins to move disks of a VM to another datastore of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeginStorage {
     /// The id of the move.
     pub migration: MigrationId,
-    /// At which the VM runs here.
+    /// At which the VM is this host's.
     pub epoch: Epoch,
     pub disks: Vec<NewDiskPlace>,
+    /// The specification of a VM that does not run; none: it runs here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_rest: Option<VmSpec>,
     /// Bytes per second to copy; none is no cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_bytes_per_s_max: Option<u64>,
@@ -171,6 +174,14 @@ pub struct NewDiskPlace {
     /// Which of the specification's disks it is, from 0.
     pub index: u32,
     pub image: DatastorePath,
+}
+
+/// Asks how large the disks of a VM are that does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskDisks {
+    pub spec: VmSpec,
+    /// At which the VM is this host's.
+    pub epoch: Epoch,
 }
 
 /// Files of a VM that was to arrive here with its disks, and has no process any more, or of disks that move to another

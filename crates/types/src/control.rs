@@ -45,6 +45,8 @@ const PAGE_STREAMS_DEFAULT_MAX: usize = 8;
 const CORES_PER_PAGE_STREAM: usize = 4;
 /// Connections that one [`Request::MigrateOut`] may bring.
 pub const MIGRATION_CONNECTIONS_MAX: usize = 33;
+/// Descriptors that each of [`CopyDisks::disks`] comes with.
+pub const COPY_DESCRIPTORS: usize = 4;
 /// The exit code of a process that its sandbox has stopped, as shells have it for SIGSYS.
 pub const SANDBOX_EXIT_CODE: i32 = 128 + 31;
 
@@ -293,6 +295,33 @@ pub struct NewPlace {
     pub image: DatastorePath,
     /// An image that is empty, and has the disk's size.
     pub backing: DiskBacking,
+}
+
+/// What `godwit-vmm --copy` is told on its standard input, a socket, on one line: to copy disks of a VM that does not run into
+/// new images. Behind the line, for each disk, come one more byte and four descriptors with it: image, lock file, new image,
+/// new lock file. It answers with [`StorageStatus`] lines, the last once it has ended or all is durable, and ends when the
+/// socket is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyDisks {
+    pub migration: MigrationId,
+    pub vm: VmId,
+    pub host: HostName,
+    /// At which the disks' locks are taken.
+    pub epoch: Epoch,
+    /// See [`VmmConfig::user`].
+    #[serde(default)]
+    pub user: Option<u32>,
+    pub disks: Vec<CopyDisk>,
+    /// Bytes per second to copy; none is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s_max: Option<u64>,
+}
+
+/// One of them: an image without backing files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyDisk {
+    pub from: DiskBacking,
+    pub to: NewPlace,
 }
 
 /// The VMM's answer to one request.

@@ -46,6 +46,11 @@ impl ApiError {
         Self { code, message: message.into(), remedy: None }
     }
 
+    /// That something excludes the request: it exists already, or is busy.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Conflict, message)
+    }
+
     /// The same error with what to do next.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {

@@ -1,4 +1,4 @@
-//! Moving a running VM's disks to another datastore of its host.
+//! Moving a VM's disks to another datastore of its host.
 
 use serde::{Deserialize, Serialize};
 
@@ -61,4 +61,14 @@ pub struct StorageStatus {
     /// Why they do not move any more: they are where they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<ApiError>,
+}
+
+impl StorageStatus {
+    /// Before anything was copied.
+    pub fn begins(migration: MigrationId) -> Self {
+        let (phase, none) = (StoragePhase::Copying, Bytes(0));
+        let progress =
+            StorageProgress { phase, copied: none, remaining: none, bytes_per_s: 0, elapsed_ms: 0 };
+        Self { migration, progress, ended: None }
+    }
 }

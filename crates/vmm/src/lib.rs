@@ -4,6 +4,7 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod control;
+pub mod copier;
 pub mod cpu;
 pub mod device;
 pub mod devices;

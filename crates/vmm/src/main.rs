@@ -1,5 +1,6 @@
 //! `godwit-vmm`: one process that runs one VM.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,10 +13,12 @@ const USAGE: &str = "\
 Runs one virtual machine. Started by 'godwit host'; rarely by hand.
 
 Usage: godwit-vmm --config FILE
+       godwit-vmm --copy
        godwit-vmm --offer
 
 Options:
   --config FILE  the VM and what this host provides for it, as JSON
+  --copy         copy disks of a VM that does not run, as ordered over the socket that is standard input
   --offer        print what this build on this host can run, as JSON
   --version      print the version
   --help         print this";
@@ -23,6 +26,10 @@ Options:
 fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
         Ok(Command::Run(config)) => match start(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => fail(&message, 1),
+        },
+        Ok(Command::Copy) => match copy() {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => fail(&message, 1),
         },
@@ -37,6 +44,7 @@ fn main() -> ExitCode {
 
 enum Command {
     Run(PathBuf),
+    Copy,
     Offer,
     Print(String),
 }
@@ -44,6 +52,7 @@ enum Command {
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
     let command = match arguments.next().as_deref() {
         Some("--config") => Command::Run(arguments.next().ok_or("--config needs a file")?.into()),
+        Some("--copy") => Command::Copy,
         Some("--offer") => Command::Offer,
         Some("--version") => Command::Print(concat!("godwit-vmm ", env!("CARGO_PKG_VERSION")).into()),
         Some("--help" | "-h") => Command::Print(USAGE.into()),
@@ -54,6 +63,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String>
         Some(extra) => Err(format!("unexpected argument '{extra}'")),
         None => Ok(command),
     }
+}
+
+fn copy() -> Result<(), String> {
+    log();
+    let socket = std::io::stdin().as_fd().try_clone_to_owned();
+    let socket = socket.map_err(|error| format!("cannot use standard input: {error}"))?;
+    godwit_vmm::copier::run(socket.into()).map_err(|error| format!("standard input: {error}"))
 }
 
 fn offer() -> Result<String, String> {
@@ -75,8 +91,12 @@ fn start(file: &Path) -> Result<(), String> {
     for signal in QUIT_SIGNALS {
         block_signal(signal).map_err(|error| format!("cannot block a signal: {error:?}"))?;
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    log();
     supervisor::run(config, descriptors).map_err(|error| chain(&error))
+}
+
+fn log() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
 }
 
 #[allow(clippy::print_stdout)]

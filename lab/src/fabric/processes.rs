@@ -10,7 +10,7 @@ use godwit_types::HostName;
 use nix::unistd::Pid;
 
 use super::network::{MANAGER_ADDRESS, UPLINK};
-use super::{Fabric, OWN_DATASTORE};
+use super::{Fabric, OWN_DATASTORE, OwnDatastores};
 use crate::cluster::{Cluster, DATASTORE, NETWORK};
 use crate::namespace::Namespace;
 use crate::{LabError, Result, setup};
@@ -68,8 +68,10 @@ fn agent(fabric: &Fabric, host: &HostName) -> Result<Command> {
     // A namespace of `ip` has a /sys of its own, in which no cgroups are mounted. What is mounted in it ends with it.
     let mut mounts = String::from("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
     let own = fabric.run.own_datastore(host);
-    if let Some(size) = fabric.options.own_datastores {
+    if fabric.options.own_datastores.is_some() {
         std::fs::create_dir_all(&own).map_err(LabError::io(format!("create {}", own.display())))?;
+    }
+    if let Some(OwnDatastores::Bounded(size)) = fabric.options.own_datastores {
         mounts += &format!("; mount -t tmpfs -o size={} tmpfs {}", size.0, own.display());
     }
     let mut command = namespace.command("/bin/sh");

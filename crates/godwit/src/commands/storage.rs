@@ -1,4 +1,4 @@
-//! `vm move-storage`: moves a running VM's disks to another datastore of its host, and shows how they get on.
+//! `vm move-storage`: moves a VM's disks to another datastore of its host, and shows how they get on.
 
 use std::time::{Duration, Instant};
 

@@ -55,22 +55,31 @@ impl Candidate<'_> {
         let mut keep = |result: Result<PathBuf, Finding>| result.map_err(|finding| found.push(finding)).ok();
         let kernel = keep(self.file(&self.spec.boot.kernel, false));
         let initrd = self.spec.boot.initrd.as_ref().map(|initrd| keep(self.file(initrd, false)));
-        let disks =
-            (0..).zip(&self.spec.disks).map(|(index, disk)| self.disk(index, disk)).collect::<Vec<_>>();
+        let disks = self.disks().map_err(|lacking| found.extend(lacking)).ok();
         let ports =
             self.spec.nics.iter().enumerate().map(|(index, nic)| self.port(index, nic)).collect::<Vec<_>>();
-        found.extend(disks.iter().filter_map(|disk| disk.as_ref().err().cloned()));
         found.extend(ports.iter().filter_map(|port| port.as_ref().err().cloned()));
-        match kernel {
-            Some(kernel) if found.is_empty() => {
+        match (kernel, disks) {
+            (Some(kernel), Some(disks)) if found.is_empty() => {
                 let ports: Vec<Port> = ports.into_iter().flatten().collect();
                 let nics =
                     ports.iter().map(|port| NicBacking { tap: port.tap.clone(), mac: port.mac }).collect();
-                let disks = disks.into_iter().flatten().collect();
                 Ok(Backing { kernel, initrd: initrd.flatten(), disks, nics, ports })
             }
             _ => Err(found),
         }
+    }
+
+    /// Where the VM's disks lie, or everything that keeps this host from using them.
+    pub(crate) fn disks(&self) -> Result<Vec<DiskBacking>, Vec<Finding>> {
+        let (mut disks, mut found) = (Vec::new(), Vec::new());
+        for (index, disk) in (0..).zip(&self.spec.disks) {
+            match self.disk(index, disk) {
+                Ok(disk) => disks.push(disk),
+                Err(finding) => found.push(finding),
+            }
+        }
+        if found.is_empty() { Ok(disks) } else { Err(found) }
     }
 
     fn invalid(&self) -> Option<Finding> {

@@ -64,18 +64,25 @@ impl Agent {
         patience: Duration,
     ) -> Result<Backing, Vec<Finding>> {
         let (agent, spec, arriving) = (Arc::clone(self), spec.clone(), arriving.clone());
-        let examined = blocking(move || {
-            let promised = agent.vms.memory_promised();
-            let available = facts::memory_available().0.saturating_add(agent.keep.held().0);
-            let memory = Bytes(available.saturating_sub(promised.0));
-            let (config, kvm) = (&agent.config, facts::kvm());
-            Candidate { config, vm, spec: &spec, epoch, arriving: &arriving, kvm, memory }.examine()
-        });
+        let examined = blocking(move || agent.candidate(vm, &spec, epoch, &arriving).examine());
         timeout(patience, examined).await.unwrap_or_else(|_| {
             let (name, seconds) = (&self.config.name, patience.as_secs());
             let reason = format!("a datastore of {name} did not answer within {seconds} s");
             let remedy = "check its mounts and the storage behind them";
             Err(vec![Finding::blocked(Check::Datastores, reason, remedy)])
         })
+    }
+    /// The VM, and what there is for it at this moment.
+    pub(super) fn candidate<'a>(
+        &'a self,
+        vm: VmId,
+        spec: &'a VmSpec,
+        epoch: Epoch,
+        arriving: &'a BTreeSet<u32>,
+    ) -> Candidate<'a> {
+        let promised = self.vms.memory_promised();
+        let available = facts::memory_available().0.saturating_add(self.keep.held().0);
+        let memory = Bytes(available.saturating_sub(promised.0));
+        Candidate { config: &self.config, vm, spec, epoch, arriving, kvm: facts::kvm(), memory }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) async fn start(agent: Arc<Agent>, vm: VmId, asked: StartVm) -> Result
     }
     let StartVm { name, epoch, spec } = asked;
     agent.keep.forget(vm);
+    agent.copies.end(vm).await?;
     // Whatever became of its last arrival, its disks are its own.
     let (settled, disks) = (Arc::clone(&agent), spec.disks.clone());
     blocking(move || settled.arrivals.settle_started(vm, &disks)).await;
@@ -196,7 +197,7 @@ impl Agent {
     }
 
     /// A user for the VM's process, if this one can become another.
-    fn user(&self, vm: VmId) -> Result<Option<u32>, ApiError> {
+    pub(super) fn user(&self, vm: VmId) -> Result<Option<u32>, ApiError> {
         let root = nix::unistd::geteuid().is_root();
         root.then(|| user::choose(&self.config.vm_users, vm, self.vms.users())).transpose()
     }

@@ -22,7 +22,7 @@ use crate::net;
 /// How long a process that did not answer may take to turn out to have ended.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the datastores may take to say how large a VM's disks are.
-const MEASURE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const MEASURE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the destination's host may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -69,7 +69,7 @@ pub(crate) async fn fence(agent: Arc<Agent>, vm: VmId, asked: Fence) -> Result<(
     let here = machine.state(|state| state.epoch);
     if here >= epoch {
         let message = format!("{name} is on {} at epoch {here}, not before {epoch}", agent.config.name);
-        return Err(conflict(message));
+        return Err(ApiError::conflict(message));
     }
     tracing::error!("{name} belongs to {owner} at epoch {epoch}: the copy here, of epoch {here}, is ended");
     machine.state(|state| state.stopping = true);
@@ -137,8 +137,8 @@ pub(crate) async fn discard_incoming(
                 format!("{name} has asked the arbiter whether it may run here, whose answer decides");
             Err(ApiError::new(ErrorCode::Conflict, message).remedy("look again in a moment: godwit vm show"))
         }
-        Some(other) => Err(conflict(format!("{name} arrives by another migration, {other}"))),
-        None => Err(conflict(format!("{name} runs on this host"))),
+        Some(other) => Err(ApiError::conflict(format!("{name} arrives by another migration, {other}"))),
+        None => Err(ApiError::conflict(format!("{name} runs on this host"))),
     }
 }
 
@@ -159,7 +159,7 @@ pub(crate) async fn start_outgoing(
     if state != LocalState::Running {
         let message =
             format!("{} cannot be migrated: it is {state:?} on {}", machine.config.name, agent.config.name);
-        return Err(conflict(message).remedy("wait for its task to end: godwit task ls"));
+        return Err(ApiError::conflict(message).remedy("wait for its task to end: godwit task ls"));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let streams = page_streams(cores, traffic::moves(&agent) + 1);
@@ -220,7 +220,10 @@ pub(crate) async fn cancel_outgoing(
     let machine = running(&agent, vm)?;
     let outgoing = agent.vms.outgoing(vm, migration).ok_or_else(|| no_migration(&agent, vm, migration))?;
     if outgoing.outcome.is_some() {
-        return Err(conflict(format!("migration {migration} of {} has ended", machine.config.name)));
+        return Err(ApiError::conflict(format!(
+            "migration {migration} of {} has ended",
+            machine.config.name
+        )));
     }
     Ok(machine.control.order(&Request::CancelMigration { migration }).await?)
 }
@@ -234,7 +237,10 @@ pub(crate) fn outgoing(agent: &Agent, vm: VmId, migration: MigrationId) -> Resul
 pub(crate) async fn remove_left(agent: Arc<Agent>, vm: VmId, asked: RemoveLeft) -> Result<(), ApiError> {
     let _turn = agent.vms.lock(vm).await;
     if agent.arrivals.is_noted(vm) {
-        return Err(conflict(format!("disks of VM {vm} are on their way to {}", agent.config.name)));
+        return Err(ApiError::conflict(format!(
+            "disks of VM {vm} are on their way to {}",
+            agent.config.name
+        )));
     }
     // A process that has handed the VM over may still keep its memory, and needs no file for that.
     let here = agent.vms.live(vm).filter(|machine| machine.report().state != LocalState::HandedOver);
@@ -264,8 +270,4 @@ pub(crate) fn not_here(agent: &Agent, vm: VmId) -> ApiError {
 fn no_migration(agent: &Agent, vm: VmId, migration: MigrationId) -> ApiError {
     let message = format!("{} knows of no migration {migration} of VM {vm}", agent.config.name);
     ApiError::new(ErrorCode::NotFound, message)
-}
-
-pub(super) fn conflict(message: String) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, message)
 }

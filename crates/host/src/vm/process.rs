@@ -38,7 +38,7 @@ impl Process {
         dir.write_config(config)?;
         command.env_clear();
         command.envs(std::env::var_os(godwit_faults::FILE).map(|file| (godwit_faults::FILE, file)));
-        let mut child = command
+        let child = command
             .arg("--config")
             .arg(dir.config())
             .stdin(Stdio::null())
@@ -46,8 +46,12 @@ impl Process {
             .stderr(log)
             .process_group(0)
             .spawn()?;
+        Self::of(child)
+    }
+
+    /// A child of this process, which is not reaped yet, so that the pid is still its own.
+    pub(crate) fn of(mut child: Child) -> io::Result<Self> {
         let pid = child.id();
-        // The child is not reaped yet, so the pid is still its own.
         match pidfd_open(pid) {
             Ok(pidfd) => Ok(Self { pid, pidfd, child: Mutex::new(Some(child)) }),
             Err(error) => {

@@ -1,8 +1,8 @@
-//! Disks of a VM here that move to another datastore of this host.
+//! Disks of a VM that move to another datastore of this host.
 //!
 //! ```text
-//!  begin: the new images are noted and made (see `arrivals`), and given to the VM's process, which fills them
-//!     |
+//!  begin: the new images are noted and made (see `arrivals`), and given to who fills them: the VM's process, or, of a VM
+//!     |   that does not run, a process of their own (see `copies`)
 //!     '--> look ... hold --> switch: the process uses them alone; they are the VM's own
 //!               '---------> cancel: the process lets go of them; they are removed
 //! ```
@@ -12,34 +12,74 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use godwit_types::agent::{BeginStorage, LocalState, NewDiskPlace};
-use godwit_types::check;
-use godwit_types::control::{DiskBacking, NewPlace, StorageOrder};
+use godwit_provision::ProvisionError;
+use godwit_types::agent::{AskDisks, BeginStorage, LocalState};
+use godwit_types::capability::DiskFacts;
+use godwit_types::control::{CopyDisk, CopyDisks, DiskDescriptors, NewPlace, StorageOrder};
 use godwit_types::storage::StorageStatus;
+use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId, VmId};
+use tokio::time::timeout;
 
-use super::arrivals::NewImage;
 use super::control::ControlError;
 use super::machine::{Machine, blocking};
-use super::orders::{conflict, running};
-use super::places;
+use super::orders::{MEASURE_TIMEOUT, running};
+use super::targets::{Moving, make, opened, resting_disks};
 use crate::agent::Agent;
+
+/// `POST /v1/vms/{id}/disks`: how large the disks are of a VM that does not run, in the order of its specification.
+pub(crate) async fn measure(
+    agent: Arc<Agent>,
+    vm: VmId,
+    asked: AskDisks,
+) -> Result<Vec<DiskFacts>, ApiError> {
+    let measured = blocking(move || -> Result<Vec<DiskFacts>, ApiError> {
+        let failed = |error: ProvisionError| ApiError::new(ErrorCode::Failed, error.to_string());
+        resting_disks(&agent, vm, &asked.spec, asked.epoch)?
+            .iter()
+            .map(|disk| godwit_provision::measure(disk).map_err(failed))
+            .collect()
+    });
+    timeout(MEASURE_TIMEOUT, measured).await.unwrap_or_else(|_| {
+        let message = format!("the datastores did not answer within {} s", MEASURE_TIMEOUT.as_secs());
+        Err(ApiError::new(ErrorCode::Failed, message)
+            .remedy("check their mounts and the storage behind them"))
+    })
+}
 
 /// `POST /v1/vms/{id}/storage`. Asking again for the same move changes nothing.
 pub(crate) async fn begin(
     agent: Arc<Agent>,
     vm: VmId,
-    asked: BeginStorage,
+    mut asked: BeginStorage,
 ) -> Result<StorageStatus, ApiError> {
     let _turn = agent.vms.lock(vm).await;
+    match asked.at_rest.take() {
+        Some(spec) => begin_at_rest(agent, vm, spec, asked).await,
+        None => begin_running(agent, vm, asked).await,
+    }
+}
+
+async fn begin_running(agent: Arc<Agent>, vm: VmId, asked: BeginStorage) -> Result<StorageStatus, ApiError> {
     let machine = running(&agent, vm)?;
     if let Ok(status) = machine.control.storage(asked.migration, StorageOrder::Look, &[]).await {
         return Ok(status);
     }
     require_running(&machine, &asked)?;
-    let BeginStorage { migration, disks, bandwidth_bytes_per_s_max: bytes_per_s_max, .. } = asked;
+    let BeginStorage { migration, epoch, disks: places, bandwidth_bytes_per_s_max: bytes_per_s_max, .. } =
+        asked;
     let (maker, place) = (Arc::clone(&agent), Arc::clone(&machine));
-    let (disks, descriptors) = blocking(move || make(&maker, &place, migration, disks)).await?;
+    let (disks, descriptors) = blocking(move || {
+        let disks = place.disks();
+        let made = make(&maker, &Moving { vm, epoch, migration, disks: &disks }, places)?;
+        let files = made.iter().map(|new| opened(&maker, vm, migration, &new.backing));
+        let files = files.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let each = |files: DiskDescriptors<OwnedFd>| {
+            files.images.into_iter().map(|(_, image)| image).chain(files.lock)
+        };
+        Ok::<_, ApiError>((made, files.flat_map(each).collect::<Vec<_>>()))
+    })
+    .await?;
     tracing::info!("disks of {} move to another datastore, by move {migration}", machine.config.name);
     let order = StorageOrder::Begin { disks, bytes_per_s_max };
     let begun = machine.control.storage(migration, order, &descriptors).await;
@@ -50,8 +90,64 @@ pub(crate) async fn begin(
     Ok(begun?)
 }
 
+async fn begin_at_rest(
+    agent: Arc<Agent>,
+    vm: VmId,
+    spec: VmSpec,
+    asked: BeginStorage,
+) -> Result<StorageStatus, ApiError> {
+    let BeginStorage { migration, epoch, disks: places, bandwidth_bytes_per_s_max: bytes_per_s_max, .. } =
+        asked;
+    if let Some(copying) = agent.copies.find(vm, migration) {
+        return Ok(copying.status());
+    }
+    if let Some(machine) = agent.vms.live(vm) {
+        let local = machine.report();
+        let message = format!("a process of {} is on {} ({:?})", local.name, agent.config.name, local.state);
+        return Err(ApiError::conflict(message).remedy("wait for its task to end: godwit task ls"));
+    }
+    let (user, reservation) = {
+        let _admission = agent.admission.lock().await;
+        agent.require_staying()?;
+        let user = agent.user(vm)?;
+        // Others see who it is once it has begun.
+        (user, agent.vms.reserve(vm, Bytes(0), user))
+    };
+    let maker = Arc::clone(&agent);
+    let started = blocking(move || {
+        let disks = resting_disks(&maker, vm, &spec, epoch)?;
+        let made = make(&maker, &Moving { vm, epoch, migration, disks: &disks }, places)?;
+        let open = |backing| opened(&maker, vm, migration, backing);
+        let copy = |to: NewPlace| CopyDisk { from: disks[to.index as usize].clone(), to };
+        let disks: Vec<CopyDisk> = made.into_iter().map(copy).collect();
+        let files = disks.iter().map(|disk| Ok((open(&disk.from)?, open(&disk.to.backing)?)));
+        let files = files.collect::<Result<Vec<_>, ApiError>>()?;
+        let host = maker.config.name.clone();
+        let order = CopyDisks { migration, vm, host, epoch, user, disks, bytes_per_s_max };
+        maker.copies.start(&maker.vmm, &order, &files).map_err(|error| {
+            maker.arrivals.discard(vm, migration);
+            let message = format!("{} cannot be started: {error}", maker.vmm.display());
+            ApiError::new(ErrorCode::Failed, message).remedy("name the binary with --vmm")
+        })
+    });
+    let (copying, socket) = started.await?;
+    tracing::info!("disks of VM {vm}, which does not run, move to another datastore, by move {migration}");
+    let begun = copying.begun();
+    agent.spawn(Arc::clone(&copying).follow(socket));
+    let begun = begun.await;
+    drop(reservation);
+    if begun.is_err() {
+        agent.copies.end(vm).await?;
+        blocking(move || agent.arrivals.discard(vm, migration)).await;
+    }
+    begun
+}
+
 /// `GET /v1/vms/{id}/storage/{migration}`.
 pub(crate) async fn look(agent: &Agent, vm: VmId, migration: MigrationId) -> Result<StorageStatus, ApiError> {
+    if let Some(copying) = agent.copies.find(vm, migration) {
+        return Ok(copying.status());
+    }
     Ok(running(agent, vm)?.control.storage(migration, StorageOrder::Look, &[]).await?)
 }
 
@@ -62,6 +158,9 @@ pub(crate) async fn hold(
     migration: MigrationId,
 ) -> Result<StorageStatus, ApiError> {
     let _turn = agent.vms.lock(vm).await;
+    if let Some(copying) = agent.copies.find(vm, migration) {
+        return copying.hold();
+    }
     Ok(running(&agent, vm)?.control.storage(migration, StorageOrder::Hold, &[]).await?)
 }
 
@@ -88,6 +187,7 @@ pub(crate) async fn switch(agent: Arc<Agent>, vm: VmId, migration: MigrationId) 
             Err(error) => return Err(error.into()),
         }
     }
+    agent.copies.end(vm).await?;
     blocking(move || agent.arrivals.settle(vm, migration)).await;
     Ok(())
 }
@@ -102,6 +202,9 @@ pub(crate) async fn cancel(agent: Arc<Agent>, vm: VmId, migration: MigrationId) 
             Err(error) => return Err(error.into()),
         }
     }
+    if agent.copies.find(vm, migration).is_some() {
+        agent.copies.end(vm).await?;
+    }
     blocking(move || agent.arrivals.discard(vm, migration)).await;
     Ok(())
 }
@@ -109,72 +212,14 @@ pub(crate) async fn cancel(agent: Arc<Agent>, vm: VmId, migration: MigrationId) 
 fn require_running(machine: &Machine, asked: &BeginStorage) -> Result<(), ApiError> {
     let (name, local) = (&machine.config.name, machine.report());
     if local.epoch != asked.epoch {
-        return Err(conflict(format!("{name} is here at epoch {}, not {}", local.epoch, asked.epoch)));
+        return Err(ApiError::conflict(format!(
+            "{name} is here at epoch {}, not {}",
+            local.epoch, asked.epoch
+        )));
     }
     if local.state != LocalState::Running || machine.state(|state| state.stopping) {
         let message = format!("the disks of {name} cannot move: it is {:?}", local.state);
-        return Err(conflict(message).remedy("wait for its task to end: godwit task ls"));
+        return Err(ApiError::conflict(message).remedy("wait for its task to end: godwit task ls"));
     }
     Ok(())
-}
-
-/// Makes the new images, and opens them for the VM's process.
-fn make(
-    agent: &Agent,
-    machine: &Machine,
-    migration: MigrationId,
-    places: Vec<NewDiskPlace>,
-) -> Result<(Vec<NewPlace>, Vec<OwnedFd>), ApiError> {
-    let disks = machine.disks();
-    let new = places.into_iter().map(|place| choose(agent, machine, &disks, place));
-    let new: Vec<(NewImage, Bytes)> = new.collect::<Result<_, _>>()?;
-    let vm = machine.id();
-    agent.arrivals.begin_storage(vm, migration, new.clone())?;
-    let mut descriptors = Vec::new();
-    for (disk, _) in &new {
-        let opened = godwit_provision::open_disk(&disk.backing).map_err(|error| {
-            agent.arrivals.discard(vm, migration);
-            ApiError::new(ErrorCode::Failed, error.to_string())
-        })?;
-        descriptors.extend(opened.images.into_iter().map(|(_, image)| image).chain(opened.lock));
-    }
-    let new = new.into_iter().map(|(disk, _)| NewPlace {
-        index: disk.index,
-        image: disk.image,
-        backing: disk.backing,
-    });
-    Ok((new.collect(), descriptors))
-}
-
-/// Where a disk goes, and its size.
-fn choose(
-    agent: &Agent,
-    machine: &Machine,
-    disks: &[DiskBacking],
-    NewDiskPlace { index, image }: NewDiskPlace,
-) -> Result<(NewImage, Bytes), ApiError> {
-    let name = &machine.config.name;
-    let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-    let from = disks.get(index as usize).filter(|disk| !disk.read_only);
-    let from = from.ok_or_else(|| refused(format!("{name} has no disk {index} that its guest can write")))?;
-    let facts = godwit_provision::measure(from)
-        .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))?;
-    if facts.layered {
-        let message =
-            format!("the disk {} of {name} has backing files, which do not move", from.path.display());
-        return Err(
-            refused(message).remedy("make it one image, as by 'qemu-img convert', while the VM is stopped")
-        );
-    }
-    // What the VM has left there itself, up to now, is replaced.
-    let epoch = machine.state(|state| state.epoch).next();
-    let path = places::to_arrive(&agent.config, machine.id(), epoch, &image).map_err(|found| {
-        check::refuse(&format!("a disk of {name} cannot move"), &[found]).expect_err("it blocks")
-    })?;
-    if disks.iter().any(|disk| disk.path == path) {
-        return Err(refused(format!("{image} is a disk of {name} already")));
-    }
-    let lock = godwit_provision::lock_of(&path);
-    let backing = DiskBacking { path, lock, format: from.format, read_only: false };
-    Ok((NewImage { index, image, backing }, facts.size))
 }

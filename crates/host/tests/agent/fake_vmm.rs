@@ -4,6 +4,7 @@
 //! command line: `crash-at-start`, `stubborn` (ignores the power button).
 //!
 //! ```text
+//!  --copy             in sync at once; with a cap for the rate, never
 //!  reset              the process crashes
 //!  migrate_out        asks "commit"; granted: hands over and ends; refused: runs on
 //!  (TCP connection)   of an incoming one: asks "claim"; granted: runs
@@ -12,7 +13,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use godwit_types::control::{
-    MigrationStatus, Notice, Question, Reply, Request, Role, Status, StorageOrder, VmmConfig, VmmState,
+    CopyDisks, MigrationStatus, Notice, Question, Reply, Request, Role, Status, StorageOrder, VmmConfig,
+    VmmState,
 };
 use godwit_types::migration::{MigrationOutcome, Phase};
 use godwit_types::ownership::{Verdict, Witness};
@@ -31,6 +33,8 @@ use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
 const CONFIG_VARIABLE: &str = "GODWIT_HOST_TEST_FAKE_VMM";
+/// In its place: the process copies disks.
+const COPY: &str = "copy";
 pub(crate) const CRASH_WORDS: &str = "fake-vmm: the sky is falling";
 
 /// Writes a program into `directory` that takes `--config FILE` and `--offer` as `godwit-vmm` does.
@@ -40,7 +44,7 @@ pub(crate) fn install(directory: &Path) -> PathBuf {
     let offer = directory.join("offer.json");
     std::fs::write(&offer, serde_json::to_vec(&super::world::offer()).unwrap()).unwrap();
     let script = format!(
-        "#!/bin/sh\n[ \"$1\" = --offer ] && exec cat '{}'\n{CONFIG_VARIABLE}=\"$2\" exec '{}' --exact fake_vmm::process --nocapture\n",
+        "#!/bin/sh\n[ \"$1\" = --offer ] && exec cat '{}'\n{CONFIG_VARIABLE}=\"${{2-{COPY}}}\" exec '{}' --exact fake_vmm::process --nocapture\n",
         offer.display(),
         test.display()
     );
@@ -52,8 +56,10 @@ pub(crate) fn install(directory: &Path) -> PathBuf {
 /// Not a test, but the process that the other tests start; on its own it has nothing to do.
 #[test]
 fn process() {
-    if let Some(config) = std::env::var_os(CONFIG_VARIABLE) {
-        run(&PathBuf::from(config));
+    match std::env::var_os(CONFIG_VARIABLE) {
+        Some(config) if config == COPY => copy(),
+        Some(config) => run(&PathBuf::from(config)),
+        None => {}
     }
 }
 
@@ -108,6 +114,30 @@ fn run(config: &Path) -> ! {
         std::thread::spawn(move || vmm.serve(client.unwrap()));
     }
     unreachable!("a listener never ends")
+}
+
+/// Tells that it copies, and then, if it may do so at any rate, that it has.
+fn copy() -> ! {
+    let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut line = String::new();
+    let mut orders = BufReader::new(socket.try_clone().unwrap());
+    orders.read_line(&mut line).unwrap();
+    let order: CopyDisks = serde_json::from_str(&line).unwrap();
+    let mut status = in_sync(order.migration);
+    if order.bytes_per_s_max.is_some() {
+        status.progress.phase = StoragePhase::Copying;
+        send(&socket, &status);
+        std::io::copy(&mut orders, &mut std::io::sink()).unwrap();
+        std::process::exit(0);
+    }
+    send(&socket, &status);
+    std::process::exit(0);
+}
+
+fn in_sync(migration: MigrationId) -> StorageStatus {
+    let (phase, copied, remaining) = (StoragePhase::InSync, Bytes(1), Bytes(0));
+    let progress = StorageProgress { phase, copied, remaining, bytes_per_s: 1, elapsed_ms: 1 };
+    StorageStatus { migration, progress, ended: None }
 }
 
 fn crash() -> ! {
@@ -187,14 +217,7 @@ impl Vmm {
                 return refused(ErrorCode::Failed, "its disks do not move");
             }
             self.say(&format!("moves into {}", disks[0].backing.path.display()));
-            let progress = StorageProgress {
-                phase: StoragePhase::InSync,
-                copied: Bytes(1),
-                remaining: Bytes(0),
-                bytes_per_s: 1,
-                elapsed_ms: 1,
-            };
-            inner.storage = Some(StorageStatus { migration, progress, ended: None });
+            inner.storage = Some(in_sync(migration));
         }
         let Some(status) = inner.storage.as_mut().filter(|status| status.migration == migration) else {
             return refused(ErrorCode::NotFound, "no such move");

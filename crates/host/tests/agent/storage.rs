@@ -119,3 +119,53 @@ fn a_vm_that_starts_where_its_disk_was_has_not_moved_it() {
         until_told(&world, &[]).await;
     });
 }
+
+#[test]
+fn disks_of_a_vm_that_does_not_run_are_copied_by_a_process_of_their_own() {
+    in_a_world(|mut world| async move {
+        let facts = world.measure_disks().await.unwrap();
+        assert_eq!((facts.len(), facts[0].size.0, facts[0].layered), (1, 1, false));
+        world.begin_storage_at_rest(None).await.unwrap();
+        until(|| async { world.hold_storage().await.is_ok() }).await;
+        assert_eq!(world.storage().await.unwrap().progress.phase, StoragePhase::Held);
+        until_told(&world, &LEFT).await;
+        // The next agent knows by its note alone, and is told by the manager's record.
+        world.stop_agent().await;
+        world.start_agent().await;
+        assert_eq!(world.storage().await.unwrap_err().code, ErrorCode::NotFound);
+        let taken = world.begin_storage_at_rest(None).await.unwrap_err();
+        assert_eq!(taken.code, ErrorCode::Refused, "{taken}");
+        world.switch_storage().await.unwrap();
+        until_told(&world, &[]).await;
+        assert!(world.fast("vms/web1.raw").exists());
+    });
+}
+
+#[test]
+fn a_copy_ends_with_its_agent_when_it_is_cancelled_and_before_its_vm_starts() {
+    in_a_world(|mut world| async move {
+        for end in 0..3 {
+            let begun = world.begin_storage_at_rest(Some(1)).await.unwrap();
+            assert_eq!(begun.progress.phase, StoragePhase::Copying);
+            assert_eq!(world.begin_storage_at_rest(Some(1)).await.unwrap(), begun, "asking again");
+            assert_eq!(world.hold_storage().await.unwrap_err().code, ErrorCode::Conflict);
+            assert!(world.fast("vms/web1.raw").exists());
+            match end {
+                0 => {}
+                1 => {
+                    world.stop_agent().await;
+                    world.start_agent().await;
+                    assert_eq!(world.storage().await.unwrap_err().code, ErrorCode::NotFound);
+                    until_told(&world, &LEFT).await;
+                }
+                _ => {
+                    world.start_vm("", 2).await.unwrap();
+                    assert!(world.begin_storage_at_rest(Some(1)).await.is_err(), "it runs");
+                }
+            }
+            world.cancel_storage().await.unwrap();
+            until_told(&world, &[]).await;
+            assert!(!world.fast("vms").exists());
+        }
+    });
+}

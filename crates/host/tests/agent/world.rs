@@ -8,11 +8,11 @@ use std::time::Duration;
 use godwit_api::{Client, Token};
 use godwit_host::{DatastoreConfig, HostConfig, NetworkConfig, run_until};
 use godwit_types::agent::{
-    AskAdmission, AskSurvey, BeginStorage, Fence, Incoming, Leftover, LocalState, LocalVm, MovedDisk,
-    NewDiskPlace, PrepareIncoming, RemoveLeft, Standby, StartOutgoing, StartVm, StopVm,
+    AskAdmission, AskDisks, AskSurvey, BeginStorage, Fence, Incoming, Leftover, LocalState, LocalVm,
+    MovedDisk, NewDiskPlace, PrepareIncoming, RemoveLeft, Standby, StartOutgoing, StartVm, StopVm,
 };
 use godwit_types::api::Empty;
-use godwit_types::capability::{GuestFacts, ProtocolRange, VmmOffer};
+use godwit_types::capability::{DiskFacts, GuestFacts, ProtocolRange, VmmOffer};
 use godwit_types::check::Finding;
 use godwit_types::cpu::CpuFacts;
 use godwit_types::forecast::{Reading, Survey};
@@ -201,9 +201,28 @@ impl World {
             migration: MIGRATION,
             epoch: Epoch(epoch),
             disks: vec![place],
+            at_rest: None,
             bandwidth_bytes_per_s_max: None,
         };
         self.client.post(&format!("/v1/vms/{VM}/storage"), &asked).await
+    }
+
+    /// The same of a VM that does not run here.
+    pub(crate) async fn begin_storage_at_rest(&self, rate: Option<u64>) -> Result<StorageStatus, ApiError> {
+        let place = NewDiskPlace { index: 0, image: "fast/vms/web1.raw".parse().unwrap() };
+        let asked = BeginStorage {
+            migration: MIGRATION,
+            epoch: Epoch(1),
+            disks: vec![place],
+            at_rest: Some(spec("")),
+            bandwidth_bytes_per_s_max: rate,
+        };
+        self.client.post(&format!("/v1/vms/{VM}/storage"), &asked).await
+    }
+
+    pub(crate) async fn measure_disks(&self) -> Result<Vec<DiskFacts>, ApiError> {
+        let asked = AskDisks { spec: spec(""), epoch: Epoch(1) };
+        self.client.post(&format!("/v1/vms/{VM}/disks"), &asked).await
     }
 
     pub(crate) async fn storage(&self) -> Result<StorageStatus, ApiError> {

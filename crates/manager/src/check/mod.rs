@@ -20,6 +20,7 @@ use godwit_types::ownership::Ownership;
 use godwit_types::task::Task;
 
 pub(crate) use clock::Skew;
+pub(crate) use sides::{down, unconfirmed};
 
 use crate::moving::{Moving, Wish};
 use crate::store::{HostRow, Power, VmRow};

@@ -4,7 +4,7 @@ use godwit_types::check::{Check, Finding};
 
 use super::Case;
 use crate::fit;
-use crate::store::Power;
+use crate::store::{HostRow, Power, VmRow};
 use crate::tasks::busy;
 
 /// What the destination's agent looks at itself, better than its last report tells.
@@ -24,11 +24,23 @@ pub(super) fn vm(case: &Case<'_>) -> Vec<Finding> {
         let remedy = format!("start it: godwit vm start {name} --host {}", case.destination.name);
         found.push(Finding::blocked(Check::Vm, format!("{name} is not running"), remedy));
     } else if !case.owned.is_some_and(|owned| owned.claimed) {
-        let reason = format!("the host that owns {name} has not confirmed that it runs it");
-        let remedy = "wait until the VM's state is certain: godwit vm show";
-        found.push(Finding::blocked(Check::Vm, reason, remedy));
+        found.push(unconfirmed(case.vm));
     }
     found
+}
+
+/// It may run, or not.
+pub(crate) fn unconfirmed(vm: &VmRow) -> Finding {
+    let reason = format!("the host that owns {} has not confirmed that it runs it", vm.name);
+    Finding::blocked(Check::Vm, reason, "wait until the VM's state is certain: godwit vm show")
+}
+
+/// The host that has the VM is not heard from.
+pub(crate) fn down(source: &HostRow, has: &str) -> Finding {
+    let host = &source.name;
+    let reason = format!("{host}, which {has} it, is down: the manager does not hear from it");
+    let remedy = format!("check the network to {host} and that 'godwit host run' is alive there");
+    Finding::blocked(Check::Source, reason, remedy)
 }
 
 /// Whether the host that runs it is there, and what the VM's process says against a move.
@@ -36,10 +48,7 @@ pub(super) fn source(case: &Case<'_>) -> Vec<Finding> {
     let name = &case.vm.name;
     let mut found = Vec::new();
     if let Some(source) = case.source.filter(|source| !source.up) {
-        let host = &source.name;
-        let reason = format!("{host}, which runs it, is down: the manager does not hear from it");
-        let remedy = format!("check the network to {host} and that 'godwit host run' is alive there");
-        found.push(Finding::blocked(Check::Source, reason, remedy));
+        found.push(down(source, "runs"));
     }
     match &case.answers.guest {
         Some(Ok(guest)) => found.extend(guest.blockers.iter().map(|blocker| {

@@ -91,7 +91,7 @@ pub(super) async fn migrate(
     Ok(Json(tasks::request_migration(&manager, vm, asked).await?))
 }
 
-/// Moves disks of a running VM to another datastore of its host, while its guest goes on.
+/// Moves disks of a VM to another datastore of its host; the guest of one that runs goes on.
 #[utoipa::path(post, path = "/v1/vms/{vm}/move-storage", operation_id = "move_storage", tag = "vms", request_body = MoveStorage,
     params(("vm" = String, Path, description = "name or id")),
     responses((status = 200, body = Task), (status = "default", body = ApiError)))]

@@ -16,6 +16,8 @@ pub(crate) struct Left {
     pub vm: VmId,
     pub migration: MigrationId,
     pub order: RemoveLeft,
+    /// Whether it can go before the VM was seen running without it.
+    pub at_rest: bool,
 }
 
 impl Tx<'_> {
@@ -59,14 +61,14 @@ impl Tx<'_> {
     /// What VMs have left at a host: when they moved away with their disks, or when these moved to another datastore.
     pub(crate) fn left_at(&self, host: &HostName) -> Result<Vec<Left>, StoreError> {
         let mut query = self.sql.prepare_cached(
-            "SELECT m.vm, m.id, m.epoch, d.left_behind FROM moved_disks d JOIN migrations m ON m.id = d.migration
+            "SELECT m.vm, m.id, m.epoch, d.left_behind, 0 FROM moved_disks d JOIN migrations m ON m.id = d.migration
              WHERE m.source = ?1 AND d.left_behind IS NOT NULL
-             UNION ALL SELECT vm, id, epoch, left_behind FROM storage_moves WHERE host = ?1 AND left_behind IS NOT NULL",
+             UNION ALL SELECT vm, id, epoch, left_behind, at_rest FROM storage_moves WHERE host = ?1 AND left_behind IS NOT NULL",
         )?;
         let left = query.query_map([Text(host)], |row| {
             let (vm, migration) = (row.get::<_, Text<_>>(0)?.0, row.get::<_, Text<_>>(1)?.0);
             let order = RemoveLeft { epoch: Epoch(row.get(2)?), images: row.get::<_, Doc<_>>(3)?.0 };
-            Ok(Left { vm, migration, order })
+            Ok(Left { vm, migration, order, at_rest: row.get(4)? })
         })?;
         Ok(left.collect::<Result<_, _>>()?)
     }

@@ -11,7 +11,7 @@ use super::{STATEMENTS_MAX, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Each brings the store from the version of its index to the next. Never edit one that was released: append.
-const STEPS: [&str; 10] = ["
+const STEPS: [&str; 11] = ["
 CREATE TABLE hosts (
     name              TEXT PRIMARY KEY,
     agent             TEXT NOT NULL,
@@ -263,6 +263,8 @@ CREATE TABLE cpu_baseline (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
     baseline TEXT NOT NULL                          -- CpuBaseline
 ) STRICT;
+", "
+ALTER TABLE storage_moves ADD COLUMN at_rest INTEGER NOT NULL DEFAULT 0 CHECK (at_rest IN (0, 1)); -- the VM does not run
 "];
 
 /// Opens the file, alone, at the newest version.

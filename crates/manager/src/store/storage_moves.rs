@@ -28,18 +28,22 @@ pub(crate) struct StorageMove {
     pub task: TaskId,
     pub vm: VmId,
     pub host: HostName,
-    /// At which the VM runs there.
+    /// At which the VM is the host's.
     pub epoch: Epoch,
     pub moving: Moving,
     pub state: StorageState,
+    /// Whether the VM does not run: once the copies are whole nothing can be missing from them.
+    pub at_rest: bool,
 }
 
-const COLUMNS: &str = "id, task, vm, host, epoch, moving, state";
+const COLUMNS: &str = "id, task, vm, host, epoch, moving, state, at_rest";
 
 impl Tx<'_> {
     pub(crate) fn add_storage_move(&self, m: &StorageMove) -> Result<(), StoreError> {
         self.sql
-            .prepare_cached(&format!("INSERT INTO storage_moves ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"))?
+            .prepare_cached(&format!(
+                "INSERT INTO storage_moves ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            ))?
             .execute(params![
                 Text(&m.id),
                 Text(&m.task),
@@ -47,7 +51,8 @@ impl Tx<'_> {
                 Text(&m.host),
                 m.epoch.0,
                 Doc(&m.moving),
-                Word(&m.state)
+                Word(&m.state),
+                m.at_rest
             ])?;
         Ok(())
     }
@@ -77,10 +82,10 @@ impl Tx<'_> {
         if m.state != StorageState::Copying {
             return Ok(m.state == StorageState::Switched);
         }
-        let runs_there =
+        let is_there =
             self.ownership(m.vm)?.is_some_and(|(owned, _)| owned.owner == m.host && owned.epoch == m.epoch);
         let is_wanted = self.task(m.task)?.is_some_and(|task| task.state == TaskState::Running);
-        if !runs_there || !is_wanted {
+        if !is_there || !is_wanted {
             return Ok(false);
         }
         self.set_storage_state(id, StorageState::Switched)?;
@@ -116,5 +121,6 @@ fn storage_move(row: &Row<'_>) -> rusqlite::Result<StorageMove> {
         epoch: Epoch(row.get(4)?),
         moving: row.get::<_, Doc<_>>(5)?.0,
         state: row.get::<_, Word<_>>(6)?.0,
+        at_rest: row.get(7)?,
     })
 }

@@ -107,8 +107,8 @@ pub(crate) struct Known {
     pub(crate) requests: Vec<String>,
     /// Disks that have arrived, or were to.
     pub(crate) arriving: Vec<MovedDisk>,
-    /// Moves of storage whose fate it does not know.
-    pub(crate) storage: BTreeMap<MigrationId, (VmId, StorageStatus)>,
+    /// Moves of storage whose fate it does not know, and whether their VMs are at rest.
+    pub(crate) storage: BTreeMap<MigrationId, (VmId, StorageStatus, bool)>,
     peers: BTreeMap<HostName, Agent>,
 }
 

@@ -1,6 +1,6 @@
 //! Disks that move to another datastore of their host.
 
-use godwit_types::agent::LocalState;
+use godwit_types::agent::{LocalState, StopVm};
 use godwit_types::storage::MoveStorage;
 use godwit_types::task::{Task, TaskState};
 use godwit_types::vm::VmState;
@@ -28,8 +28,12 @@ async fn cluster() -> Cluster {
 }
 
 async fn try_move(cluster: &Cluster, to: &str) -> Result<Task, ApiError> {
+    try_move_of(cluster, "web1", to).await
+}
+
+async fn try_move_of(cluster: &Cluster, vm: &str, to: &str) -> Result<Task, ApiError> {
     let asked = MoveStorage { to: to.parse().unwrap(), disks: Vec::new(), bandwidth_bytes_per_s_max: None };
-    cluster.client.post("/v1/vms/web1/move-storage", &asked).await
+    cluster.client.post(&format!("/v1/vms/{vm}/move-storage"), &asked).await
 }
 
 async fn image(cluster: &Cluster) -> String {
@@ -80,12 +84,8 @@ async fn a_move_that_cannot_work_is_refused_before_anything_is_made() {
     let refused = try_move(&cluster, "shared").await.unwrap_err();
     assert!(refused.message.contains("already") && refused.remedy.is_some(), "{refused}");
     cluster.create("web2").await;
-    let asked =
-        MoveStorage { to: "fast".parse().unwrap(), disks: Vec::new(), bandwidth_bytes_per_s_max: Some(1) };
-    let refused: Result<Task, ApiError> = cluster.client.post("/v1/vms/web2/move-storage", &asked).await;
-    let refused = refused.unwrap_err();
-    assert!(refused.message.contains("web2 is not running"), "{refused}");
-    assert!(refused.remedy.unwrap().contains("godwit vm start web2"));
+    let refused = try_move_of(&cluster, "web2", "slow").await;
+    assert!(refused.unwrap_err().message.contains("no host that is up has both"));
     assert_eq!(self::asked(&cluster), Vec::<String>::new());
     cluster.end().await;
 }
@@ -186,5 +186,60 @@ async fn a_host_that_could_not_be_told_is_told_when_it_reports() {
     cluster.a.script(|script| script.refuses_cancel = false);
     until_asked(&cluster, "DELETE storage").await;
     assert_eq!(image(&cluster).await, "fast/web1.raw");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_vm_that_does_not_run_has_its_disks_moved_by_the_host_that_had_it_last_and_nothing_is_left() {
+    let cluster = cluster().await;
+    let stop = StopVm { force: true, timeout_ms: 1000 };
+    let task: Task = cluster.client.post("/v1/vms/web1/stop", &stop).await.unwrap();
+    assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
+    cluster.a.script(|script| script.hold_copy = true);
+    cluster.a.known().requests.clear();
+    let task = try_move(&cluster, "fast").await.unwrap();
+    until_asked(&cluster, "POST storage at rest 0 to fast/web1.raw").await;
+    let started = cluster.try_start("web1", Some("a")).await.unwrap_err();
+    assert!(started.message.contains("moving disks to 'fast'"), "{started}");
+    cluster.a.script(|script| script.hold_copy = false);
+    assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
+    assert_eq!(image(&cluster).await, "fast/web1.raw");
+    assert_eq!(cluster.vm("web1").await.state, VmState::Stopped);
+    let asked = asked(&cluster);
+    let order = ["POST disks at 1", "POST storage at rest 0 to fast/web1.raw", "POST hold", "POST switch"];
+    assert_eq!(asked[..4], order);
+    assert!(asked[4].starts_with("POST left") && asked[4].contains("shared"), "{asked:?}");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn what_a_vm_at_rest_has_left_is_removed_later_if_it_could_not_be_at_once() {
+    let cluster = cluster().await;
+    cluster.create("web2").await;
+    cluster.a.script(|script| script.keeps_left = true);
+    let task = try_move_of(&cluster, "web2", "fast").await.unwrap();
+    assert_eq!(cluster.ended(task.id).await.state, TaskState::Succeeded);
+    let vm = cluster.vm("web2").await;
+    assert_eq!(vm.owner, Some("a".parse().unwrap()), "whoever has its disks first owns it");
+    assert!(cluster.event_kinds().await.contains(&"vm.disk_left".to_owned()));
+    cluster.a.script(|script| script.keeps_left = false);
+    let removed = async |c: &Cluster| asked(c).iter().any(|request| request.starts_with("POST left"));
+    cluster.until("what was left is removed", removed).await;
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_has_ended_with_its_agent_leaves_the_disk_where_it_is() {
+    let cluster = cluster().await;
+    cluster.create("web2").await;
+    cluster.a.script(|script| script.hold_copy = true);
+    let task = try_move_of(&cluster, "web2", "fast").await.unwrap();
+    until_asked(&cluster, "POST storage at rest 0 to fast/web1.raw").await;
+    cluster.a.known().storage.clear();
+    let ended = cluster.ended(task.id).await;
+    assert!(ended.state == TaskState::Failed && ended.message.contains("stay where they are"), "{ended:?}");
+    assert_eq!(cluster.vm("web2").await.spec.disks[0].image.to_string(), "shared/web1.raw");
+    assert_eq!(cluster.vm("web2").await.state, VmState::Stopped);
+    assert!(cluster.a.was_asked("DELETE storage"));
     cluster.end().await;
 }

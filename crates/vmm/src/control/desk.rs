@@ -80,7 +80,7 @@ impl Desk {
             }
             Request::Subscribe => Ok(()),
             Request::PowerButton => self.running().and_then(|()| {
-                self.machine.press_power_button().map_err(|error| conflict(error.to_string()))
+                self.machine.press_power_button().map_err(|error| ApiError::conflict(error.to_string()))
             }),
             Request::Reset => {
                 self.running().map(|()| self.machine.doorbell().ring(|pending| pending.reset = true))
@@ -142,7 +142,7 @@ impl Desk {
         if let Some((migration, _)) = &*self.current() {
             let message =
                 format!("the VM is being migrated away, by migration {migration}: it cannot be surveyed");
-            return Err(conflict(message));
+            return Err(ApiError::conflict(message));
         }
         if !(1..=SAMPLE_MS_MAX).contains(&sample_ms) {
             let message = format!("a survey takes 1 to {SAMPLE_MS_MAX} ms, not {sample_ms}");
@@ -167,7 +167,9 @@ impl Desk {
         self.running()?;
         let mut outgoing = self.current();
         if let Some((migration, _)) = &*outgoing {
-            return Err(conflict(format!("the VM is already being migrated away, by migration {migration}")));
+            return Err(ApiError::conflict(format!(
+                "the VM is already being migrated away, by migration {migration}"
+            )));
         }
         self.require_storage_still()?;
         let moved = self.machine.move_disks(disks);
@@ -209,8 +211,8 @@ impl Desk {
     pub(super) fn running(&self) -> Result<(), ApiError> {
         match self.hub.status().0 {
             Some((VmmState::Running, _)) => Ok(()),
-            Some((state, _)) => Err(conflict(format!("the VM is {state:?} here, not running"))),
-            None => Err(conflict("the VM is not running yet".into())),
+            Some((state, _)) => Err(ApiError::conflict(format!("the VM is {state:?} here, not running"))),
+            None => Err(ApiError::conflict("the VM is not running yet")),
         }
     }
 }
@@ -254,8 +256,4 @@ impl Starter {
         let sent = self.0.send(order).ok().and_then(|()| answer.recv().ok());
         sent.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the thread that starts migrations has ended"))
     }
-}
-
-pub(super) fn conflict(message: String) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, message)
 }

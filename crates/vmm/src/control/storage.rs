@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use godwit_types::control::{DiskDescriptors, NewPlace, Reply, StorageOrder};
 use godwit_types::{ApiError, ErrorCode, MigrationId};
 
-use super::desk::{Desk, conflict};
+use super::desk::Desk;
 use crate::machine::{StorageMove, Target};
 
 impl Desk {
@@ -39,7 +39,7 @@ impl Desk {
                 let migration = moving.migration();
                 let message =
                     format!("disks of the VM are on their way to another datastore, by move {migration}");
-                Err(conflict(message).remedy("wait for it to end, or cancel it: godwit task ls"))
+                Err(ApiError::conflict(message).remedy("wait for it to end, or cancel it: godwit task ls"))
             }
             _ => Ok(()),
         }
@@ -56,7 +56,7 @@ impl Desk {
         // Locked until it has begun: no migration begins meanwhile.
         let outgoing = self.current();
         if let Some((other, _)) = &*outgoing {
-            return Err(conflict(format!("the VM is being migrated away, by migration {other}")));
+            return Err(ApiError::conflict(format!("the VM is being migrated away, by migration {other}")));
         }
         self.require_storage_still()?;
         let targets = targets(disks, descriptors)?;

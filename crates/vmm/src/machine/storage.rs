@@ -1,4 +1,4 @@
-//! Disks that move to other places on their host while the guest runs.
+//! Disks that move to other places on their host: while the guest runs, or of a VM that does not run (see [`crate::copier`]).
 //!
 //! ```text
 //!  start: mirrors of all --> a thread copies them, one after the other --all in sync--> hold --> switch: of all
@@ -17,11 +17,10 @@ use std::time::{Duration, Instant};
 use godwit_types::control::{DiskBacking, DiskDescriptors};
 use godwit_types::storage::{StoragePhase, StorageProgress, StorageStatus};
 use godwit_types::vm::{DatastorePath, VmSpec};
-use godwit_types::{ApiError, Bytes, ErrorCode, MigrationId};
+use godwit_types::{ApiError, Bytes, Epoch, ErrorCode, MigrationId};
 
 use super::{Life, Machine};
 use crate::devices::disk::{Copied, Disk, MirrorError};
-use crate::devices::virtio::block::BlockFunction;
 
 /// Bytes that are copied at a time, while the guest's writes wait.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -34,7 +33,7 @@ const NAP_MAX: Duration = Duration::from_millis(50);
 
 /// Where a disk goes.
 pub struct Target {
-    /// Its number.
+    /// Its number among the VM's.
     pub index: u32,
     pub image: DatastorePath,
     pub backing: DiskBacking,
@@ -44,7 +43,8 @@ pub struct Target {
 /// Disks on their way.
 pub struct StorageMove {
     migration: MigrationId,
-    disks: Vec<BlockFunction>,
+    /// Each with its number among the VM's.
+    disks: Vec<(u32, Arc<Disk>)>,
     began: Instant,
     bytes_per_s_max: Option<u64>,
     /// What the disks hold, as far as it has been counted, and what of that was copied.
@@ -62,8 +62,7 @@ enum End {
 }
 
 impl Machine {
-    /// Begins to move disks of the running machine; all of them or none. To be called on a thread whose threads may use
-    /// files.
+    /// Begins to move disks of the running machine; see [`StorageMove::begin`].
     pub fn move_storage(
         &self,
         migration: MigrationId,
@@ -72,26 +71,47 @@ impl Machine {
     ) -> Result<Arc<StorageMove>, ApiError> {
         let condition = self.condition();
         if condition.life != Life::Running {
-            let message = format!("the VM is {:?}, not running", condition.life);
-            return Err(ApiError::new(ErrorCode::Conflict, message));
+            return Err(ApiError::conflict(format!("the VM is {:?}, not running", condition.life)));
         }
-        let mut disks: Vec<BlockFunction> = Vec::new();
-        for Target { index, image, backing, files } in targets {
-            let begun = match self.pci.disks().get(index as usize) {
-                Some(block) => {
-                    disks.push(Arc::clone(block));
-                    block.device().disk().mirror(image, backing, files, condition.epoch)
-                }
-                None => Err(MirrorError::Ended("the VM has no such disk".into())),
-            };
-            if let Err(error) = begun {
-                // The last one may have a mirror of another's, which is not ended by this.
-                disks.pop();
-                disks.iter().for_each(|block| block.device().disk().end_mirror());
-                return Err(failed(index, &error));
+        let with_disk = |target: Target| match self.pci.disks().get(target.index as usize) {
+            Some(block) => Ok((block.device().shared_disk(), target)),
+            None => Err(failed(target.index, &MirrorError::Ended("the VM has no such disk".into()))),
+        };
+        let moving = targets.into_iter().map(with_disk).collect::<Result<_, _>>()?;
+        StorageMove::begin(migration, condition.epoch, moving, bytes_per_s_max)
+    }
+
+    /// The VM's specification, with its disks where they are now.
+    pub(super) fn spec(&self) -> VmSpec {
+        let mut spec = self.config.spec.clone();
+        for (disk, block) in spec.disks.iter_mut().zip(self.pci.disks()) {
+            if let Some(image) = block.device().disk().moved_to() {
+                disk.image = image;
             }
         }
-        let running = Arc::new(StorageMove {
+        spec
+    }
+}
+
+impl StorageMove {
+    /// Begins to move open disks, whose locks are held at the epoch; all of them or none. To be called on a thread whose
+    /// threads may use files.
+    pub fn begin(
+        migration: MigrationId,
+        epoch: Epoch,
+        moving: Vec<(Arc<Disk>, Target)>,
+        bytes_per_s_max: Option<u64>,
+    ) -> Result<Arc<Self>, ApiError> {
+        let mut disks: Vec<(u32, Arc<Disk>)> = Vec::new();
+        for (disk, Target { index, image, backing, files }) in moving {
+            if let Err(error) = disk.mirror(image, backing, files, epoch) {
+                // This one may have a mirror of another's, which is not ended by this.
+                disks.iter().for_each(|(_, disk)| disk.end_mirror());
+                return Err(failed(index, &error));
+            }
+            disks.push((index, disk));
+        }
+        let running = Arc::new(Self {
             migration,
             disks,
             began: Instant::now(),
@@ -109,22 +129,7 @@ impl Machine {
         })?;
         Ok(running)
     }
-}
 
-impl Machine {
-    /// The VM's specification, with its disks where they are now.
-    pub(super) fn spec(&self) -> VmSpec {
-        let mut spec = self.config.spec.clone();
-        for (disk, block) in spec.disks.iter_mut().zip(self.pci.disks()) {
-            if let Some(image) = block.device().disk().moved_to() {
-                disk.image = image;
-            }
-        }
-        spec
-    }
-}
-
-impl StorageMove {
     pub fn migration(&self) -> MigrationId {
         self.migration
     }
@@ -171,7 +176,7 @@ impl StorageMove {
         }
         self.require_open(&end)?;
         if self.phase()? != StoragePhase::Held {
-            return Err(conflict("the disks are not held in sync".into()));
+            return Err(ApiError::conflict("the disks are not held in sync"));
         }
         self.each(Disk::switch)?;
         *end = End::Switched;
@@ -182,7 +187,7 @@ impl StorageMove {
     pub fn cancel(&self) -> Result<(), ApiError> {
         let mut end = self.end();
         if *end == End::Switched {
-            return Err(conflict("the disks have moved already".into()));
+            return Err(ApiError::conflict("the disks have moved already"));
         }
         self.stop.store(true, Relaxed);
         self.end_all();
@@ -194,9 +199,8 @@ impl StorageMove {
 
     /// Of the disk that is the furthest behind.
     fn phase(&self) -> Result<StoragePhase, ApiError> {
-        let phases = self.disks.iter().map(|block| {
-            let phase = block.device().disk().mirror_phase();
-            phase.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
+        let phases = self.disks.iter().map(|(_, disk)| {
+            disk.mirror_phase().map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
         });
         let phases: Vec<StoragePhase> = phases.collect::<Result<_, _>>()?;
         Ok(phases.into_iter().min().unwrap_or(StoragePhase::InSync))
@@ -205,19 +209,17 @@ impl StorageMove {
     fn require_open(&self, end: &End) -> Result<(), ApiError> {
         match end {
             End::Open => Ok(()),
-            End::Switched => Err(conflict("the disks have moved already".into())),
+            End::Switched => Err(ApiError::conflict("the disks have moved already")),
             End::Failed(error) => Err(error.clone()),
         }
     }
 
     fn each(&self, order: impl Fn(&Disk) -> Result<(), MirrorError>) -> Result<(), ApiError> {
-        (0..).zip(&self.disks).try_for_each(|(index, block)| {
-            order(block.device().disk()).map_err(|error| failed(index, &error))
-        })
+        self.disks.iter().try_for_each(|(index, disk)| order(disk).map_err(|error| failed(*index, &error)))
     }
 
     fn end_all(&self) {
-        self.disks.iter().for_each(|block| block.device().disk().end_mirror());
+        self.disks.iter().for_each(|(_, disk)| disk.end_mirror());
     }
 
     fn end(&self) -> MutexGuard<'_, End> {
@@ -226,7 +228,7 @@ impl StorageMove {
 
     /// The thread that copies.
     fn copy(&self) {
-        for disk in self.disks.iter().map(|block| block.device().disk()) {
+        for (_, disk) in &self.disks {
             let copied = self.count(disk).and_then(|()| self.copy_disk(disk));
             if let Err(error) = copied {
                 if !self.stop.load(Relaxed) {
@@ -289,8 +291,4 @@ fn failed(index: u32, error: &MirrorError) -> ApiError {
         _ => ErrorCode::Failed,
     };
     ApiError::new(code, format!("disk {index} does not move: {error}"))
-}
-
-fn conflict(message: String) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, message)
 }

@@ -61,7 +61,7 @@ impl Attempt<'_> {
                 Step::Moved { report, runs } => {
                     reached(At::ManagerSettled).await;
                     if runs {
-                        self.remove_left().await?;
+                        self.driver.remove_left(&self.m.source, self.m.id).await?;
                     }
                     return Ok(self.moved(report.map(|report| *report), runs));
                 }

@@ -1,35 +1,31 @@
-//! The images that a VM has left at its source, once it was seen running at the destination with its disks.
+//! The images that a VM has left behind: when it was seen running elsewhere with its disks, or these had moved.
 
 use godwit_types::api::Empty;
-use godwit_types::{ApiError, ErrorCode, HostName};
+use godwit_types::{ApiError, ErrorCode, HostName, MigrationId};
 
-use super::{ASK_TIMEOUT, Attempt};
+use super::ASK_TIMEOUT;
 use crate::manager::Manager;
 use crate::store::{Left, NewEvent};
+use crate::tasks::Driver;
 
-impl Attempt<'_> {
-    /// Has them removed. If that cannot be done now, an event names them, and it is tried again with the host's next reports.
-    pub(super) async fn remove_left(&self) -> Result<(), ApiError> {
-        let (vm, source, id) = (self.m.vm, self.m.source.clone(), self.m.id);
-        let left = self.driver.manager.store.read(move |tx| Ok(tx.left(vm, &source)?)).await?;
-        for left in left.into_iter().filter(|left| left.migration == id) {
-            let removed = remove_left(&self.driver.manager, &self.m.source, &left).await;
-            let (name, host, task) = (self.driver.name.clone(), self.m.source.clone(), self.m.task);
-            let event = match removed {
-                Ok(()) => continue,
-                Err(error) => {
-                    let images: Vec<String> = left.order.images.iter().map(ToString::to_string).collect();
-                    let message = format!(
-                        "{name} has left {} on {host}, which is not removed yet: {}",
-                        images.join(", "),
-                        error.message
-                    );
-                    NewEvent::new("vm.disk_left", message)
-                }
-            };
-            let add =
-                move |tx: &crate::store::Tx<'_>| Ok(tx.add_event(event.vm(&name).host(&host).task(task))?);
-            self.driver.manager.store.note(add).await?;
+impl Driver {
+    /// Has those removed that were left at `host` by this migration, or move of storage. If that cannot be done now, an event
+    /// names them, and it is tried again with the host's next reports.
+    pub(in crate::tasks) async fn remove_left(
+        &self,
+        host: &HostName,
+        by: MigrationId,
+    ) -> Result<(), ApiError> {
+        let (vm, at) = (self.vm, host.clone());
+        let left = self.manager.store.read(move |tx| Ok(tx.left(vm, &at)?)).await?;
+        for left in left.into_iter().filter(|left| left.migration == by) {
+            let Err(error) = remove_left(&self.manager, host, &left).await else { continue };
+            let images: Vec<String> = left.order.images.iter().map(ToString::to_string).collect();
+            let (name, images) = (&self.name, images.join(", "));
+            let message =
+                format!("{name} has left {images} on {host}, which is not removed yet: {}", error.message);
+            let event = NewEvent::new("vm.disk_left", message).vm(name).host(host).task(self.task.id);
+            self.manager.store.note(move |tx| Ok(tx.add_event(event)?)).await?;
         }
         Ok(())
     }

@@ -6,13 +6,14 @@ use godwit_types::agent::{BeginStorage, LocalState, LocalVm, NewDiskPlace};
 use godwit_types::api::Empty;
 use godwit_types::storage::{StorageProgress, StorageStatus};
 use godwit_types::task::TaskState;
+use godwit_types::vm::VmSpec;
 use godwit_types::{ApiError, ErrorCode};
 use tokio::time::Instant;
 
 use super::judge::{Step, View, judge};
 use super::{ASK_TIMEOUT, Word, path, tell};
-use crate::store::{Left, NewEvent, Power, StorageMove, StorageState};
-use crate::tasks::migrate::remove_left;
+use crate::manager::unknown_vm;
+use crate::store::{Power, StorageMove, StorageState};
 use crate::tasks::{Driver, Ending, Silence, cancelled_error, told};
 
 /// How long an agent may take to make the new images.
@@ -45,15 +46,17 @@ impl<'a> Attempt<'a> {
 
     /// Has the host begin, which it may have done before. The inner error is the reason to abort.
     async fn begin(&mut self, rate: Option<u64>) -> Result<Result<(), ApiError>, ApiError> {
-        let StorageMove { id, vm, epoch, moving, .. } = &self.m;
+        let StorageMove { id, vm, epoch, moving, at_rest, .. } = &self.m;
         let place = |index: &u32| NewDiskPlace {
             index: *index,
             image: moving.spec.disks[*index as usize].image.clone(),
         };
+        let at_rest = if *at_rest { Some(self.resting_spec().await?) } else { None };
         let asked = BeginStorage {
             migration: *id,
             epoch: *epoch,
             disks: moving.disks.iter().map(place).collect(),
+            at_rest,
             bandwidth_bytes_per_s_max: rate,
         };
         let agent = self.driver.agent(&self.m.host).await?.with_timeout(BEGIN_TIMEOUT);
@@ -131,8 +134,8 @@ impl<'a> Attempt<'a> {
             self.wait(format!("waiting for {host} to use the new images: {}", error.message), None).await?;
         }
         let local = self.local().await;
-        if matches!(local, Some(LocalState::Running | LocalState::Outgoing)) {
-            self.remove_left().await?;
+        if self.m.at_rest || matches!(local, Some(LocalState::Running | LocalState::Outgoing)) {
+            self.driver.remove_left(&host, id).await?;
         }
         let (name, to) = (&self.driver.name, &self.to);
         let count = match self.m.moving.disks.len() {
@@ -180,7 +183,7 @@ impl<'a> Attempt<'a> {
     fn uncertain(&self, error: ApiError) -> Ending {
         let (name, host, to) = (&self.driver.name, &self.m.host, &self.to);
         let message = format!(
-            "the disks of {name} are those in '{to}', and {host}, which keeps both images the same, has not been told: {}; it will be when it is heard from",
+            "the disks of {name} are those in '{to}', and {host}, which has both images, has not been told: {}; it will be when it is heard from",
             told(&error)
         );
         Ending::failed("vm.storage_move_failed", message, error)
@@ -203,29 +206,21 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// How the VM's process is, which was there at the beginning.
+    /// The VM as it is defined while its disks move: with these where they were.
+    async fn resting_spec(&self) -> Result<VmSpec, ApiError> {
+        let vm = self.m.vm.to_string();
+        let row = self.driver.manager.store.read(move |tx| Ok(tx.vm(&vm)?)).await?;
+        Ok(row.ok_or_else(|| unknown_vm(self.driver.name.as_str()))?.spec)
+    }
+
+    /// How the VM's process is, if there was one at the beginning.
     async fn local(&self) -> Option<LocalState> {
+        if self.m.at_rest {
+            return None;
+        }
         let agent = self.driver.agent(&self.m.host).await.ok()?.with_timeout(ASK_TIMEOUT);
         let local: LocalVm = agent.get(&format!("/v1/vms/{}", self.m.vm)).await.ok()?;
         (local.epoch == self.m.epoch).then_some(local.state)
-    }
-
-    /// Has removed what the disks have left. If that cannot be done now, an event names it, and it is tried again with the
-    /// host's next reports.
-    async fn remove_left(&self) -> Result<(), ApiError> {
-        let (vm, host, id) = (self.m.vm, self.m.host.clone(), self.m.id);
-        let left = self.driver.manager.store.read(move |tx| Ok(tx.left(vm, &host)?)).await?;
-        let Some(left) = left.into_iter().find(|left: &Left| left.migration == id) else { return Ok(()) };
-        let Err(error) = remove_left(&self.driver.manager, &self.m.host, &left).await else { return Ok(()) };
-        let images: Vec<String> = left.order.images.iter().map(ToString::to_string).collect();
-        let (name, host) = (&self.driver.name, &self.m.host);
-        let message = format!(
-            "{name} has left {} on {host}, which is not removed yet: {}",
-            images.join(", "),
-            error.message
-        );
-        let event = NewEvent::new("vm.disk_left", message).vm(name).host(host).task(self.m.task);
-        self.driver.manager.store.note(move |tx| Ok(tx.add_event(event)?)).await
     }
 
     async fn is_cancelling(&self) -> Result<bool, ApiError> {

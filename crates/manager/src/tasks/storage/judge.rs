@@ -12,7 +12,7 @@ use godwit_types::{ApiError, ErrorCode, HostName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum View {
     Status(StorageStatus),
-    /// It knows of no such move: the VM's process has ended.
+    /// It knows of no such move: the VM's process has ended, or the agent has that copied disks of a VM at rest.
     Absent,
     Silent {
         error: ApiError,
@@ -42,8 +42,10 @@ pub(super) fn judge(host: &HostName, view: View) -> Step {
             }
         },
         View::Absent => {
-            let message = format!("the VM's process on {host} has ended, or never began to move its disks");
-            Step::Abort(ApiError::new(ErrorCode::Failed, message).remedy("move them again when it runs"))
+            let message = format!(
+                "{host} does not move the disks any more: the process that did, the VM's or its own, has ended"
+            );
+            Step::Abort(ApiError::new(ErrorCode::Failed, message).remedy("move them again"))
         }
         View::Silent { error, out_of_patience: true } => Step::Abort(error),
         View::Silent { error, .. } => wait(format!("waiting for {host}: {}", error.message), None),

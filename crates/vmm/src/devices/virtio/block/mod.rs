@@ -37,7 +37,7 @@ const ID_BYTES: usize = 20;
 
 /// The device.
 pub struct Block {
-    disk: Disk,
+    disk: Arc<Disk>,
     id: [u8; ID_BYTES],
     name: String,
     reports: Reports,
@@ -52,12 +52,24 @@ impl Block {
     pub fn new(disk: Disk, serial: &str, name: String, reports: Reports) -> Self {
         let mut id = [0; ID_BYTES];
         copy_config(serial.as_bytes(), 0, &mut id);
-        Self { disk, id, name, reports, features: AtomicU64::new(0), failing: AtomicBool::new(false) }
+        Self {
+            disk: Arc::new(disk),
+            id,
+            name,
+            reports,
+            features: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+        }
     }
 
     /// The disk behind the device.
     pub fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// The same, for whoever outlives this call.
+    pub fn shared_disk(&self) -> Arc<Disk> {
+        Arc::clone(&self.disk)
     }
 
     /// Whether the driver knows that it has to flush. If not, every write is durable before it is answered.
