@@ -4,15 +4,19 @@
 //!  boot on the first host -> migrate -> held at STEP -> BLOW -> let go, start again what was ended
 //!    -> the task ends -> judge -> migrate (or start) again -> stop, remove -> nothing is left
 //! ```
+//!
+//! The VM's disk lies where both hosts reach it, or moves along.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use godwit_faults::Step;
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
-use godwit_lab::fabric::{Fabric, Process};
+use godwit_lab::fabric::{Fabric, OWN_DATASTORE, Process};
 use godwit_lab::load::{self, lost_writes};
 use godwit_lab::{LabError, Result, exec};
 use godwit_types::task::{Task, TaskState};
@@ -20,7 +24,7 @@ use godwit_types::vm::{Vm, VmState};
 use godwit_types::{Bytes, HostName};
 
 use crate::heartbeat::Heartbeats;
-use crate::{VERB_LIMIT, assert_alive, boot, ensure, hosts};
+use crate::{VERB_LIMIT, assert_alive, ensure, hosts};
 
 /// What befalls the cluster while a step is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,30 +61,53 @@ impl Blow {
 pub struct Case {
     pub step: Step,
     pub blow: Blow,
+    /// Whether the disk is the host's own, and moves with the VM.
+    pub moves_disk: bool,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {}", self.blow, self.step.name())
+        let with = if self.moves_disk { ", with a disk that moves" } else { "" };
+        write!(f, "{:?} at {}{with}", self.blow, self.step.name())
     }
 }
 
 impl Case {
-    /// Every blow at every step that a migration without post-copy takes.
+    /// Every blow at every step that a migration without post-copy takes. At every second step the disk moves with the VM,
+    /// unless the source may die before the commit: then there is one case with a disk that a destination can take over with,
+    /// and another with one that moves.
     pub fn all() -> Vec<Self> {
-        let blows = |step: &Step| Blow::ALL.map(|blow| Self { step: *step, blow });
-        Step::ALL.iter().filter(|step| **step != Step::SourcePushRest).flat_map(blows).collect()
+        let steps = Step::ALL.iter().copied().filter(|step| *step != Step::SourcePushRest);
+        steps.flat_map(|step| Blow::ALL.into_iter().flat_map(move |blow| Self::of(step, blow))).collect()
+    }
+
+    fn of(step: Step, blow: Blow) -> impl Iterator<Item = Self> {
+        let second = step as usize % 2 == 1;
+        let disks: &[bool] = match blow {
+            Blow::KillSourceVmm if second => &[false, true],
+            Blow::KillSourceVmm | Blow::KillSourceHost | Blow::CutSource => &[false],
+            _ => {
+                if second {
+                    &[true]
+                } else {
+                    &[false]
+                }
+            }
+        };
+        disks.iter().map(move |moves_disk| Self { step, blow, moves_disk: *moves_disk })
     }
 
     /// Different for every case, since those of one cluster share a datastore.
     fn vm_name(self) -> String {
-        let blow = format!("{:?}", self.blow).to_lowercase();
-        format!("{blow}-at-{}", self.step.name())
+        let (blow, moves) =
+            (format!("{:?}", self.blow).to_lowercase(), if self.moves_disk { "m" } else { "" });
+        format!("{blow}{moves}-at-{}", self.step.name())
     }
 
     /// Different for nearly every case: the client remembers whose an address was for up to a minute.
     fn address(self) -> Ipv4Addr {
-        let number = self.step as usize * Blow::ALL.len() + self.blow as usize;
+        let number =
+            self.step as usize * Blow::ALL.len() + self.blow as usize + usize::from(self.moves_disk) * 113;
         Ipv4Addr::new(10, 77, 0, 10 + (number % 240) as u8)
     }
 
@@ -92,7 +119,10 @@ impl Case {
     /// Whether the VM must run at the destination, although its source died or was cut off before the commit.
     fn is_taken_over(self) -> bool {
         let prepared = self.step >= Step::SourceAskCommit && !self.is_after_the_commit();
-        prepared && matches!(self.blow, Blow::KillSourceVmm | Blow::KillSourceHost | Blow::CutSource)
+        // By a disk that moves, nobody can see that its source is dead.
+        prepared
+            && !self.moves_disk
+            && matches!(self.blow, Blow::KillSourceVmm | Blow::KillSourceHost | Blow::CutSource)
     }
 }
 
@@ -119,30 +149,71 @@ pub fn run(fabric: &Fabric, place: &GuestPlace, case: Case) -> Result<()> {
         address: case.address(),
         ..GuestOptions::named(&case.vm_name())
     };
-    boot(cluster, place, &guest, &here)?;
+    let image = |host: &HostName| image(fabric, case, &guest, host);
+    if case.moves_disk {
+        cluster.create_in(place, &guest, (OWN_DATASTORE, &fabric.own_datastore(&here)?))?;
+    } else {
+        cluster.create(place, &guest)?;
+    }
+    cluster.start(&guest.name, &here)?;
+    load::await_guest(cluster, guest.address)?;
     assert_alive(cluster, guest.address)?;
-    let beats =
-        Heartbeats::watch(cluster.client(), guest.address, cluster.datastore().join(guest.disk_path()));
+    let beats = Heartbeats::watch(cluster.client(), guest.address, vec![image(&here)?, image(&there)?]);
     let acknowledged = load::fetch(cluster.client(), guest.address)?.disk.acked;
     let hold = cluster.hold(case.step)?;
-    let task = cluster.migrate_detached(&guest.name, &there, &[])?;
+    let options: &[&str] = if case.moves_disk { &["--move-disks"] } else { &[] };
+    let task = cluster.migrate_detached(&guest.name, &there, options)?;
     hold.await_reached()?;
     let died_on = strike(fabric, case.blow, &here, &there)?;
     std::thread::sleep(HELD);
     drop(hold);
     mend(fabric, case.blow, &here, &there)?;
     let task = cluster.await_task(&task, "an end", SETTLE_LIMIT, |task| task.state.is_final())?;
-    let owner = judge(cluster, case, &guest, &task, died_on.as_ref(), beats)?;
+    let owner = judge(cluster, case, (&guest, &image), &task, died_on.as_ref(), beats)?;
     one_process(fabric, &owner)?;
     let report = load::fetch(cluster.client(), guest.address)?;
     ensure(report.disk.acked >= acknowledged, format!("writes went back: {report:?}"))?;
     let back = if owner == here { &there } else { &here };
-    crate::migrate(cluster, &guest.name, back, &[])?;
+    crate::migrate(cluster, &guest.name, back, options)?;
     assert_alive(cluster, guest.address)?;
-    unharmed(cluster, &guest)?;
+    unharmed(cluster, &guest, &image(back)?)?;
     cluster.stop(&guest.name)?;
+    if case.moves_disk {
+        one_image(fabric, back, &image(back)?)?;
+    }
     cluster.cli().text(&["vm", "rm", &guest.name], VERB_LIMIT)?;
     nothing_left(fabric, &guest)
+}
+
+/// The VM's image, if its disk is on this host.
+fn image(fabric: &Fabric, case: Case, guest: &GuestOptions, host: &HostName) -> Result<PathBuf> {
+    let shared = || (fabric as &dyn Cluster).datastore().to_owned();
+    let datastore = if case.moves_disk { fabric.own_datastore(host)? } else { shared() };
+    Ok(datastore.join(guest.disk_path()))
+}
+
+/// Fails unless the only files in the hosts' own datastores are soon the VM's image and its lock file, where it is; then removes
+/// them.
+fn one_image(fabric: &Fabric, owner: &HostName, image: &Path) -> Result<()> {
+    let files = |host: &HostName| -> Result<BTreeSet<PathBuf>> {
+        let folder = fabric.own_datastore(host)?;
+        let entries = fs::read_dir(&folder).map_err(LabError::io(format!("read {}", folder.display())))?;
+        let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        Ok(entries.flatten().map(|entry| entry.path()).filter(|path| !hidden(path)).collect())
+    };
+    let lock = PathBuf::from(format!("{}.lock", image.display()));
+    let own = BTreeSet::from([image.to_owned(), lock]);
+    let mut seen = Vec::new();
+    let alone = exec::poll(LINGER_LIMIT, exec::POLL_COMMAND, || {
+        seen = fabric.hosts().iter().map(&files).collect::<Result<_>>()?;
+        let expected = |(host, seen): (&HostName, &BTreeSet<PathBuf>)| {
+            if host == owner { *seen == own } else { seen.is_empty() }
+        };
+        Ok(fabric.hosts().iter().zip(&seen).all(expected).then_some(()))
+    })?;
+    alone
+        .ok_or_else(|| LabError::Broken(format!("{} should be the only image: {seen:?}", image.display())))?;
+    own.iter().try_for_each(fs::remove_file).map_err(LabError::io("remove an image"))
 }
 
 /// Returns the host whose VMM was killed, if there was one.
@@ -181,11 +252,14 @@ fn mend(fabric: &Fabric, blow: Blow, here: &HostName, there: &HostName) -> Resul
     (fabric as &dyn Cluster).await_hosts(SETTLE_LIMIT)
 }
 
+/// Where the image of the VM's disk is, if that host has it.
+type Image<'a> = &'a dyn Fn(&HostName) -> Result<PathBuf>;
+
 /// Where the VM is, which must be where it may be; one that died with its process is started again.
 fn judge(
     cluster: &dyn Cluster,
     case: Case,
-    guest: &GuestOptions,
+    (guest, image): (&GuestOptions, Image<'_>),
     task: &Task,
     died_on: Option<&HostName>,
     beats: Heartbeats,
@@ -204,7 +278,7 @@ fn judge(
     }
     if died(&vm) {
         beats.end()?;
-        let lost = lost_writes(&cluster.datastore().join(guest.disk_path()), 1)?;
+        let lost = lost_writes(&image(&owner)?, 1)?;
         ensure(lost.lost == 0, format!("writes were lost: {lost:?}"))?;
         cluster.start(&guest.name, &owner)?;
         load::await_guest(cluster, guest.address)?;
@@ -231,9 +305,9 @@ fn one_process(fabric: &Fabric, owner: &HostName) -> Result<()> {
     alone.ok_or_else(|| LabError::Broken(format!("{owner} should have the only process of the VM")))
 }
 
-fn unharmed(cluster: &dyn Cluster, guest: &GuestOptions) -> Result<()> {
+fn unharmed(cluster: &dyn Cluster, guest: &GuestOptions, image: &Path) -> Result<()> {
     let report = load::fetch(cluster.client(), guest.address)?;
-    let lost = lost_writes(&cluster.datastore().join(guest.disk_path()), report.disk.acked)?;
+    let lost = lost_writes(image, report.disk.acked)?;
     let errors = report.memory.errors + report.disk.errors;
     ensure(errors == 0 && lost.lost == 0, format!("the guest was harmed: {report:?}, {lost:?}"))
 }

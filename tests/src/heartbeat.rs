@@ -2,7 +2,7 @@
 //! beats go back, or whose acknowledged writes are not there.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -21,8 +21,9 @@ pub struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// Begins to watch, to be ended before the guest boots anew. A guest that does not answer is asked again.
-    pub fn watch(client: &Namespace, guest: Ipv4Addr, disk: PathBuf) -> Self {
+    /// Begins to watch, to be ended before the guest boots anew. A guest that does not answer is asked again. Its disk is in
+    /// one of `images`.
+    pub fn watch(client: &Namespace, guest: Ipv4Addr, images: Vec<PathBuf>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (client, stopping) = (client.clone(), Arc::clone(&stop));
         let watcher = std::thread::spawn(move || {
@@ -36,7 +37,7 @@ impl Heartbeats {
                     }
                     beats = report.beats;
                     if report.disk.acked > 0 {
-                        load::has_last_write(&disk, report.disk.acked)?;
+                        in_one_of(&images, |image| load::has_last_write(image, report.disk.acked))?;
                     }
                 }
                 std::thread::sleep(PAUSE);
@@ -59,6 +60,13 @@ impl Heartbeats {
             None => Ok(()),
         }
     }
+}
+
+/// Of images that a disk may be in, one must hold what is looked for.
+fn in_one_of(images: &[PathBuf], holds: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let mut looked = images.iter().map(|image| holds(image));
+    let first = looked.next().unwrap_or(Ok(()));
+    if first.is_ok() || looked.any(|found| found.is_ok()) { Ok(()) } else { first }
 }
 
 impl Drop for Heartbeats {

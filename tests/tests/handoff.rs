@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use godwit_faults::Step;
 use godwit_lab::cluster::{Cluster, GuestOptions};
-use godwit_lab::fabric::{Fabric, FabricOptions};
+use godwit_lab::fabric::{Fabric, FabricOptions, OwnDatastores};
 use godwit_lab::guest::GuestFiles;
 use godwit_lab::{Result, logs};
 use godwit_tests::handoff::{self, Case};
@@ -41,7 +41,7 @@ fn work(guest: &GuestFiles, cases: &[Case], next: &AtomicUsize, failures: &Mutex
     let mut cluster = None;
     while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
         let begun = Instant::now();
-        let outcome = match cluster.take().map_or_else(|| Fabric::start(FabricOptions::default()), Ok) {
+        let outcome = match cluster.take().map_or_else(|| Fabric::start(options()), Ok) {
             Ok(fabric) => attempt(&fabric, guest, *case).map(|()| cluster = Some(fabric)),
             Err(error) => Err(error),
         };
@@ -52,6 +52,11 @@ fn work(guest: &GuestFiles, cases: &[Case], next: &AtomicUsize, failures: &Mutex
             failures.push(format!("{case}: {}", error.chain()));
         }
     }
+}
+
+/// With a datastore of each host's own, for disks that move.
+fn options() -> FabricOptions {
+    FabricOptions { own_datastores: Some(OwnDatastores::Lasting), ..FabricOptions::default() }
 }
 
 fn attempt(fabric: &Fabric, guest: &GuestFiles, case: Case) -> Result<()> {
