@@ -1,9 +1,9 @@
 //! What the engine needs of a VM. `godwit-vmm` implements these traits on KVM; tests implement them on a `Vec`.
 
 use std::io;
-use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use godwit_types::ownership::Witness;
 use godwit_types::{Epoch, Gfn, MigrationId, VmId};
@@ -99,7 +99,7 @@ pub trait GuestMemory: Send + Sync {
 
     /// Reads from a connection into these pages of RAM, past their first `done` bytes, with one call: how many bytes have
     /// come, none at its end. Whoever is never given a connection in clear can do without.
-    fn receive(&self, _pages: PageRange, _done: usize, _from: &TcpStream) -> io::Result<usize> {
+    fn receive(&self, _pages: PageRange, _done: usize, _from: BorrowedFd<'_>) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -130,11 +130,6 @@ pub struct VcpuActivity {
     pub written_pages: u64,
     /// How long it was held because of [`Source::slow`].
     pub held: Duration,
-}
-
-/// This host's real time since 1970.
-fn real_time() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A VM that runs here and is to leave. Every call may come from any thread; none may block for long.
@@ -177,9 +172,9 @@ pub trait Source: Send + Sync {
     /// Undoes [`Source::pause`], and [`Source::save`].
     fn resume(&self) -> Result<(), MachineError>;
 
-    /// The clock by which the guest's goes on while it stands, since 1970.
-    fn real_time(&self) -> Duration {
-        real_time()
+    /// The clock by which the guest's goes on while it stands, since 1970; `None`: this process's.
+    fn real_time(&self) -> Option<Duration> {
+        None
     }
 
     /// Saves every device and vCPU. The VM is paused, stays so, and may be resumed here afterwards. The destination's
@@ -261,9 +256,9 @@ pub trait Destination: Send + Sync {
     /// now on whoever touches one waits until it is placed.
     fn await_pages(&self, missing: &PageBitmap) -> Result<Arc<dyn Absent>, MachineError>;
 
-    /// The clock by which the guest's went on since it was saved, since 1970.
-    fn real_time(&self) -> Duration {
-        real_time()
+    /// The clock by which the guest's went on since it was saved, since 1970; `None`: this process's.
+    fn real_time(&self) -> Option<Duration> {
+        None
     }
 
     /// Makes sure that the disks that have come are durable, then validates and loads all state; nothing runs yet. Each section is consumed exactly once; an unknown one is an

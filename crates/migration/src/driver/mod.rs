@@ -44,7 +44,7 @@ mod worker;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use godwit_types::control::Question;
 use godwit_types::migration::{Budget, MigrationOutcome, MigrationProgress};
@@ -54,6 +54,12 @@ use godwit_types::{ApiError, Epoch, HostName, MigrationId};
 use crate::machine::{Destination, Source};
 use crate::secure::Secure;
 use crate::tuning::Tuning;
+
+/// The real time since 1970 of the machine's host, which is this process's own if the machine knows no other.
+fn real_time(of_machine: Option<Duration>) -> Duration {
+    let own = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    of_machine.unwrap_or_else(own)
+}
 
 /// The real time when the engine's began: of a few readings the one that took the shortest, since a thread may be held up
 /// between two clocks.

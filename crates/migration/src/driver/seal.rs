@@ -6,6 +6,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use godwit_types::{Gfn, PAGE_SIZE_BYTES};
@@ -127,7 +128,7 @@ impl Seal {
         while done < bytes {
             // The lock is held for one call, which waits only for a moment, so that whoever closes does not wait for a peer.
             let read = |from: &TcpStream| match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
-                Stage::Open => memory.receive(pages, done, from),
+                Stage::Open => memory.receive(pages, done, from.as_fd()),
                 Stage::Closed | Stage::Following(_) => Err(io::Error::other(LATE)),
             };
             done += inflow.straight(read).map_err(SinkError::Link)?;
@@ -222,6 +223,7 @@ fn sealed() -> SinkError {
 mod tests {
     use std::io::{Cursor, Write};
     use std::net::TcpListener;
+    use std::os::fd::BorrowedFd;
     use std::sync::Mutex;
     use std::sync::mpsc::sync_channel;
     use std::time::Duration;
@@ -329,9 +331,9 @@ mod tests {
             Ok(())
         }
 
-        fn receive(&self, pages: PageRange, done: usize, mut from: &TcpStream) -> io::Result<usize> {
+        fn receive(&self, pages: PageRange, done: usize, from: BorrowedFd<'_>) -> io::Result<usize> {
             let mut came = vec![0; (pages.pages * PAGE_SIZE_BYTES) as usize - done];
-            let count = from.read(&mut came)?;
+            let count = TcpStream::from(from.try_clone_to_owned()?).read(&mut came)?;
             self.0.lock().unwrap().extend_from_slice(&came[..count]);
             Ok(count)
         }

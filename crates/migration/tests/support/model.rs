@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak, atomic};
 use std::thread;
@@ -311,9 +312,9 @@ impl GuestMemory for ModelVm {
     }
 
     /// What would be read into memory if it were a process's own.
-    fn receive(&self, pages: PageRange, done: usize, mut from: &TcpStream) -> io::Result<usize> {
+    fn receive(&self, pages: PageRange, done: usize, from: BorrowedFd<'_>) -> io::Result<usize> {
         let mut came = vec![0; (pages.pages * PAGE_SIZE_BYTES) as usize - done];
-        let count = from.read(&mut came)?;
+        let count = TcpStream::from(from.try_clone_to_owned()?).read(&mut came)?;
         let words = self.words_of(pages.start, done + came.len()).map_err(io::Error::other)?;
         for (at, byte) in (done..).zip(&came[..count]) {
             let (shift, mask) = (at % 8 * 8, 0xff << (at % 8 * 8));
@@ -408,8 +409,8 @@ impl Source for ModelVm {
         Ok(())
     }
 
-    fn real_time(&self) -> Duration {
-        Duration::from_nanos(self.host_ns(true_time()) as u64)
+    fn real_time(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.host_ns(true_time()) as u64))
     }
 
     fn save(&self, ahead_ns: i64) -> Result<Vec<Section>, MachineError> {
@@ -460,8 +461,8 @@ impl Destination for ModelVm {
         self.kept.get().map(|kept| kept as &dyn Kept)
     }
 
-    fn real_time(&self) -> Duration {
-        Duration::from_nanos(self.host_ns(true_time()) as u64)
+    fn real_time(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.host_ns(true_time()) as u64))
     }
 
     fn can_follow(&self) -> Result<(), String> {

@@ -4,7 +4,7 @@
 //! and so does the guest when it goes on. Memory that nobody has written is never allocated by being read.
 
 use std::io;
-use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use godwit_migration::bitmap::PageBitmap;
@@ -163,7 +163,7 @@ impl GuestMemory for Ram {
         Ok(())
     }
 
-    fn receive(&self, pages: PageRange, done: usize, mut from: &TcpStream) -> io::Result<usize> {
+    fn receive(&self, pages: PageRange, done: usize, mut from: BorrowedFd<'_>) -> io::Result<usize> {
         let slice = self.slice(pages).map_err(io::Error::other)?;
         let mut rest = slice.offset(done).map_err(io::Error::other)?;
         from.read_volatile(&mut rest).map_err(|error| match error {
@@ -219,6 +219,8 @@ fn whole_pages(bytes: usize) -> Result<u64, MachineError> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::net::TcpStream;
+    use std::os::fd::AsFd;
 
     use vm_memory::Bytes as _;
 
@@ -290,7 +292,7 @@ mod tests {
         here.write_all(&[8; PAGE + 100]).unwrap();
         drop(here);
         let (ram, mut done) = (Ram::new(Bytes::mib(16)).unwrap(), 10);
-        while let count @ 1.. = ram.receive(run(7, 2), done, &there).unwrap() {
+        while let count @ 1.. = ram.receive(run(7, 2), done, there.as_fd()).unwrap() {
             done += count;
         }
         assert_eq!(done, PAGE + 110);
@@ -298,8 +300,8 @@ mod tests {
         assert_eq!(ram.bytes(run(7, 2)).unwrap(), came);
         ram.zero(Gfn(7), 2).unwrap();
         assert!(ram.bytes(run(7, 2)).unwrap().iter().all(|byte| *byte == 0));
-        assert!(ram.receive(run(7, 2), 2 * PAGE + 1, &there).is_err());
-        assert!(ram.receive(run(4095, 2), 0, &there).is_err());
+        assert!(ram.receive(run(7, 2), 2 * PAGE + 1, there.as_fd()).is_err());
+        assert!(ram.receive(run(4095, 2), 0, there.as_fd()).is_err());
     }
 
     #[test]
