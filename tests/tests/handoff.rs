@@ -14,7 +14,7 @@ use godwit_tests::{assert_alive, boot, ensure, hosts, migrate, native, on_one_fa
 use godwit_types::task::TaskState;
 
 /// Clusters at a time. A case mostly waits.
-const CLUSTERS: usize = 4;
+const CLUSTERS: usize = 6;
 /// Environment variable: a part of the names of the cases to run, such as `Cut at source`.
 const ONLY: &str = "GODWIT_CASES";
 
