@@ -88,8 +88,7 @@ fn intact_in(fabric: &Fabric, image: &Path, guest: &GuestOptions) -> Result<()> 
     assert_alive(fabric, guest.address)?;
     let report = load::fetch(fabric.client(), guest.address)?;
     ensure(report.disk.errors == 0 && report.memory.errors == 0, format!("{report:?}"))?;
-    let lost = load::lost_writes(image, report.disk.acked)?;
-    ensure(lost.expected > 0 && lost.lost == 0, format!("in {}: {lost:?}", image.display()))?;
+    nothing_lost(image, report.disk.acked)?;
     if guest.disk_format == DiskFormat::Raw {
         let mut found = old_contents();
         let read = fs::File::open(image).and_then(|file| file.read_exact_at(&mut found, OLD_AT));
@@ -98,6 +97,19 @@ fn intact_in(fabric: &Fabric, image: &Path, guest: &GuestOptions) -> Result<()> 
         ensure(found == old_contents(), why)?;
     }
     Ok(())
+}
+
+/// Fails unless all writes that were acknowledged are in an image.
+fn nothing_lost(image: &Path, acked: u64) -> Result<()> {
+    let lost = load::lost_writes(image, acked)?;
+    ensure(lost.expected > 0 && lost.lost == 0, format!("in {}: {lost:?}", image.display()))
+}
+
+/// Fails if an image takes much more than the one that it was copied from.
+fn still_sparse(image: &Path, before: u64) -> Result<()> {
+    let after = allocated(image)?;
+    let grown = Bytes::mib(4).0;
+    ensure(after <= before + grown, format!("{before} bytes became {after}: holes were filled"))
 }
 
 /// Waits until nothing is left of an arrival beside what was there.
