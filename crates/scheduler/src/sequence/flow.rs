@@ -3,8 +3,10 @@
 //! send an even part.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 use super::cost;
+use crate::entitlement::{Claim, divide};
 use crate::planner::Cost;
 use crate::snapshot::Writes;
 
@@ -142,21 +144,15 @@ impl Traffic {
 
     /// What each that leaves a host may send.
     fn parts(&self, source: usize) -> Vec<(usize, u64)> {
-        let bound = |number: &usize| {
+        let claim = |number: &usize| {
             let to = self.lanes[number].to;
-            self.room[to] / (self.coming[to].len() as u64).max(1)
+            let ceiling = self.room[to] / (self.coming[to].len() as u64).max(1);
+            Claim { floor: 0, ceiling, shares: NonZeroU64::MIN }
         };
-        let mut bounds: Vec<(u64, usize)> =
-            self.leaving[source].iter().map(|number| (bound(number), *number)).collect();
-        bounds.sort_unstable();
-        let (mut left, all) = (self.room[source], bounds.len());
-        let part = |(taken, (bound, number)): (usize, (u64, usize))| {
-            // A lane with nothing would never end.
-            let rate = bound.min(left / (all - taken) as u64).max(1);
-            left = left.saturating_sub(rate);
-            (number, rate)
-        };
-        bounds.into_iter().enumerate().map(part).collect()
+        let claims: Vec<Claim> = self.leaving[source].iter().map(claim).collect();
+        let rates = divide(self.room[source], &claims);
+        // A lane with nothing would never end.
+        self.leaving[source].iter().zip(rates).map(|(number, rate)| (*number, rate.max(1))).collect()
     }
 }
 
