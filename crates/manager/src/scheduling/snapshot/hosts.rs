@@ -196,32 +196,29 @@ impl Kinds {
     /// Disks of a VM that some hosts do not reach, and that could move with it: what they hold is known, and they lie by themselves.
     pub(super) fn disks(&self, spec: &VmSpec, host: &HostRow, facts: &[DiskFacts]) -> Vec<Disk> {
         let disk = |(disk, facts): (&DiskSpec, &DiskFacts)| {
-            let datastore = disk.image.datastore.clone();
-            let id = crate::moving::offer(host, &datastore)?.id?;
-            let storage = self.unlike.get(&(datastore.clone(), id))?.clone();
-            let moves = !disk.read_only && !facts.layered && facts.size <= MOVED_DISKS_MAX;
+            let (datastore, storage) = (disk.image.datastore.clone(), self.unlike_of(disk, host)?.clone());
+            let moves = !facts.layered && facts.size <= MOVED_DISKS_MAX;
             moves.then_some(Disk { datastore, storage, bytes: facts.allocated.0 })
         };
-        let disks = spec.disks.iter().zip(facts);
-        let found: Vec<Disk> = disks.filter_map(disk).collect();
+        let found: Vec<Disk> = spec.disks.iter().zip(facts).filter_map(disk).collect();
         // With one that stays behind, the VM would, too.
-        let unlike = |disk: &&DiskSpec| {
-            let id = crate::moving::offer(host, &disk.image.datastore).and_then(|offer| offer.id);
-            !disk.read_only
-                && id.is_some_and(|id| self.unlike.contains_key(&(disk.image.datastore.clone(), id)))
-        };
-        if found.len() == spec.disks.iter().filter(unlike).count() { found } else { Vec::new() }
+        let all = spec.disks.iter().filter(|disk| self.unlike_of(disk, host).is_some()).count();
+        if found.len() == all { found } else { Vec::new() }
     }
 
     /// What a VM needs whose host, the last if it does not run, is `host`.
     pub(super) fn needed_datastores(&self, spec: &VmSpec, host: Option<&HostRow>) -> BTreeSet<Name> {
         let mut needed: BTreeSet<Name> = crate::fit::needed_datastores(spec).into_iter().cloned().collect();
-        for disk in spec.disks.iter().filter(|disk| !disk.read_only) {
-            let name = &disk.image.datastore;
-            let id = host.and_then(|host| crate::moving::offer(host, name)).and_then(|offer| offer.id);
-            needed.extend(id.and_then(|id| self.unlike.get(&(name.clone(), id))).cloned());
-        }
+        let unlike = |disk| self.unlike_of(disk, host?);
+        needed.extend(spec.disks.iter().filter_map(unlike).cloned());
         needed
+    }
+
+    /// The storage on which a disk that is written lies on `host`, if others have another one by the same name.
+    fn unlike_of(&self, disk: &DiskSpec, host: &HostRow) -> Option<&Name> {
+        let name = &disk.image.datastore;
+        let id = crate::moving::offer(host, name).filter(|_| !disk.read_only)?.id?;
+        self.unlike.get(&(name.clone(), id))
     }
 }
 
