@@ -22,7 +22,7 @@ use super::outflow::Outflow;
 use super::seal::Seal;
 use super::threads::{linger, no_thread, spawn};
 use super::worker::{Work, Worker};
-use super::{Arbiter, EVENTS_MAX, Incoming, TICK, real_time, real_time_at, steps};
+use super::{Arbiter, EVENTS_MAX, Incoming, TICK, real_time_at, steps};
 use crate::bitmap::PageBitmap;
 use crate::destination::{Action, Engine, Input, Setup};
 use crate::failure::{self, Link};
@@ -93,7 +93,7 @@ pub(super) fn receive(
         engine: Engine::new(Setup {
             migration,
             epoch,
-            unix: real_time_at(began, || real_time(machine.real_time())),
+            unix: real_time_at(began, || machine.real_time()),
             tuning,
         }),
         began,

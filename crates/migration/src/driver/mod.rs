@@ -55,18 +55,13 @@ use crate::machine::{Destination, Source};
 use crate::secure::Secure;
 use crate::tuning::Tuning;
 
-/// The real time since 1970 of the machine's host, which is this process's own if the machine knows no other.
-fn real_time(of_machine: Option<Duration>) -> Duration {
+/// The real time since 1970 when the engine's began: the machine's host's, or this process's if the machine knows no other. Of a
+/// few readings the one that took the shortest, since a thread may be held up between two clocks.
+fn real_time_at(began: Instant, of_machine: impl Fn() -> Option<Duration>) -> Duration {
     let own = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    of_machine.unwrap_or_else(own)
-}
-
-/// The real time when the engine's began: of a few readings the one that took the shortest, since a thread may be held up
-/// between two clocks.
-fn real_time_at(began: Instant, real_time: impl Fn() -> Duration) -> Duration {
     let reading = |_| {
         let before = began.elapsed();
-        let now = real_time();
+        let now = of_machine().unwrap_or_else(own);
         let took = began.elapsed() - before;
         (took, now.saturating_sub(before + took / 2))
     };

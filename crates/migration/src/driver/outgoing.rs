@@ -26,7 +26,7 @@ use super::page_sets::PageSets;
 use super::pump::{Job, Pump};
 use super::rest::Rest;
 use super::threads::{linger, no_thread, spawn};
-use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, real_time, real_time_at, steps};
+use super::{Arbiter, Connections, Connector, EVENTS_MAX, Outgoing, TICK, real_time_at, steps};
 use crate::bitmap::PageBitmap;
 use crate::failure::{self, Link};
 use crate::machine::{GuestMemory, MachineError, Manifest, PageRange, Reclaimed, Section, Source};
@@ -174,7 +174,7 @@ impl Run {
             budget: request.budget.clone(),
             ram_pages: ranges.iter().map(|range| range.pages).sum(),
             disk_pages: manifest.disks.iter().map(|disk| disk.range.pages).sum(),
-            unix: real_time_at(began, || real_time(machine.real_time())),
+            unix: real_time_at(began, || machine.real_time()),
             tuning: tuning.clone(),
         };
         let pages_to_send = PageSets::new(&pages);

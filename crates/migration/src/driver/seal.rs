@@ -97,12 +97,12 @@ impl Seal {
             while next < range.end() {
                 let rest = PageRange { start: Gfn(next), pages: range.end() - next };
                 let bytes = (rest.pages * PAGE_SIZE_BYTES) as usize;
-                match reader.straight(bytes) {
-                    Some(inflow) if self.is_open() && places.disks_with(rest.start).is_none() => {
-                        self.receive(places.memory, rest, inflow)?;
-                        break;
-                    }
-                    _ => {}
+                if let Some(inflow) = reader.straight(bytes)
+                    && self.is_open()
+                    && places.disks_with(rest.start).is_none()
+                {
+                    self.receive(places.memory, rest, inflow)?;
+                    break;
                 }
                 let contents = reader.pages(bytes).map_err(SinkError::Link)?;
                 self.write(places, rest.start, contents)?;
