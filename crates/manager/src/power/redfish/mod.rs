@@ -121,8 +121,9 @@ impl Redfish {
         let mut wire = Wire::new(&self.address, self.port, self.fingerprint, self.roots.clone());
         let at = wire.at();
         let work = async {
-            let session = self.log_in(&mut wire, &password).await?;
-            let done = self.act(&mut wire, wanted).await;
+            let root = wire.get(ROOT).await?;
+            let session = self.log_in(&mut wire, &root, &password).await?;
+            let done = self.act(&mut wire, &root, wanted).await;
             if let Err(error) = wire.ask(Method::DELETE, &session, None, "end the session").await {
                 tracing::debug!("a session was not ended: {error}");
             }
@@ -132,8 +133,8 @@ impl Redfish {
         Ok(done?)
     }
 
-    async fn act(&self, wire: &mut Wire, wanted: Wanted) -> Result<PowerState, RedfishError> {
-        let system = self.system(wire).await?;
+    async fn act(&self, wire: &mut Wire, root: &Value, wanted: Wanted) -> Result<PowerState, RedfishError> {
+        let system = self.system(wire, root).await?;
         let is = match system["PowerState"].as_str() {
             // On its way there or back it draws power, and is not to be taken for off.
             Some("On" | "PoweringOn" | "PoweringOff" | "Paused") => PowerState::On,
@@ -149,16 +150,14 @@ impl Redfish {
     }
 
     /// Opens a session, and gives where it is.
-    async fn log_in(&self, wire: &mut Wire, password: &str) -> Result<String, RedfishError> {
-        let root = wire.get(ROOT).await?;
+    async fn log_in(&self, wire: &mut Wire, root: &Value, password: &str) -> Result<String, RedfishError> {
         let sessions = wire.link(&root["Links"]["Sessions"])?;
         let login = json!({"UserName": self.user, "Password": password});
         wire.open_session(&sessions, login, &self.user).await
     }
 
     /// The computer that this host is.
-    async fn system(&self, wire: &mut Wire) -> Result<Value, RedfishError> {
-        let root = wire.get(ROOT).await?;
+    async fn system(&self, wire: &mut Wire, root: &Value) -> Result<Value, RedfishError> {
         let systems = wire.link(&root["Systems"])?;
         let path = match &self.system {
             Some(id) => format!("{}/{id}", systems.trim_end_matches('/')),
