@@ -53,41 +53,42 @@ pub(crate) fn mhz(text: &str) -> Result<u64, String> {
 
 /// An amount of CPU, or `none`.
 pub(crate) fn mhz_limit(text: &str) -> Result<Limit, String> {
-    if text == "none" { Ok(Limit(None)) } else { mhz(text).map(|mhz| Limit(Some(mhz))) }
+    limit(text, mhz)
+}
+
+/// `none`, or what is read.
+fn limit(text: &str, read: impl Fn(&str) -> Result<u64, String>) -> Result<Limit, String> {
+    if text == "none" { Ok(Limit(None)) } else { read(text).map(|amount| Limit(Some(amount))) }
 }
 
 /// How fast a network is in bits per second, written `10Gbit` or `800Mbit`; or `none`.
 pub(crate) fn bits_limit(text: &str) -> Result<Limit, String> {
-    if text == "none" {
-        return Ok(Limit(None));
-    }
+    limit(text, bits)
+}
+
+fn bits(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let units = [("gbit", 1_000_000_000), ("mbit", 1_000_000)];
     let read =
         |(unit, factor): &(&str, u64)| lower.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(*factor);
     let bits = units.iter().find_map(read).filter(|bits| *bits > 0);
-    bits.map(|bits| Limit(Some(bits))).ok_or_else(|| {
+    bits.ok_or_else(|| {
         format!("'{text}' is no speed of a network: write a whole number with Mbit or Gbit, such as 10Gbit")
     })
 }
 
 /// A number above 0, or `none`.
 pub(crate) fn count_limit(text: &str) -> Result<Limit, String> {
-    if text == "none" {
-        return Ok(Limit(None));
-    }
-    let count = text.parse::<u64>().ok().filter(|count| *count > 0);
-    count
-        .map(|count| Limit(Some(count)))
-        .ok_or_else(|| format!("'{text}' is neither a number above 0 nor 'none'"))
+    let count = |text: &str| {
+        let count = text.parse().ok().filter(|count| *count > 0);
+        count.ok_or_else(|| format!("'{text}' is neither a number above 0 nor 'none'"))
+    };
+    limit(text, count)
 }
 
 /// A size, or `none`.
 pub(crate) fn bytes_limit(text: &str) -> Result<Limit, String> {
-    if text == "none" {
-        return Ok(Limit(None));
-    }
-    text.parse::<Bytes>().map(|bytes| Limit(Some(bytes.0))).map_err(display)
+    limit(text, |text| text.parse::<Bytes>().map(|bytes| bytes.0).map_err(display))
 }
 
 /// `manual`, `partial`, `full` or `inherit`.
