@@ -44,7 +44,7 @@ pub fn run(options: &DemoOptions) -> Result<DemoReport> {
     let choice = choose(options.guest, options.setting)?;
     say(format_args!("{}: {}", choice.setting_in_words(), choice.why));
     packages::ensure(&packages::NATIVE)?;
-    setup::build_programs()?;
+    setup::build_released_programs()?;
     let files = files(options.guest)?;
     let guest = guest(options, choice.setting);
     let start = || start_cluster(choice.setting);

@@ -104,7 +104,7 @@ pub fn up(hosts: u8) -> Result<()> {
             "the lab is already up: take it down with `cargo xtask lab down`".into(),
         ));
     }
-    setup::build_programs()?;
+    setup::build_released_programs()?;
     let state = state::State::standing(cluster::host_names(hosts));
     // What an earlier one left behind, without its directory, would be in the way.
     network::Network::remove(&state.prefix());

@@ -18,7 +18,12 @@ const ANNOUNCE_AFTER: Duration = Duration::from_secs(2);
 pub const BUILT: &str = "GODWIT_BUILT";
 
 /// What tests need to reach into the programs; see `godwit-faults`.
-const FAULTS: &str = "godwit/faults,godwit-vmm/faults";
+pub const FAULTS: &str = "godwit/faults,godwit-vmm/faults";
+
+/// Cargo's folder of the programs that this process runs, once it is settled.
+static PROGRAMS: OnceLock<&str> = OnceLock::new();
+const RELEASED: &str = "release";
+const TESTED: &str = "debug";
 
 /// The root of the source tree.
 pub fn root() -> &'static Path {
@@ -30,9 +35,9 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
-/// The user's program, with `godwit-vmm` beside it.
+/// The user's program, with `godwit-vmm` beside it: the one that tests run, if this process has asked for those.
 pub fn godwit() -> Result<PathBuf> {
-    built(target_dir().join("release/godwit"))
+    built(target_dir().join(PROGRAMS.get().unwrap_or(&RELEASED)).join("godwit"))
 }
 
 /// The reference guest's kernel.
@@ -40,23 +45,25 @@ pub fn reference_guest() -> Result<PathBuf> {
     built(target_dir().join("guests/release/godwit-reference-guest"))
 }
 
-/// Builds `godwit` and `godwit-vmm` if their sources have changed. At most once in a process.
-pub fn build_programs() -> Result<()> {
-    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
-    once(&DONE, || {
-        cargo(
-            "godwit and godwit-vmm",
-            &["build", "--release", "-p", "godwit", "-p", "godwit-vmm", "--features", FAULTS],
-        )
-    })
+/// Builds `godwit` and `godwit-vmm` as they are released, if their sources have changed. At most once in a process.
+pub fn build_released_programs() -> Result<()> {
+    build_programs(RELEASED, &["build", "--release", "-p", "godwit", "-p", "godwit-vmm"])
 }
 
-/// Builds `godwit` and `godwit-vmm` as they are released, without what lets tests reach into them.
-pub fn build_released_programs() -> Result<()> {
+/// Builds them as tests want them: they can be reached into, and look after themselves with debug assertions. The tests are
+/// built along with them: cargo would give programs alone other features, and compile nearly everything a second time.
+pub fn build_tested_programs() -> Result<()> {
+    let programs = ["--bin", "godwit", "--bin", "godwit-vmm"];
+    let build = [&["build", "--workspace", "--tests"], &programs[..], &["--features", FAULTS]].concat();
+    build_programs(TESTED, &build)
+}
+
+fn build_programs(folder: &'static str, build: &[&str]) -> Result<()> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
-    once(&DONE, || {
-        cargo("godwit and godwit-vmm", &["build", "--release", "-p", "godwit", "-p", "godwit-vmm"])
-    })
+    if *PROGRAMS.get_or_init(|| folder) != folder {
+        return Err(LabError::Broken("one process runs released programs or tested ones, not both".into()));
+    }
+    once(&DONE, || cargo("godwit and godwit-vmm", build))
 }
 
 /// Builds the reference guest if its sources have changed. At most once in a process.

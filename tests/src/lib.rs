@@ -61,7 +61,7 @@ pub fn native(test: impl FnOnce(&GuestFiles) -> Result<()>) {
 fn prepare_native() -> Result<GuestFiles> {
     require_root_and_kvm()?;
     setup::packages::ensure(&setup::packages::NATIVE)?;
-    setup::build_programs()?;
+    setup::build_tested_programs()?;
     GuestFiles::reference()
 }
 
@@ -99,7 +99,7 @@ fn prepare_lab() -> Result<()> {
     if let Some(why) = std::env::var_os(NO_LAB) {
         return Err(LabError::Unsupported(why.to_string_lossy().into_owned()));
     }
-    setup::build_programs()
+    setup::build_tested_programs()
 }
 
 /// Runs a test, unless this machine cannot.

@@ -13,10 +13,6 @@ use crate::error::Result;
 use crate::{fuzz, output, step};
 use tally::Tally;
 
-/// The package of end-to-end tests. They run one after another, because each is a cluster of its own.
-const END_TO_END: &str = "godwit-tests";
-/// The test runner's profile for them, in `.config/nextest.toml`.
-const END_TO_END_PROFILE: &str = "end-to-end";
 /// Environment variable: why the tests on emulated hosts are left out.
 const NO_LAB: &str = "GODWIT_NO_LAB";
 
@@ -24,10 +20,10 @@ const NO_LAB: &str = "GODWIT_NO_LAB";
 pub(crate) fn run(no_lab: bool) -> Result<ExitCode> {
     prepare(no_lab)?;
     let mut tally = Tally::default();
-    tally.add(tests("tests", &["--workspace", "--exclude", END_TO_END], None, no_lab)?);
+    tally.add(tests(&OTHERS, no_lab)?);
     tally.add(doc_tests()?);
     tally.add(fuzz::run(None, fuzz::Effort::Bounded)?);
-    tally.add(tests("end-to-end tests", &["--package", END_TO_END], Some(END_TO_END_PROFILE), no_lab)?);
+    tally.add(tests(&END_TO_END, no_lab)?);
     for skip in &tally.skips {
         eprintln!("» skipped: {skip}");
     }
@@ -45,7 +41,7 @@ fn prepare(no_lab: bool) -> Result<()> {
             eprintln!("» {}", error.chain());
         }
     }
-    setup::build_programs()?;
+    setup::build_tested_programs()?;
     setup::build_reference_guest()?;
     if !no_lab && let Err(error) = emulated::linux_guest().and_then(|_| emulated::postgres_guest()) {
         eprintln!("» the tests on emulated hosts will be skipped: {}", error.chain());
@@ -53,33 +49,57 @@ fn prepare(no_lab: bool) -> Result<()> {
     Ok(())
 }
 
-fn tests(what: &str, packages: &[&str], profile: Option<&str>, no_lab: bool) -> Result<Tally> {
-    if step::has_cargo_tool("nextest") {
-        return with_nextest(what, packages, profile, no_lab);
-    }
-    let mut command = step::cargo(&[&["test", "--no-fail-fast", "--all-targets"], packages].concat());
-    environment(&mut command, no_lab);
-    command.args(["--", "--show-output"]);
-    if profile.is_some() {
-        command.arg("--test-threads=1");
-    }
-    with_cargo_test(what, command)
+/// Some of the tests. All are built of the same parts, so that nothing is compiled twice.
+struct Part {
+    what: &'static str,
+    /// The test runner's profile, in `.config/nextest.toml`.
+    profile: &'static str,
+    /// Which they are, for the test runner.
+    filter: &'static str,
+    /// Which they are, and how many at a time, for cargo alone.
+    packages: &'static [&'static str],
+    threads: &'static [&'static str],
 }
 
-fn with_nextest(what: &str, packages: &[&str], profile: Option<&str>, no_lab: bool) -> Result<Tally> {
-    let profile = profile.unwrap_or("default");
-    let report = setup::target_dir().join("nextest").join(profile).join("junit.xml");
+const OTHERS: Part = Part {
+    what: "tests",
+    profile: "default",
+    filter: "not package(godwit-tests)",
+    packages: &["--workspace", "--exclude", "godwit-tests", "--features", setup::FAULTS],
+    threads: &[],
+};
+
+const END_TO_END: Part = Part {
+    what: "end-to-end tests",
+    profile: "end-to-end",
+    filter: "package(godwit-tests)",
+    packages: &["--package", "godwit-tests"],
+    threads: &["--test-threads=1"],
+};
+
+fn tests(part: &Part, no_lab: bool) -> Result<Tally> {
+    if step::has_cargo_tool("nextest") {
+        return with_nextest(part, no_lab);
+    }
+    let mut command = step::cargo(&[&["test", "--no-fail-fast", "--all-targets"], part.packages].concat());
+    environment(&mut command, no_lab);
+    command.args(["--", "--show-output"]).args(part.threads);
+    with_cargo_test(part.what, command)
+}
+
+fn with_nextest(part: &Part, no_lab: bool) -> Result<Tally> {
+    let report = setup::target_dir().join("nextest").join(part.profile).join("junit.xml");
     if report.exists() {
         let removing = LabError::io(format!("remove {}", report.display()));
         std::fs::remove_file(&report).map_err(removing)?;
     }
-    let options = ["nextest", "run", "--no-fail-fast", "--profile", profile];
-    let mut command = step::cargo(&[&options[..], packages].concat());
+    let mut command = step::cargo(&["nextest", "run", "--workspace", "--features", setup::FAULTS]);
+    command.args(["--no-fail-fast", "--profile", part.profile, "--filterset", part.filter]);
     environment(&mut command, no_lab);
-    let succeeded = step::shown(what, command)?;
+    let succeeded = step::shown(part.what, command)?;
     match std::fs::read_to_string(&report) {
-        Ok(text) => Ok(junit::read(&text).and_failed_unless(succeeded, what)),
-        Err(_) => Ok(Tally::failed(format!("the {what} did not run"))),
+        Ok(text) => Ok(junit::read(&text).and_failed_unless(succeeded, part.what)),
+        Err(_) => Ok(Tally::failed(format!("the {} did not run", part.what))),
     }
 }
 
@@ -93,7 +113,8 @@ fn with_cargo_test(what: &str, command: Command) -> Result<Tally> {
 
 /// The test runner above knows no documentation tests.
 fn doc_tests() -> Result<Tally> {
-    with_cargo_test("documentation tests", step::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]))
+    let options = ["test", "--workspace", "--doc", "--no-fail-fast", "--features", setup::FAULTS];
+    with_cargo_test("documentation tests", step::cargo(&options))
 }
 
 fn environment(command: &mut Command, no_lab: bool) {
