@@ -27,10 +27,13 @@ Examples:
   godwit rule add not-there --not-on host-c --vms web1 --should")]
     Add(Box<RuleAdd>),
     /// List the rules.
+    #[command(after_help = "Example:\n  godwit rule ls")]
     Ls,
     /// Show one rule.
+    #[command(after_help = "Example:\n  godwit rule show databases --json")]
     Show { rule: Name },
     /// Remove a rule. No VM moves because of that alone.
+    #[command(after_help = "Example:\n  godwit rule rm databases")]
     Rm { rule: Name },
 }
 
@@ -78,10 +81,13 @@ Examples:
   godwit vm set db1 --pool databases")]
     Set(Box<PoolSet>),
     /// List the pools, each below the one that it is in.
+    #[command(after_help = "Example:\n  godwit pool ls")]
     Ls,
     /// Show one pool, and what is in it.
+    #[command(after_help = "Example:\n  godwit pool show databases --json | jq .members")]
     Show { pool: Name },
     /// Remove a pool that nothing is in.
+    #[command(after_help = "Example:\n  godwit pool rm databases")]
     Rm { pool: Name },
 }
 
@@ -253,6 +259,7 @@ pub(crate) enum DriverName {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CpuBaselineVerb {
     /// Show the baseline, and what hosts lack of it.
+    #[command(after_help = "Example:\n  godwit cpu-baseline show --json | jq .hosts")]
     Show,
     /// Choose it. It is that of VMs which are defined from now on without a CPU of their own (`godwit vm create --cpu`).
     #[command(after_help = "\
@@ -269,6 +276,7 @@ Examples:
         of: Vec<HostName>,
     },
     /// Let new VMs see all that the host offers on which they start.
+    #[command(after_help = "Example:\n  godwit cpu-baseline clear")]
     Clear,
 }
 
@@ -283,6 +291,10 @@ pub(crate) enum CpuBaselineWord {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyVerb {
     /// Show what the scheduler may do by itself, and within which bounds.
+    #[command(after_help = "\
+Examples:
+  godwit policy show
+  godwit policy show --json > policy.json")]
     Show,
     /// Change the policy: to what a file says, or what is named, or both. What neither names stays, but a file is a whole policy.
     #[command(after_help = "\

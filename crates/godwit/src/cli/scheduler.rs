@@ -40,6 +40,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchedulerVerb {
     /// Show what the scheduler may do by itself, how the cluster is, and what it leaves alone.
+    #[command(after_help = "Example:\n  godwit scheduler status --json")]
     Status,
     /// Have the scheduler look at the cluster now, and record what it decides.
     ///
@@ -60,6 +61,10 @@ Examples:
         dry_run: bool,
     },
     /// List the steps that wait to be applied or rejected.
+    #[command(after_help = "\
+Examples:
+  godwit scheduler recommendations
+  godwit scheduler recommendations --json | jq '.[].id'")]
     Recommendations,
     /// Do what a decision recommends: the steps named, with those that they wait for, or all.
     #[command(after_help = "\
@@ -110,6 +115,7 @@ Examples:
         as_of: Option<u64>,
     },
     /// Explain why a VM is where it is: what it wants, is entitled to and receives, and what speaks against each host.
+    #[command(after_help = "Example:\n  godwit scheduler explain web1")]
     Explain { vm: VmName },
     /// Say what would be if something were otherwise: how the cluster would be, and what the scheduler would do. Nothing is done.
     ///
