@@ -1,5 +1,6 @@
 //! `simulate`: what the scheduler would do with a cluster over days.
 
+mod axis;
 mod chart;
 mod html;
 mod read;
