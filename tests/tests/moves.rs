@@ -1,4 +1,5 @@
-//! Fifty moves in a row, there and back, on the reference guest, which finds a single stale, lost or torn page.
+//! Fifty moves in a row under the heaviest load, and ten under each other one, there and back, on the reference guest, which finds
+//! a single stale, lost or torn page.
 
 use godwit_lab::Result;
 use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
