@@ -5,8 +5,6 @@ use godwit_lab::LabError;
 pub(crate) enum BenchError {
     #[error("{}", .0.chain())]
     Lab(#[from] LabError),
-    #[error("cannot {action}: {source}")]
-    Io { action: String, source: std::io::Error },
     #[error("{0}")]
     Instance(String),
     #[error("cannot print a row as JSON: {0}")]
@@ -14,11 +12,3 @@ pub(crate) enum BenchError {
 }
 
 pub(crate) type Result<T, E = BenchError> = std::result::Result<T, E>;
-
-impl BenchError {
-    /// An I/O error with what was being done.
-    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
-        let action = action.into();
-        move |source| Self::Io { action, source }
-    }
-}

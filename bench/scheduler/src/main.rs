@@ -9,6 +9,7 @@
 //!   optimum    small clusters, against a proof of the best there is
 //!   chance     numbers for generated instances
 //!   output     rows as a table, or one JSON object a line
+//!   system     files, and processor time
 //! ```
 
 mod chance;
@@ -20,6 +21,7 @@ mod planetlab;
 mod roadef;
 mod rounds;
 mod scale;
+mod system;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! How planning grows with the cluster: how good a plan is after a second and after five, how long a round takes that follows a
 //! change of a hundredth of the VMs, and the memory that it takes.
 
-use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::chance::Chance;
 use crate::error::{BenchError, Result};
 use crate::hbal::instance::WEIGHTS;
 use crate::output::{print, table, tell};
+use crate::system::read;
 
 /// When the quality of a plan is looked at.
 const LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
@@ -238,7 +239,7 @@ impl Rounds {
 /// What the process has in memory.
 fn resident_mib() -> Result<f64> {
     const PATH: &str = "/proc/self/status";
-    let status = fs::read_to_string(PATH).map_err(BenchError::io(format!("read {PATH}")))?;
+    let status = read(Path::new(PATH))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<f64>().ok());
     kib.map(|kib| kib / 1024.0).ok_or_else(|| BenchError::Instance(format!("{PATH} has no VmRSS")))

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use godwit_scheduler::cluster::{Cluster, Guest, Room};
 
 use crate::chance::Chance;
 use crate::error::{BenchError, Result};
+use crate::system::read;
 
 /// Of memory, virtual CPUs, and the four loads: what `hbal` gives them on shared storage.
 pub(crate) const WEIGHTS: [f64; 6] = [1.0; 6];
@@ -44,9 +44,6 @@ fn is_host(fields: &[&str]) -> bool {
 
 impl Instance {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(BenchError::io(format!("read {}", path.display())))
-        };
         let loads = path.with_extension("dynu");
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, data: read(path)?, loads: read(&loads)? })

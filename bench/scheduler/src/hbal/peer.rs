@@ -5,14 +5,14 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use godwit_lab::exec;
 use godwit_lab::setup::packages;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use godwit_lab::{LabError, exec};
+use nix::sys::resource::UsageWho;
 
 use super::Planned;
 use super::instance::Instance;
 use crate::error::{BenchError, Result};
+use crate::system::{cpu_s, read};
 
 /// Fifty hosts take minutes.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -24,21 +24,20 @@ pub(super) fn ensure() -> Result<()> {
 
 /// Lets it plan until it finds nothing better.
 pub(super) fn plan(instance: &Instance) -> Result<Planned> {
-    let folder = tempfile::tempdir().map_err(BenchError::io("make a folder"))?;
+    let folder = tempfile::tempdir().map_err(LabError::io("make a folder"))?;
     let [data, loads, out] = ["data", "dynu", "out"].map(|name| folder.path().join(name));
     for (path, text) in [(&data, &instance.data), (&loads, &instance.loads)] {
-        fs::write(path, text).map_err(BenchError::io(format!("write {}", path.display())))?;
+        fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))?;
     }
     let mut command = Command::new("hbal");
     command.arg("-t").arg(&data).arg("-U").arg(&loads).arg("-S").arg(&out).args(["-p", "-v"]);
-    let before = children_s()?;
+    let before = cpu_s(UsageWho::RUSAGE_CHILDREN)?;
     let printed = exec::run(&mut command, LIMIT)?;
-    let cpu_s = children_s()? - before;
+    let cpu_s = cpu_s(UsageWho::RUSAGE_CHILDREN)? - before;
     let (score_before, score_after) =
         scores(&printed).ok_or_else(|| BenchError::Instance(format!("hbal says no score: {printed}")))?;
     let balanced = out.with_extension("balanced");
-    let text =
-        fs::read_to_string(&balanced).map_err(BenchError::io(format!("read {}", balanced.display())))?;
+    let text = read(&balanced)?;
     let after: HashMap<&str, &str> = places(&text).collect();
     let moved: Vec<usize> = places(&instance.data)
         .enumerate()
@@ -70,13 +69,6 @@ fn scores(printed: &str) -> Option<(f64, f64)> {
 fn places(data: &str) -> impl Iterator<Item = (&str, &str)> {
     let fields = data.lines().map(|line| line.split('|').collect::<Vec<_>>());
     fields.filter(|fields| super::instance::is_vm(fields)).map(|fields| (fields[0], fields[6]))
-}
-
-/// Processor time of all child processes so far, in seconds.
-fn children_s() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
-    let usage = usage.map_err(|error| BenchError::io("read processor times")(error.into()))?;
-    Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use godwit_lab::LabError;
+
 use super::kinds::{HostKind, VmKind};
 use crate::error::{BenchError, Result};
 
@@ -87,10 +89,10 @@ impl Day {
 /// The text of a file, which gzip unpacks if its name says so.
 fn read(path: &Path) -> Result<String> {
     if path.extension().is_none_or(|extension| extension != "gz") {
-        return std::fs::read_to_string(path).map_err(BenchError::io(format!("read {}", path.display())));
+        return crate::system::read(path);
     }
     let unpacked = Command::new("gzip").arg("-dc").arg("--").arg(path).output();
-    let unpacked = unpacked.map_err(BenchError::io("run gzip"))?;
+    let unpacked = unpacked.map_err(LabError::io("run gzip"))?;
     if !unpacked.status.success() {
         let said = String::from_utf8_lossy(&unpacked.stderr);
         return Err(BenchError::Instance(format!("gzip cannot unpack {}: {}", path.display(), said.trim())));

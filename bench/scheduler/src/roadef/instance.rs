@@ -5,11 +5,11 @@
 //! requirements, cost of a move); balances (two resources and target, weight); weights of moves of processes, services, machines.
 //! The assignment: each process's machine.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::SplitAsciiWhitespace;
 
 use crate::error::{BenchError, Result};
+use crate::system::read;
 
 /// See the module. Machines are hosts and processes are VMs; here they are called what the contest calls them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +75,6 @@ impl Instance {
         let name = name.strip_prefix("model_").unwrap_or(&name).to_owned();
         let assignment = sibling(model, "assignment")
             .ok_or_else(|| BenchError::Instance(format!("{}: give a file model_*.txt", model.display())))?;
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(BenchError::io(format!("read {}", path.display())))
-        };
         Self::parse(&name, &read(model)?, &read(&assignment)?)
     }
 

@@ -13,14 +13,12 @@ mod model;
 mod services;
 mod solve;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use godwit_lab::setup::say;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use nix::sys::resource::UsageWho;
 use serde::Serialize;
 
 use self::evaluate::{Cost, evaluate};
@@ -28,6 +26,7 @@ use self::instance::{Instance, sibling};
 use self::solve::{Clock, Limit, solve};
 use crate::error::{BenchError, Result};
 use crate::output::{print, table, tell};
+use crate::system::{cpu_s, read};
 
 /// The least cost that is known of some instances, as published after the contest.
 const BEST_KNOWN: [(&str, i64); 12] = [
@@ -113,11 +112,11 @@ fn solved(path: &Path, options: &Roadef) -> Result<Solved> {
             instance.name
         )));
     }
-    let began = cpu_s()?;
+    let began = cpu_s(UsageWho::RUSAGE_SELF)?;
     let clock = if options.processor_seconds { Clock::Processor } else { Clock::Wall };
     let limit = Limit { clock, time: Duration::from_secs(options.seconds) };
     let solution = solve(&instance, limit, options.seed);
-    let cpu_s = cpu_s()? - began;
+    let cpu_s = cpu_s(UsageWho::RUSAGE_SELF)? - began;
     let after = check(&instance, &solution.assignment)?;
     let best_known = BEST_KNOWN.iter().find(|(name, _)| *name == instance.name).map(|(_, cost)| *cost);
     let places = solution.assignment.iter().zip(&instance.assignment);
@@ -149,16 +148,8 @@ fn check(instance: &Instance, assignment: &[usize]) -> Result<Cost> {
 /// The number in the file of this kind beside the model, if there is one.
 fn number(model: &Path, kind: &str) -> Result<Option<i64>> {
     let Some(path) = sibling(model, kind).filter(|path| path.exists()) else { return Ok(None) };
-    let text = fs::read_to_string(&path).map_err(BenchError::io(format!("read {}", path.display())))?;
-    let number = text.trim().parse();
+    let number = read(&path)?.trim().parse();
     number.map(Some).map_err(|_| BenchError::Instance(format!("{}: no number", path.display())))
-}
-
-/// Processor time of this process so far, in seconds.
-fn cpu_s() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF);
-    let usage = usage.map_err(|error| BenchError::io("read processor times")(error.into()))?;
-    Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
 }
 
 /// One line for each instance.

@@ -137,7 +137,7 @@ fn instances() -> Vec<PathBuf> {
         return Vec::new();
     };
     let folders = ["A", "B"].map(|set| PathBuf::from(&traces).join("roadef2012").join(set));
-    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
     let mut models: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
     models.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("model_"));
     models.sort();
