@@ -494,6 +494,7 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
     #[test]
     fn a_datastore_for_disks_that_move_along_is_named_behind_an_equals_sign_alone() {
         let options = |line: &str| match Cli::try_parse_from(line.split_whitespace()).unwrap().verb {
