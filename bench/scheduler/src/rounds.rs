@@ -156,6 +156,8 @@ fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
             demand,
             expected: PerResource::default(),
             demand_long: demand,
+            recent_mhz: Vec::new(),
+            ahead_mhz: Vec::new(),
             measured_unix_ms: Some(BEGINNING_UNIX_MS),
             vcpus: 1,
             memory,

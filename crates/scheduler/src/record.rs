@@ -4,7 +4,7 @@ use godwit_types::{HostName, TaskId, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Decision;
-use crate::planner::{Goal, Plan, Standing, Step, WhyNot};
+use crate::planner::{Goal, KeptOn, Plan, Standing, Step, WhyNot};
 use crate::policy::{Automation, Policy};
 use crate::what_if::Change;
 
@@ -61,12 +61,14 @@ pub struct Outline {
     pub after: Standing,
     pub unmoved: Vec<WhyNot>,
     pub findings: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_on: Vec<KeptOn>,
 }
 
 impl From<&Plan> for Outline {
     fn from(plan: &Plan) -> Self {
-        let Plan { before, after, unmoved, findings, .. } = plan.clone();
-        Self { before, after, unmoved, findings }
+        let Plan { before, after, unmoved, findings, kept_on, .. } = plan.clone();
+        Self { before, after, unmoved, findings, kept_on }
     }
 }
 

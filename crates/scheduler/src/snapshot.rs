@@ -133,9 +133,16 @@ pub struct Vm {
     pub demand: PerResource<u64>,
     /// The most that it is expected to want within the next hour; 0 if nothing is known.
     pub expected: PerResource<u64>,
-    /// The most that it has wanted within the last 40 minutes; 0 if nothing is known. Whether a host can be spared follows from it.
+    /// The most that it has wanted within the last 40 minutes; 0 if nothing is known.
     #[serde(default)]
     pub demand_long: PerResource<u64>,
+    /// What it has wanted of CPU lately, in MHz: by slots that are the same for all VMs, the newest last. Empty if nothing is known,
+    /// or nobody asks: only power management does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recent_mhz: Vec<u64>,
+    /// What it is expected to want of CPU, slot by slot of the next hour, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ahead_mhz: Vec<u64>,
     /// When demand was measured; never if none, and then it is not moved for its own sake.
     pub measured_unix_ms: Option<u64>,
     pub vcpus: u32,

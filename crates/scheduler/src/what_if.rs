@@ -108,6 +108,9 @@ fn scale(snapshot: &mut Snapshot, permille: u32, named: &BTreeSet<VmName>) -> Re
         vm.demand = scaled(vm.demand);
         vm.expected = scaled(vm.expected);
         vm.demand_long = scaled(vm.demand_long);
+        for mhz in vm.recent_mhz.iter_mut().chain(&mut vm.ahead_mhz) {
+            *mhz = u64::try_from(u128::from(*mhz) * u128::from(permille) / 1000).unwrap_or(u64::MAX);
+        }
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Machine {
     pub(crate) state: HostState,
     since_ms: u64,
+    /// When it was last sent to standby or woken.
+    switched_ms: Option<u64>,
     /// In no order that means anything.
     pub(crate) guests: Vec<usize>,
     /// What its guests and those on their way to it have of its memory, in bytes.
@@ -41,7 +43,7 @@ pub(crate) struct Guest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// A move, and it took the VM back to where it was less than an hour ago.
+    /// A move, and it took the VM back to where it was less than an hour ago; or a host is switched back within an hour.
     InVain,
     /// It could not be done as things are.
     Refused,
@@ -53,6 +55,7 @@ impl Cluster {
         let hosts = trace.hosts.iter().map(|_| Machine {
             state: HostState::On,
             since_ms: 0,
+            switched_ms: None,
             guests: Vec::new(),
             memory: 0,
         });
@@ -121,8 +124,13 @@ impl Cluster {
         if !may {
             return Outcome::Refused;
         }
+        let is_back =
+            state != HostState::On && machine.switched_ms.is_some_and(|last| at_ms - last <= VAIN_MS);
+        if state != HostState::On {
+            machine.switched_ms = Some(at_ms);
+        }
         (machine.state, machine.since_ms) = (state, at_ms);
-        Outcome::Done
+        if is_back { Outcome::InVain } else { Outcome::Done }
     }
 
     fn has_room(&self, guest: usize, host: usize, record: &HostRecord) -> bool {
@@ -199,6 +207,8 @@ fn vm(trace: &Trace, record: &VmRecord, guest: &Guest, demand: PerResource<u64>,
         demand,
         expected: PerResource::default(),
         demand_long: demand,
+        recent_mhz: Vec::new(),
+        ahead_mhz: Vec::new(),
         measured_unix_ms: Some(at_ms),
         vcpus: record.vcpus,
         memory: record.memory,

@@ -61,6 +61,9 @@ pub struct Summary {
     /// Most moves that end in one step.
     pub moves_in_step_max: u64,
     pub moves_per_vm_day: f64,
+    /// Hosts that were sent to standby or woken, and those of them within an hour of the last time.
+    pub switches: u64,
+    pub switches_in_vain: u64,
     pub moved_gib: f64,
     /// Of processors, at both ends together.
     pub migration_cpu_s: f64,
@@ -96,6 +99,8 @@ pub struct Report {
 pub(crate) struct Tally {
     pub(crate) refused: u64,
     pub(crate) superseded: u64,
+    pub(crate) switches: u64,
+    pub(crate) switches_in_vain: u64,
     pub(crate) migration_cpu_ms: u64,
     pub(crate) blackout_us: u64,
 }
@@ -126,6 +131,8 @@ impl Summary {
             ping_pong_percent: part(in_vain as f64, moves as f64) * 100.0,
             moves_in_step_max: steps.iter().map(|step| step.moves).max().unwrap_or(0),
             moves_per_vm_day: part(moves as f64, vms as f64 * hours / 24.0),
+            switches: tally.switches,
+            switches_in_vain: tally.switches_in_vain,
             moved_gib: sum(|step| step.moved_gib),
             migration_cpu_s: tally.migration_cpu_ms as f64 / 1000.0,
             blackout_s: tally.blackout_us as f64 / 1e6,

@@ -189,6 +189,9 @@ impl Simulation {
         let lately = (LATELY_MS / self.trace.interval_ms.max(1)) as usize;
         for (vm, record) in snapshot.vms.iter_mut().zip(&self.trace.vms) {
             vm.demand_long = record.peak(self.step.saturating_sub(lately)..=self.step);
+            if self.policy.power.enabled {
+                vm.recent_mhz = record.recent_mhz(self.step, self.trace.interval_ms);
+            }
         }
         let plan = scheduler(&snapshot, &self.policy, goal, self.seed.wrapping_add(self.step as u64));
         let room = FINDINGS_MAX.saturating_sub(self.findings.len());
@@ -258,7 +261,10 @@ impl Simulation {
             Event::Switch { host, state } => {
                 let outcome = self.cluster.switch(host, state, at_ms);
                 changed.push(host);
-                if (outcome, state) == (Outcome::Done, HostState::Waking) {
+                let is_switched = state != HostState::On && outcome != Outcome::Refused;
+                self.tally.switches += u64::from(is_switched);
+                self.tally.switches_in_vain += u64::from(outcome == Outcome::InVain);
+                if is_switched && state == HostState::Waking {
                     let wake_ms = u64::from(self.trace.hosts[host].wake_s) * 1000;
                     self.schedule(at_ms + wake_ms, Event::Switch { host, state: HostState::On });
                 }

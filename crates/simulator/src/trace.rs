@@ -11,6 +11,10 @@ use godwit_types::ids::InvalidName;
 use godwit_types::{HostName, Name, VmName};
 use serde::{Deserialize, Serialize};
 
+/// What the scheduler is told of the past, as by the manager: slots of five minutes, for an hour.
+const SLOT_MS: u64 = 5 * 60_000;
+const RECENT_SLOTS: usize = 12;
+
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
@@ -188,6 +192,13 @@ impl VmRecord {
         wanted.fold(PerResource::default(), |most, now| {
             PerResource::from_fn(|resource| most[resource].max(now[resource]))
         })
+    }
+
+    /// What it has wanted of CPU until a step, as the scheduler is told it: the most of each slot, the newest last.
+    pub(crate) fn recent_mhz(&self, step: usize, interval_ms: u64) -> Vec<u64> {
+        let each = (SLOT_MS / interval_ms.max(1)).max(1) as usize;
+        let ends = (0..RECENT_SLOTS).rev().filter_map(|slot| step.checked_sub(slot * each));
+        ends.map(|end| self.peak((end + 1).saturating_sub(each)..=end).cpu).collect()
     }
 
     /// Its series, each to be changed alike.

@@ -67,6 +67,7 @@ fn steps(actions: Vec<Action>) -> Plan {
         after: standing,
         unmoved: Vec::new(),
         findings: Vec::new(),
+        kept_on: Vec::new(),
     }
 }
 
@@ -129,6 +130,7 @@ fn a_host_that_is_woken_is_there_once_it_has_had_its_time() {
     });
     let on: Vec<usize> = report.steps.iter().map(|step| step.hosts_on).collect();
     assert_eq!(on, [1, 1, 2, 2, 2]);
+    assert_eq!((report.summary.switches, report.summary.switches_in_vain), (2, 1), "back within the hour");
     // Two minutes of the third step remain after three of waking.
     assert!((report.steps[2].watts - (101.0 + 100.0)).abs() < 1e-9);
     assert!((report.steps[1].watts - (101.0 + 10.0)).abs() < 1e-9);

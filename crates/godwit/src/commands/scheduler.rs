@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use godwit_scheduler::decision::{Explanation, Replay};
-use godwit_scheduler::planner::{Goal, Plan, Standing, Step};
+use godwit_scheduler::planner::{Goal, KeptOn, Plan, Standing, Step};
 use godwit_scheduler::policy::{Automation, Policy};
 use godwit_scheduler::record::{
     AskReplay, AskWhatIf, DecisionRecord, Imagined, NameSteps, Ran, RunScheduler, SchedulerStatus,
@@ -192,7 +192,14 @@ fn describe_record(record: &DecisionRecord) -> String {
     parts.extend((!record.outline.unmoved.is_empty()).then(|| why_not(&record.outline.unmoved)));
     parts.push(change(&record.outline.before, &record.outline.after));
     parts.extend((!record.outline.findings.is_empty()).then(|| record.outline.findings.join("\n")));
+    parts.extend((!record.outline.kept_on.is_empty()).then(|| kept_on(&record.outline.kept_on)));
     parts.join("\n\n")
+}
+
+/// Why hosts are not switched off.
+fn kept_on(hosts: &[KeptOn]) -> String {
+    let lines = hosts.iter().map(|kept| format!("host '{}' is kept on: {}", kept.host, kept.why));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A line for each step, with what became of it if that is known.

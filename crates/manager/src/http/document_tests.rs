@@ -154,6 +154,8 @@ fn vm(text: &str, on: Option<&str>) -> Vm {
         demand: PerResource { cpu: 1_000, memory: 1 << 30, network: 9, storage: 9 },
         expected: PerResource::default(),
         demand_long: PerResource::default(),
+        recent_mhz: Vec::new(),
+        ahead_mhz: Vec::new(),
         measured_unix_ms: Some(1_000),
         vcpus: 2,
         memory: 2 << 30,

@@ -33,6 +33,8 @@ fn vm(name: &str, automation: Automation) -> Vm {
         demand: PerResource::default(),
         expected: PerResource::default(),
         demand_long: PerResource::default(),
+        recent_mhz: Vec::new(),
+        ahead_mhz: Vec::new(),
         measured_unix_ms: None,
         vcpus: 1,
         memory: 0,
@@ -48,7 +50,14 @@ fn vm(name: &str, automation: Automation) -> Vm {
 fn plan(steps: Vec<Step>) -> Plan {
     let standing =
         Standing { score: 0.0, happiness: Happiness::FULL, unhappiest: None, broken: vec![], watts: 0 };
-    Plan { steps, before: standing.clone(), after: standing, unmoved: vec![], findings: vec![] }
+    Plan {
+        steps,
+        before: standing.clone(),
+        after: standing,
+        unmoved: vec![],
+        findings: vec![],
+        kept_on: vec![],
+    }
 }
 
 fn decided(automation: Automation, vms: Vec<Vm>, steps: Vec<Step>) -> Vec<StepState> {

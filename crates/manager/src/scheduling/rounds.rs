@@ -111,7 +111,7 @@ pub(super) async fn look(
         let terms = Terms::of(tx, &limits)?;
         let alone = left_alone(tx, &terms, &inventory, now)?;
         let again_unix_ms = alone.iter().map(|alone| alone.until_unix_ms).min();
-        Ok((of_inventory(tx, &inventory, &alone, None, now)?, terms.policy, again_unix_ms))
+        Ok((of_inventory(tx, &terms, &inventory, &alone, None, now)?, terms.policy, again_unix_ms))
     });
     let (snapshot, policy, again_unix_ms) = scene.await?;
     manager.scheduling.last.send_replace(Some(Look { unix_ms: snapshot.at_unix_ms, again_unix_ms }));

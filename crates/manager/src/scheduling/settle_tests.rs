@@ -20,7 +20,8 @@ fn step(vm: &str, state: StepState, after: &[usize], task: Option<u128>) -> Step
 }
 
 fn record(steps: Vec<StepRecord>) -> DecisionRecord {
-    let outline = Outline { before: standing(), after: standing(), unmoved: vec![], findings: vec![] };
+    let outline =
+        Outline { before: standing(), after: standing(), unmoved: vec![], findings: vec![], kept_on: vec![] };
     DecisionRecord { id: 7, unix_ms: 0, cause: String::new(), goal: Goal::Balance, outline, steps }
 }
 

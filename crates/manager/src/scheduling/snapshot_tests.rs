@@ -275,6 +275,33 @@ async fn the_hour_that_comes_is_expected_to_be_as_it_was_yesterday() {
 }
 
 #[tokio::test]
+async fn where_power_is_managed_demand_is_told_slot_by_slot() {
+    const SLOT: u64 = 5 * 60_000;
+    const DAY: u64 = 24 * 60 * 60_000;
+    let scene = Scene::of(vec![fixtures::host("a")]).await;
+    let id = scene.vm.id;
+    let samples = [(NOW - DAY + SLOT, 40), (NOW - 13 * SLOT, 30), (NOW - 9 * SLOT, 3), (NOW - SLOT, 7)];
+    scene
+        .write(move |tx| {
+            for (at, cpu) in samples {
+                let wanted = godwit_scheduler::PerResource { cpu, ..Default::default() };
+                tx.note_demand(at, &BTreeMap::from([(id, wanted)]))?;
+            }
+            Ok(())
+        })
+        .await;
+    let unasked = scene.web1().await;
+    assert!(unasked.recent_mhz.is_empty() && unasked.ahead_mhz.is_empty());
+    let mut policy = godwit_scheduler::policy::Policy::default();
+    policy.power.enabled = true;
+    scene.write(move |tx| Ok(tx.put_policy(&policy)?)).await;
+    let vm = scene.web1().await;
+    assert_eq!(vm.recent_mhz, [3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 7, 7], "an hour, and no gaps");
+    assert_eq!(vm.ahead_mhz, [40; 13][..vm.ahead_mhz.len()], "as it was a day ago");
+    assert!((12..=13).contains(&vm.ahead_mhz.len()));
+}
+
+#[tokio::test]
 async fn past_moves_are_known_and_failed_ones_are_none() {
     let scene = Scene::of(vec![fixtures::host("a"), fixtures::host("b")]).await;
     let (good, bad) = (moving(&scene.vm, "b"), moving(&scene.vm, "b"));

@@ -59,6 +59,33 @@ impl Tx<'_> {
         }
         Ok(peaks)
     }
+
+    /// The CPU that each VM wanted in the slots that begin at these times, in order: as many for all. A slot of which nothing is
+    /// known is as the one before, and the first ones are as the first that is known.
+    pub(crate) fn cpu_demand(&self, slots: Range<u64>) -> Result<BTreeMap<VmId, Vec<u64>>, StoreError> {
+        let mut query = self.sql.prepare_cached(
+            "SELECT vm, slot_unix_ms, peak FROM demand WHERE slot_unix_ms >= ? AND slot_unix_ms < ? ORDER BY slot_unix_ms",
+        )?;
+        let rows = query.query_map(params![slots.start, slots.end], |row| {
+            let peak = row.get::<_, Doc<PerResource<u64>>>(2)?.0;
+            Ok((row.get::<_, Text<VmId>>(0)?.0, row.get::<_, u64>(1)?, peak.cpu))
+        })?;
+        let begins = slots.start.next_multiple_of(SLOT_MS);
+        let count = slots.end.saturating_sub(begins).div_ceil(SLOT_MS) as usize;
+        let mut series = BTreeMap::<VmId, Vec<u64>>::new();
+        for row in rows {
+            let (vm, slot, mhz) = row?;
+            let series = series.entry(vm).or_default();
+            let last = series.last().copied().unwrap_or(mhz);
+            series.resize((slot.saturating_sub(begins) / SLOT_MS) as usize, last);
+            series.push(mhz);
+        }
+        for series in series.values_mut() {
+            let last = series.last().copied().unwrap_or(0);
+            series.resize(count, last);
+        }
+        Ok(series)
+    }
 }
 
 fn larger(a: &PerResource<u64>, b: &PerResource<u64>) -> PerResource<u64> {

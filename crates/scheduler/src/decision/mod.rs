@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::snapshot::Snapshot;
 
 /// The version of what computes plans: raised with each change after which the same input may give another plan.
-pub const ENGINE_VERSION: u32 = 2;
+pub const ENGINE_VERSION: u32 = 3;
 
 /// Recorded so that the plan can be computed again, to the bit by the same engine, or under another policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

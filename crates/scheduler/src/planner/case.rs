@@ -26,12 +26,16 @@ pub(crate) struct Case<'a> {
     pub(crate) stores: Stores<'a>,
     /// Whether VMs that have no host are to be placed, and so are entitled to something.
     pub(crate) places: bool,
+    /// Whether power is managed: then hosts are filled or off, and evenness is none of the plan's aims.
+    pub(crate) saves: bool,
     /// Where each VM is; none if it is nowhere, or on a host that nobody knows.
     pub(crate) home: Vec<Option<usize>>,
     /// Why a VM cannot be moved, whatever for.
     pub(crate) stays: Vec<Option<String>>,
     /// Why a VM is not moved unless it must be.
     pub(crate) rests: Vec<Option<String>>,
+    /// Whether that is only since it has moved lately. It does not hold where VMs do not get what they want.
+    pub(crate) cools: Vec<bool>,
     /// What each VM wants, no more than its limits.
     pub(crate) demand: Vec<PerResource<u64>>,
     /// What each VM is entitled to of what the hosts have that take VMs.
@@ -61,18 +65,21 @@ impl<'a> Case<'a> {
         }
         let emptied = emptied(&hosts, goal, &mut findings);
         let stores = Stores::new(&hosts);
+        let saves = policy.power.enabled && matches!(goal, Goal::Balance) && policy.findings().is_empty();
         let mut case = Self {
             snapshot,
             policy,
             stays: vec![None; vms.len()],
             rests: vec![None; vms.len()],
-            demand: vms.iter().map(|vm| demand::of(vm)).collect(),
+            cools: vec![false; vms.len()],
+            demand: vms.iter().map(|vm| demand::of(vm, saves)).collect(),
             entitled: Vec::new(),
             hosts,
             vms,
             silent,
             emptied,
             stores,
+            saves,
             places: matches!(goal, Goal::Place | Goal::MakeRoom { .. }),
             home,
             contradicts: vec![false; table.entries.len()],

@@ -9,10 +9,13 @@ use crate::entitlement::{self, Capacity, Finding, Owner, Pool, Refusal, Tree};
 use crate::resource::{PerResource, Resource};
 use crate::snapshot::Vm;
 
-/// The larger of what a VM would use now and what it is expected to, no more than its limit or its memory.
-pub(super) fn of(vm: &Vm) -> PerResource<u64> {
+/// The larger of what a VM would use now and what it is expected to, no more than its limit or its memory. Where power is managed,
+/// what is expected of CPU is weighed slot by slot: the most of each VM, added up, is wanted at no time.
+pub(super) fn of(vm: &Vm, saves: bool) -> PerResource<u64> {
     PerResource::from_fn(|resource| {
-        let wanted = vm.demand[resource].max(vm.expected[resource]);
+        let is_slotted = saves && resource == Resource::Cpu;
+        let expected = if is_slotted { 0 } else { vm.expected[resource] };
+        let wanted = vm.demand[resource].max(expected);
         let limited = vm.controls[resource].limit.map_or(wanted, |limit| wanted.min(limit));
         if resource == Resource::Memory { limited.min(vm.memory) } else { limited }
     })
@@ -63,6 +66,7 @@ pub(super) fn entitle(case: &mut Case<'_>) -> Vec<PerResource<u64>> {
         }
     }
     case.rests.iter_mut().for_each(|rests| *rests = Some("its pools cannot be divided".into()));
+    case.cools.fill(false);
     case.demand.clone()
 }
 
@@ -132,9 +136,9 @@ fn mend(finding: &Finding, pools: &mut Vec<Pool>, vms: &mut [entitlement::Vm], f
     }
 }
 
-/// Reservations that the hosts that take VMs cannot honour once so many of them are lost.
-pub(super) fn refusals(case: &Case<'_>, lost: usize) -> Vec<Refusal> {
-    case.tree.as_ref().map_or_else(Vec::new, |tree| tree.refusals(&capacity(case, lost)))
+/// Reservations that so much cannot honour.
+pub(super) fn refusals(case: &Case<'_>, capacity: &Capacity) -> Vec<Refusal> {
+    case.tree.as_ref().map_or_else(Vec::new, |tree| tree.refusals(capacity))
 }
 
 fn capacity(case: &Case<'_>, lost: usize) -> Capacity {
@@ -191,6 +195,7 @@ fn rest(case: &mut Case<'_>, faulty: &Faulty) {
         }
         if why.is_some() {
             case.rests[at] = why;
+            case.cools[at] = false;
         }
     }
 }

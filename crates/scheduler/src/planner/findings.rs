@@ -23,6 +23,7 @@ fn of_rules(case: &mut Case<'_>) {
             case.contradicts[rule as usize] = true;
             for vm in &case.table.entries[rule as usize].vms {
                 case.rests[*vm as usize] = Some(conflict.to_string());
+                case.cools[*vm as usize] = false;
             }
         }
         case.findings.push(format!("{conflict}: change or remove one of them"));
@@ -53,7 +54,10 @@ pub(super) fn note(case: &mut Case<'_>) {
             Some(age_ms) if age_ms > case.policy.stale_ms => {
                 case.rests[at] = Some(format!("it was not measured for {} s", age_ms / 1000));
             }
-            Some(_) => case.rests[at] = cools(case, at),
+            Some(_) => {
+                case.rests[at] = cools(case, at);
+                case.cools[at] = case.rests[at].is_some();
+            }
         }
         if age_ms.is_none_or(|age_ms| age_ms > case.policy.stale_ms) && case.home[at].is_some() {
             unmeasured.push(vm.name.as_str());

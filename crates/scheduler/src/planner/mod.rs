@@ -27,7 +27,7 @@ mod steps;
 mod unhappy;
 mod work;
 
-pub use plan::{Action, Cost, Plan, Reason, Standing, Step, WhyNot};
+pub use plan::{Action, Cost, KeptOn, Plan, Reason, Standing, Step, WhyNot};
 
 use godwit_types::{HostName, VmName};
 use serde::{Deserialize, Serialize};
@@ -58,30 +58,30 @@ pub enum Goal {
 pub fn plan(snapshot: &Snapshot, policy: &Policy, goal: &Goal, seed: u64) -> Plan {
     let case = Case::new(snapshot, policy, goal);
     let mut work = Work::new(&case);
-    arrange(&mut work, goal, seed);
-    if let Some(wake) = power::wake(&work, goal) {
-        return steps::waking(work, &wake);
+    let above = arrange(&mut work, goal, seed);
+    let woken = power::wake(&work, goal, &above);
+    if !woken.is_empty() {
+        return steps::waking(work, &woken);
     }
+    let mut spared = power::Spared::default();
     if matches!(goal, Goal::Balance) {
-        let spared = power::spare(&work);
-        if !spared.is_empty() {
-            let goal = power::emptied(&case, &spared);
-            return steps::sparing(&Case::new(snapshot, policy, &goal), &spared);
-        }
+        spared = power::spare(&mut work);
         unhappy::explain(&mut work);
     }
-    steps::plan(work)
+    steps::sparing(work, spared)
 }
 
-/// Who goes where.
-fn arrange(work: &mut Work<'_>, goal: &Goal, seed: u64) {
+/// Who goes where. The hosts that are above the band of power management, and find nobody who takes what is too much.
+fn arrange(work: &mut Work<'_>, goal: &Goal, seed: u64) -> Vec<usize> {
     let maintenance = |host| Reason::Maintenance { host };
     match goal {
         Goal::Balance => {
             let emptied = mandatory::in_maintenance(work);
             mandatory::empty(work, &emptied, maintenance, true);
             mandatory::mend(work);
+            let above = power::relieve(work);
             improve::improve(work, seed);
+            return above;
         }
         Goal::Place => mandatory::place(work, |_| true, false),
         Goal::Evacuate { hosts } => {
@@ -92,6 +92,7 @@ fn arrange(work: &mut Work<'_>, goal: &Goal, seed: u64) {
         }
         Goal::MakeRoom { vm } => make_room(work, vm),
     }
+    Vec::new()
 }
 
 fn make_room(work: &mut Work<'_>, name: &VmName) {

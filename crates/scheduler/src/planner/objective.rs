@@ -18,6 +18,8 @@
 //! * A mean over hosts, so that a larger cluster has no larger J; what belongs to one host, S and M, is divided by their number.
 //! * A move is worth it if J is less for [`stable_ms`](crate::policy::Policy::stable_ms) by more than the move costs while it lasts: M is [`MOVE_COST`] / `stable_ms`.
 //!
+//! Where power is managed hosts need not be even: a host's part is then, for each resource, what is above the band: x + x².
+//!
 //! Sums are kept as whole numbers of 2^-40, so they do not depend on the order in which a plan was found.
 
 use super::case::Case;
@@ -55,6 +57,8 @@ pub(crate) struct Objective {
     /// Hosts that are to be even: those that get VMs.
     gets: Vec<bool>,
     stable_s: f64,
+    /// Where power is managed, up to which part hosts are filled.
+    band: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -97,6 +101,9 @@ impl Objective {
             together: weights.map(|weight| weight / all),
             counts,
             gets: (0..case.hosts.len()).map(|host| case.gets(host)).collect(),
+            band: case.saves.then(|| {
+                f64::from(case.policy.power.target_percent + case.policy.power.band_percent) / 100.0
+            }),
             stable_s: (case.policy.stable_ms as f64 / 1000.0).max(1.0),
         }
     }
@@ -105,6 +112,12 @@ impl Objective {
     pub(crate) fn host(&self, host: usize, load: &[u64; 4]) -> i64 {
         if !self.counts[host] {
             return 0;
+        }
+        if let Some(band) = self.band {
+            let parts = self.rows[host].iter().zip(load);
+            let over =
+                parts.map(|(row, load)| row.weight * over((*load as f64 * row.inverse).min(PART_MAX) - band));
+            return whole(over.sum());
         }
         let (mut sum, mut mean) = (0.0, 0.0);
         for (at, Weight { inverse, weight }) in self.rows[host].iter().enumerate() {
@@ -174,6 +187,12 @@ fn phi(part: f64) -> f64 {
     let bent = queue(bend) - queue(KNEE) - (bend - KNEE) * slope(KNEE);
     let line = (part - bend) * (slope(LINE) - slope(KNEE));
     square + QUEUES * (bent + line)
+}
+
+/// What a host costs that is used for more than the band, by how much it is.
+fn over(part: f64) -> f64 {
+    let part = part.max(0.0);
+    part + part * part
 }
 
 /// In the order of [`Resource::ALL`].

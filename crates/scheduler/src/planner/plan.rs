@@ -20,6 +20,18 @@ pub struct Plan {
     pub unmoved: Vec<WhyNot>,
     /// What is wrong with the snapshot or the policy, in plain words with what to do. What is affected was left alone.
     pub findings: Vec<String>,
+    /// With power management, why each host is kept on that is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_on: Vec<KeptOn>,
+}
+
+/// Why a host is not switched off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct KeptOn {
+    pub host: HostName,
+    /// In plain words.
+    pub why: String,
 }
 
 /// One thing to do.
@@ -78,6 +90,8 @@ pub enum Reason {
     Entitlement { resource: crate::Resource },
     /// Hosts are used unevenly, most of all this.
     Evenness { resource: crate::Resource },
+    /// Its host is used for more of this than hosts are to be, while power is managed.
+    Band { resource: crate::Resource },
     /// It makes room for another VM, or for a step that could not be done otherwise.
     Room { vm: VmName },
     /// Its host is to be switched off, or another was switched on.
@@ -154,6 +168,9 @@ impl fmt::Display for Reason {
                 write!(f, "so that VMs get the {resource} they are entitled to")
             }
             Self::Evenness { resource } => write!(f, "so that hosts share {resource} evenly"),
+            Self::Band { resource } => {
+                write!(f, "since its host is used for more {resource} than the band allows")
+            }
             Self::Room { vm } => write!(f, "to make room for VM '{vm}'"),
             Self::Power { host } => write!(f, "since host '{host}' is switched on or off"),
             Self::Start => write!(f, "since it is to start"),

@@ -6,6 +6,7 @@
 
 use super::Reason;
 use super::model::Model;
+use super::power::RELIEF;
 use super::standing;
 use crate::entitlement::Happiness;
 use crate::resource::Resource;
@@ -33,6 +34,9 @@ pub(super) fn of(model: &mut Model<'_>, unit: usize, without: usize, with: usize
     }
     if let Some(rule) = softened {
         return (Reason::Rule { rule: model.case.table.entries[rule].name.clone() }, SOFT);
+    }
+    if model.case.saves {
+        return (Reason::Band { resource: scarcest }, RELIEF);
     }
     let gains = std::array::from_fn(|at| uneven_without[at] - uneven[at]);
     (Reason::Evenness { resource: evened(model, gains, unit, without) }, matters)

@@ -12,10 +12,12 @@ const LEAVE_MAX: usize = 6;
 /// Trials for one VM.
 const TRIALS_MAX: u32 = 2_000;
 
-/// The best host as things are: the one that the objective likes best, of equals the first.
+/// The best host as things are: the one that the objective likes best, of equals the one that would be used least in bursts, where
+/// those are known, or the first.
 pub(super) fn best(model: &Model<'_>, unit: usize, not: &[usize]) -> Option<usize> {
     let hosts = (0..model.case.hosts.len()).filter(|host| !not.contains(host));
-    hosts.filter_map(|host| Some((model.look(unit, host)?, host))).min().map(|(_, host)| host)
+    let look = |host: usize| Some((model.look(unit, host)?, model.crowded(unit, host), host));
+    hosts.filter_map(look).min().map(|(.., host)| host)
 }
 
 /// Moves the unit to a host, and others out of its way if they may be moved. The others, or none if there is no way; then nothing

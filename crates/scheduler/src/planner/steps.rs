@@ -8,44 +8,46 @@ use super::case::Case;
 use super::findings::listed;
 use super::model::Model;
 use super::objective::shown;
-use super::power::{self, Wake};
+use super::power::{self, Spared, Wake};
 use super::work::Work;
-use super::{Action, Cost, Plan, Reason, Step, WhyNot, mandatory, standing};
+use super::{Action, Cost, Plan, Reason, Step, WhyNot, standing};
 use crate::resource::Resource;
 use crate::rules::table::Says;
 use crate::sequence::{self, Going, Timed};
 
-/// The plan, and a host is woken meanwhile.
-pub(super) fn waking(work: Work<'_>, wake: &Wake) -> Plan {
-    let host = work.case.hosts[wake.host];
+/// The plan, and hosts are woken meanwhile.
+pub(super) fn waking(work: Work<'_>, woken: &[Wake]) -> Plan {
+    let case = work.case;
     let mut plan = plan(work);
-    plan.steps.push(Step {
-        action: Action::Wake { host: host.name.clone() },
-        priority: wake.priority,
-        reason: wake.reason.clone(),
-        gain: shown(wake.gain),
-        cost: Cost::default(),
-        after: Vec::new(),
-        begins_ms: 0,
-        ends_ms: host.power.as_ref().map_or(0, |power| power.wake_ms),
-    });
-    let here = |reason: &&mut (Option<HostName>, String)| reason.0.as_ref() == Some(&host.name);
-    let reasons = plan.unmoved.iter_mut().flat_map(|why| &mut why.reasons);
-    reasons.filter(here).for_each(|(_, reason)| *reason = "it is being woken".into());
+    for wake in woken {
+        let host = case.hosts[wake.host];
+        plan.steps.push(Step {
+            action: Action::Wake { host: host.name.clone() },
+            priority: wake.priority,
+            reason: wake.reason.clone(),
+            gain: shown(wake.gain),
+            cost: Cost::default(),
+            after: Vec::new(),
+            begins_ms: 0,
+            ends_ms: host.power.as_ref().map_or(0, |power| power.wake_ms),
+        });
+        let here = |reason: &&mut (Option<HostName>, String)| reason.0.as_ref() == Some(&host.name);
+        let reasons = plan.unmoved.iter_mut().flat_map(|why| &mut why.reasons);
+        reasons.filter(here).for_each(|(_, reason)| *reason = "it is being woken".into());
+    }
     plan
 }
 
-/// Everybody leaves these hosts, and they are switched off.
-pub(super) fn sparing(case: &Case<'_>, hosts: &[usize]) -> Plan {
-    let mut work = Work::new(case);
-    mandatory::empty(&mut work, hosts, |host| Reason::Power { host }, false);
-    work.why.values_mut().for_each(|(_, priority)| *priority = power::SPARE);
+/// The plan, and hosts are switched off once everybody has left them.
+pub(super) fn sparing(work: Work<'_>, spared: Spared) -> Plan {
+    let case = work.case;
     let mut plan = plan(work);
-    for place in hosts {
-        let host = case.hosts[*place];
+    plan.kept_on = spared.kept_on;
+    for place in spared.hosts {
+        let host = case.hosts[place];
         let leaves = |step: &Step| matches!(&step.action, Action::Move { from, .. } if *from == host.name);
         let after: Vec<usize> = (0..plan.steps.len()).filter(|at| leaves(&plan.steps[*at])).collect();
-        if after.len() < case.home.iter().filter(|home| **home == Some(*place)).count() {
+        if after.len() < case.home.iter().filter(|home| **home == Some(place)).count() {
             // Somebody's move fits in no order.
             continue;
         }
@@ -93,6 +95,7 @@ pub(super) fn plan(work: Work<'_>) -> Plan {
         after: standing::of(&model),
         unmoved,
         findings: once(findings),
+        kept_on: Vec::new(),
     }
 }
 

@@ -38,6 +38,12 @@ impl<'a> Work<'a> {
         self.stays(unit).or(rests)
     }
 
+    /// Whether a unit may be moved since its host does not give what is wanted of it: having moved lately does not hold then.
+    pub(super) fn may_flee(&self, unit: usize) -> bool {
+        let mut vms = self.model.units[unit].vms.iter().map(|vm| *vm as usize);
+        self.stays(unit).is_none() && vms.all(|vm| self.case.rests[vm].is_none() || self.case.cools[vm])
+    }
+
     /// Notes that a unit goes; the first reason stays.
     pub(super) fn note(&mut self, unit: usize, reason: Reason, priority: u8) {
         self.why.entry(unit).or_insert((reason, priority));

@@ -181,6 +181,8 @@ fn garbage_vm() -> impl Strategy<Value = Vm> {
             demand,
             expected,
             demand_long: demand,
+            recent_mhz: Vec::new(),
+            ahead_mhz: Vec::new(),
             memory,
             vcpus,
             measured_unix_ms: times.0,

@@ -51,6 +51,8 @@ pub(crate) fn vm(text: &str, on: Option<&str>, mhz: u64, gib: u64) -> Vm {
         demand: PerResource { cpu: mhz, memory: gib * GIB / 2, network: 0, storage: 0 },
         expected: PerResource::default(),
         demand_long: PerResource::default(),
+        recent_mhz: Vec::new(),
+        ahead_mhz: Vec::new(),
         measured_unix_ms: Some(NOW_MS),
         vcpus: 2,
         memory: gib * GIB,

@@ -53,6 +53,11 @@ pub(super) fn rows(report: &Report) -> Vec<(&'static str, String)> {
         ),
         ("rules", format!("{} times broken when a step began", sum.broken_rules)),
     ];
+    if sum.switches > 0 {
+        let switched =
+            format!("{}, {} of them within an hour of the last time", sum.switches, sum.switches_in_vain);
+        rows.push(("hosts switched", switched));
+    }
     if sum.refused + sum.superseded > 0 {
         rows.push(("not done", format!("{} refused, {} left to the next plan", sum.refused, sum.superseded)));
     }

@@ -37,19 +37,20 @@ pub(super) fn snapshot(
 ) -> Result<Snapshot, StoreError> {
     let inventory = Inventory::of(tx)?;
     let alone = left_alone(tx, terms, &inventory, now)?;
-    of_inventory(tx, &inventory, &alone, placing, now)
+    of_inventory(tx, terms, &inventory, &alone, placing, now)
 }
 
 /// The same, with what is known already of the cluster, and of the VMs that are left alone.
 pub(super) fn of_inventory(
     tx: &Tx<'_>,
+    terms: &Terms,
     inventory: &Inventory,
     alone: &[LeftAlone],
     placing: Option<&VmRow>,
     now: u64,
 ) -> Result<Snapshot, StoreError> {
     let kinds = Kinds::of(&inventory.hosts);
-    let circumstances = Circumstances::of(tx, alone, now)?;
+    let circumstances = Circumstances::of(tx, alone, terms.policy.power.enabled, now)?;
     let (woken, stuck) = (tx.last_wakes()?, tx.not_switched_since(now.saturating_sub(SWITCH_AGAIN_MS))?);
     let mut hosts = shown_hosts(tx, inventory, &kinds, &woken)?;
     // Else they would be tried again at once, and again.

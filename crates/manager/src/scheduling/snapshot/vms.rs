@@ -1,6 +1,7 @@
 //! VMs as the scheduler is shown them: what they want, what they need, and why they cannot be moved now.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use godwit_scheduler::PerResource;
 use godwit_scheduler::policy::Automation;
@@ -22,8 +23,10 @@ use crate::tasks::busy;
 
 const HOUR_MS: u64 = 60 * 60_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
-/// How long a VM must have wanted little before its host can be spared, after VMware's DPM.
+/// Of how long the most that a VM has wanted is told.
 const LATELY_MS: u64 = 40 * 60_000;
+/// Slots of what VMs have wanted that power management is told: an hour.
+const RECENT_SLOTS: u64 = 12;
 
 /// What is known of VMs beside their own rows.
 pub(super) struct Circumstances {
@@ -38,10 +41,13 @@ pub(super) struct Circumstances {
     expected: BTreeMap<VmId, PerResource<u64>>,
     /// The most that they have wanted lately.
     lately: BTreeMap<VmId, PerResource<u64>>,
+    /// CPU, slot by slot, where power is managed: of the last hour, and of the one that comes as it was a day ago.
+    recent: BTreeMap<VmId, Vec<u64>>,
+    ahead: BTreeMap<VmId, Vec<u64>>,
 }
 
 impl Circumstances {
-    pub(super) fn of(tx: &Tx<'_>, alone: &[LeftAlone], now: u64) -> Result<Self, StoreError> {
+    pub(super) fn of(tx: &Tx<'_>, alone: &[LeftAlone], saves: bool, now: u64) -> Result<Self, StoreError> {
         let open = tx.open_tasks()?;
         let alone = alone.iter().map(|alone| (alone.vm.clone(), alone.reason.clone()));
         let mut moved = BTreeMap::<VmId, Vec<u64>>::new();
@@ -49,6 +55,8 @@ impl Circumstances {
             moved.entry(vm).or_default().push(unix_ms);
         }
         let yesterday = now.saturating_sub(DAY_MS);
+        let hour = yesterday - yesterday % SLOT_MS..yesterday + HOUR_MS;
+        let series = |slots: Range<u64>| if saves { tx.cpu_demand(slots) } else { Ok(BTreeMap::new()) };
         Ok(Self {
             bound_for: bound_for(&open),
             busy: open.into_iter().filter_map(|task| Some((task.vm?, task))).collect(),
@@ -57,7 +65,11 @@ impl Circumstances {
             forecasts: tx.last_forecasts()?,
             moved,
             lately: tx.peak_demand(now.saturating_sub(LATELY_MS)..now.saturating_add(1))?,
-            expected: tx.peak_demand(yesterday - yesterday % SLOT_MS..yesterday + HOUR_MS)?,
+            recent: series(
+                (now - now % SLOT_MS).saturating_sub((RECENT_SLOTS - 1) * SLOT_MS)..now.saturating_add(1),
+            )?,
+            ahead: series(hour.clone())?,
+            expected: tx.peak_demand(hour)?,
         })
     }
 
@@ -109,6 +121,8 @@ pub(super) fn running(
         demand: demand.unwrap_or_default(),
         expected: known.expected.get(&row.id).copied().unwrap_or_default(),
         demand_long: known.lately.get(&row.id).copied().unwrap_or_default(),
+        recent_mhz: known.recent.get(&row.id).cloned().unwrap_or_default(),
+        ahead_mhz: known.ahead.get(&row.id).cloned().unwrap_or_default(),
         measured_unix_ms: used.map(|_| source.last_seen_unix_ms),
         needs: Needs {
             cpu_classes: Some(kinds.reachable(&source.name, &row.spec)),
@@ -147,6 +161,8 @@ fn unknown(row: &VmRow) -> Vm {
         demand: PerResource::default(),
         expected: PerResource::default(),
         demand_long: PerResource::default(),
+        recent_mhz: Vec::new(),
+        ahead_mhz: Vec::new(),
         measured_unix_ms: None,
         vcpus: row.spec.vcpus.into(),
         memory: fit::needed_memory(&row.spec).0,

@@ -2,15 +2,20 @@
 //!
 //! What moves is a *unit*: a VM, or VMs that must be on one host and are.
 
+mod bursts;
 mod look;
 mod units;
 
+pub(crate) use self::bursts::Bursts;
 pub(crate) use self::units::Unit;
 
 use super::brought::Brought;
 use super::case::Case;
 use super::objective::{Objective, row};
 use crate::rules::tally::Tally;
+
+/// Deviations to spare where a host is to get VMs.
+pub(crate) const BURST_DEVIATIONS: f64 = 2.0;
 
 /// See the module.
 #[derive(Clone)]
@@ -27,6 +32,8 @@ pub(crate) struct Model<'a> {
     pub(crate) need: Vec<[u64; 4]>,
     pub(crate) load: Vec<[u64; 4]>,
     brought: Brought,
+    /// Where power is managed.
+    pub(crate) bursts: Option<Bursts>,
     terms: Vec<i64>,
     tally: Tally,
     hosts_cost: i64,
@@ -49,6 +56,7 @@ impl<'a> Model<'a> {
             need: vec![[0; 4]; hosts],
             load: vec![[0; 4]; hosts],
             brought: Brought::new(case),
+            bursts: case.saves.then(|| Bursts::new(case, &units)),
             terms: vec![0; hosts],
             case,
             objective,
@@ -105,6 +113,9 @@ impl<'a> Model<'a> {
         if self.units[unit].has_disks {
             self.brought.remove(self.case, &self.units[unit].vms, host);
         }
+        if let Some(bursts) = &mut self.bursts {
+            bursts.leave(unit, host);
+        }
         self.settle(host);
         let slot = self.slot[unit] as usize;
         self.guests[host].swap_remove(slot);
@@ -125,6 +136,9 @@ impl<'a> Model<'a> {
         if self.units[unit].has_disks {
             self.brought.add(self.case, &self.units[unit].vms, host);
         }
+        if let Some(bursts) = &mut self.bursts {
+            bursts.enter(unit, host);
+        }
         self.settle(host);
         self.place[unit] = Some(to);
         self.slot[unit] = self.guests[host].len() as u32;
@@ -144,6 +158,13 @@ impl<'a> Model<'a> {
         let entries = self.case.table.entries.iter().enumerate().filter(|(_, entry)| !entry.must);
         let broken: u64 = entries.map(|(at, _)| self.broken(at)).sum();
         self.objective.soft(i64::try_from(broken).unwrap_or(i64::MAX))
+    }
+
+    /// What part of a host's CPU would be used in bursts with the unit there, in thousandths; 0 where power is not managed.
+    pub(crate) fn crowded(&self, unit: usize, host: usize) -> u64 {
+        let Some(bursts) = &self.bursts else { return 0 };
+        // A float that is too large becomes the largest number.
+        (bursts.with(host, unit, BURST_DEVIATIONS) * 1000.0 / self.capacity[host][0].max(1) as f64) as u64
     }
 
     fn away(&self, unit: usize, place: Option<u32>) -> i64 {

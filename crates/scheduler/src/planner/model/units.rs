@@ -24,7 +24,7 @@ pub(crate) struct Unit {
     pub(super) rules: Vec<(u32, u32)>,
     pub(crate) home: Option<u32>,
     /// What leaving home costs.
-    pub(super) moved: i64,
+    pub(crate) moved: i64,
     /// Whether it may have to bring disks along.
     pub(crate) has_disks: bool,
     /// The row of hosts that it may run on.
