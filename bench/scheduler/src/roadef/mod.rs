@@ -3,12 +3,13 @@
 //! ```text
 //!   instance   the contest's files
 //!   evaluate   what an assignment costs and whether it is allowed, as the rules say it
-//!   model      the same kept up to date move by move, with services
+//!   model      the same kept up to date move by move, with machines and services
 //!   solve      two threads and the clock
 //! ```
 
 mod evaluate;
 mod instance;
+mod machines;
 mod model;
 mod services;
 mod solve;

@@ -1,37 +1,41 @@
 //! Annealing on two threads, by the clock.
 //!
 //! ```text
-//!   cooling                                  polish
-//!   strict on one thread,  --------------->  from the better of the two,
-//!   lenient on the other                     on both threads
+//!   trials                            cooling                       polish
+//!   each way for a short time  ---->  the best way,  ------------>  from the best of all,
+//!                                     on both threads               on both threads
 //! ```
 //!
-//! The strict way keeps to what machines have. The lenient one lets them hold more, at a price that rises until none does: where
-//! machines are so full that hardly any move is allowed, it goes through what is not.
+//! One way keeps all rules. The others break them at prices that rise while they are broken and fall while they are not, and only
+//! rise at last: where hardly any move is allowed, they go through what is not.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use godwit_scheduler::search::{Model, Walk};
+use godwit_scheduler::search::{Model, Prices, Walk};
 
 use super::instance::Instance;
-use super::model::{Frame, Reassignment};
+use super::machines::Frame;
+use super::model::{RULES, Reassignment};
 
-/// This part of the time.
+/// What each thread tries, and these parts of the time.
+const TRIALS: [[Way; 2]; 2] = [[Way::Strict, Way::Roaming], [Way::Roaming, Way::Leaning]];
+const TRIAL: f64 = 0.07;
 const POLISH: f64 = 0.08;
-/// The temperature at first, in mean costs of a process; what cooling leaves of it; and where polishing ends.
-const HEAT: f64 = 5.0;
-const COOLED: f64 = 1.0 / 500.0;
-const COLD: f64 = 1.0;
+/// The temperature at first, in mean costs of a process at home: a walk that may break rules has more to choose from.
+const STRICT_HEAT: f64 = 1.5;
+const LENIENT_HEAT: f64 = 5.0;
+/// The temperature at the end, and the highest at any time, in mean costs of a process where it cost least so far.
+const COOLED: f64 = 0.02;
+const HOT: f64 = 16.0;
+/// Below what any difference is worth.
+const COLD: f64 = 0.05;
 /// Moves that are looked at between two looks at the clock.
 const PORTION: u64 = 5_000;
-/// How often the price is set anew, the part of the machines that may hold too much at first, and until when in the cooling.
-const PRICINGS: f64 = 200.0;
-const OVER_FULL: f64 = 0.5;
-const OVER_FULL_UNTIL: f64 = 0.85;
-/// For a unit of a resource: far dearer than any load, and sums of it stay exact.
-const PRICE_MAX: f64 = 1e6;
+/// How often prices are set anew, and when they only rise.
+const PRICINGS: f64 = 400.0;
+const SETTLING: f64 = 0.85;
 
 /// The best assignment of all, and how many moves were looked at.
 #[derive(Debug)]
@@ -69,66 +73,103 @@ impl Limit {
     }
 }
 
+/// How to cool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Strict,
+    /// Breaks rules, and goes anywhere.
+    Roaming,
+    /// Breaks rules, and rather comes home, where room may be held for those that are away.
+    Leaning,
+}
+
 /// Uses all of the time.
 pub(super) fn solve(instance: &Instance, limit: Limit, seed: u64) -> Solution {
     let frame = Frame::new(instance);
     let start = Reassignment::new(instance, &frame);
-    let mean = (start.cost() / start.vms().max(1) as f64).max(COLD);
-    let cooling = limit.part(1.0 - POLISH);
-    let [strict, lenient] = both(|lane| match lane {
-        0 => strict(&start, seed, mean * HEAT, cooling),
-        _ => lenient(&start, instance, seed, mean * HEAT, cooling),
-    });
-    let proposals = strict.proposals + lenient.proposals;
-    let best = if strict.cost <= lenient.cost { strict } else { lenient };
-    let polished = both(|lane| {
-        let mut walk = Walk::new(start.clone(), start.vms(), seed.wrapping_add(1 + lane));
-        walk.go_to(&best.hosts);
-        let proposals = anneal(&mut walk, mean * HEAT * COOLED, COLD, limit.part(POLISH), |_, _| ());
-        found(&walk, proposals)
-    });
-    let proposals = proposals + polished.iter().map(|found| found.proposals).sum::<u64>();
-    let [one, other] = polished;
-    let best = if one.cost <= other.cost { one } else { other };
-    Solution { assignment: best.hosts.iter().map(|host| *host as usize).collect(), proposals }
+    let mut all: Vec<(Way, Found)> = Vec::new();
+    let cool = |ways: [Way; 2], part: f64, all: &mut Vec<(Way, Found)>| {
+        let seed = seed.wrapping_add(all.len() as u64);
+        let found =
+            both(|lane| cooled(&start, ways[lane as usize], seed.wrapping_add(lane), limit.part(part)));
+        all.extend(ways.into_iter().zip(found));
+    };
+    TRIALS.into_iter().for_each(|ways| cool(ways, TRIAL, &mut all));
+    let way = least(&all).0;
+    cool([way; 2], 1.0 - TRIAL * TRIALS.len() as f64 - POLISH, &mut all);
+    let best = &least(&all).1;
+    let polished = both(|lane| (way, polished(&start, best, seed.wrapping_add(lane), limit.part(POLISH))));
+    let proposals = all.iter().chain(&polished).map(|(_, found)| found.proposals).sum();
+    let hosts = &least(&polished).1.hosts;
+    Solution { assignment: hosts.iter().map(|host| *host as usize).collect(), proposals }
 }
 
-fn strict(start: &Reassignment<'_>, seed: u64, heat: f64, limit: Limit) -> Found {
-    let mut walk = Walk::new(start.clone(), start.vms(), seed).relieving();
-    let proposals = anneal(&mut walk, heat, heat * COOLED, limit, |_, _| ());
+/// The one that costs least.
+fn least(found: &[(Way, Found)]) -> &(Way, Found) {
+    let least = found.iter().min_by(|one, other| one.1.cost.total_cmp(&other.1.cost));
+    // Both threads have found something.
+    least.expect("what two threads have found")
+}
+
+/// From home, hot at first.
+fn cooled(start: &Reassignment<'_>, way: Way, seed: u64, limit: Limit) -> Found {
+    let walk = Walk::new(start.clone(), start.vms(), seed);
+    let heat = |heat: f64| (heat * mean(start.cost(), start)).max(COLD);
+    match way {
+        Way::Strict => {
+            let mut walk = walk.relieving();
+            let proposals = anneal(&mut walk, heat(STRICT_HEAT), limit, |_, _, _| ());
+            found(&walk, proposals)
+        }
+        Way::Roaming | Way::Leaning => {
+            let mut walk = if way == Way::Roaming { walk.roaming() } else { walk }.large_first();
+            let heat = heat(LENIENT_HEAT);
+            let (mut prices, mut next) = (Prices::new(RULES, heat), 0.0);
+            let proposals = anneal(&mut walk, heat, limit, |walk, progress, temperature| {
+                if progress >= next {
+                    next += 1.0 / PRICINGS;
+                    prices.adjust(&walk.model().broken(), temperature, progress > SETTLING);
+                    let prices = std::array::from_fn(|rule| prices.of_rules()[rule]);
+                    walk.revise(|model| model.price(Some(prices)));
+                }
+            });
+            found(&walk, proposals)
+        }
+    }
+}
+
+/// From there, no warmer than at the end of cooling.
+fn polished(start: &Reassignment<'_>, from: &Found, seed: u64, limit: Limit) -> Found {
+    let mut walk = Walk::new(start.clone(), start.vms(), seed);
+    walk.go_to(&from.hosts);
+    let heat = (COOLED * mean(from.cost, start)).max(COLD);
+    let proposals = anneal_to(&mut walk, heat, |_| COLD, limit, |_, _, _| ());
     found(&walk, proposals)
 }
 
-fn lenient(start: &Reassignment<'_>, instance: &Instance, seed: u64, heat: f64, limit: Limit) -> Found {
-    let mut walk = Walk::new(start.clone(), start.vms(), seed).roaming();
-    let needs = mean_needs(instance);
-    let machines = instance.machines.len() as f64;
-    // What it costs to hold too much by what a process needs on average.
-    let mut price = heat / 2.0;
-    let mut next = 0.0;
-    let mut is_strict = false;
-    let proposals = anneal(&mut walk, heat, heat * COOLED, limit, |walk, progress| {
-        if progress < next || is_strict {
-            return;
-        }
-        next += 1.0 / PRICINGS;
-        let over_full = walk.model().over_full() as f64;
-        is_strict = over_full == 0.0 && progress > OVER_FULL_UNTIL;
-        let most = machines * OVER_FULL * (1.0 - progress / OVER_FULL_UNTIL).max(0.0);
-        price *= if over_full > most { 1.1 } else { 0.96 };
-        let prices = needs.iter().map(|needs| (price / needs).clamp(1.0, PRICE_MAX) as i64).collect();
-        walk.revise(|model| model.price((!is_strict).then_some(prices)));
-    });
-    Found { cost: if is_strict { walk.best_cost() } else { f64::INFINITY }, ..found(&walk, proposals) }
+/// Of a process.
+fn mean(cost: f64, model: &impl Model) -> f64 {
+    cost / model.vms().max(1) as f64
 }
 
-/// Cools evenly by the clock, and lets the caller intervene. Returns how many moves were looked at.
+/// Cools to what suits the best that was found.
 fn anneal<M: Model>(
     walk: &mut Walk<M>,
     from: f64,
-    to: f64,
     limit: Limit,
-    mut meanwhile: impl FnMut(&mut Walk<M>, f64),
+    meanwhile: impl FnMut(&mut Walk<M>, f64, f64),
+) -> u64 {
+    anneal_to(walk, from, |walk| (COOLED * mean(walk.best_cost(), walk.model())).max(COLD), limit, meanwhile)
+}
+
+/// Cools evenly by the clock to a temperature that may change meanwhile, and lets the caller intervene, who hears the progress, from 0
+/// to 1, and the temperature. Returns how many moves were looked at.
+fn anneal_to<M: Model>(
+    walk: &mut Walk<M>,
+    from: f64,
+    to: impl Fn(&Walk<M>) -> f64,
+    limit: Limit,
+    mut meanwhile: impl FnMut(&mut Walk<M>, f64, f64),
 ) -> u64 {
     let began = Instant::now();
     let now = || match limit.clock {
@@ -136,13 +177,19 @@ fn anneal<M: Model>(
         Clock::Processor => processor_time(),
     };
     let (start, mut proposals) = (now(), 0);
+    let (mut temperature, mut before) = (from, 0.0);
     loop {
         let progress = (now() - start).as_secs_f64() / limit.time.as_secs_f64();
         if progress >= 1.0 {
             return proposals;
         }
-        meanwhile(walk, progress);
-        walk.anneal(from * (to / from).powf(progress), PORTION);
+        let hottest = (HOT * mean(walk.best_cost(), walk.model())).max(COLD);
+        temperature = temperature.min(hottest);
+        let end = to(walk).min(temperature);
+        temperature *= (end / temperature).powf((progress - before) / (1.0 - before));
+        before = progress;
+        meanwhile(walk, progress, temperature);
+        walk.anneal(temperature, PORTION);
         proposals += PORTION;
     }
 }
@@ -157,15 +204,6 @@ fn processor_time() -> Duration {
 
 fn found<M: Model>(walk: &Walk<M>, proposals: u64) -> Found {
     Found { cost: walk.best_cost(), hosts: walk.best_hosts().to_vec(), proposals }
-}
-
-/// What a process needs of each resource, at least 1.
-fn mean_needs(instance: &Instance) -> Vec<f64> {
-    let count = instance.processes.len().max(1) as f64;
-    let sum = |resource: usize| {
-        instance.processes.iter().map(|process| process.needs[resource] as f64).sum::<f64>()
-    };
-    (0..instance.resources.len()).map(|resource| (sum(resource) / count).max(1.0)).collect()
 }
 
 /// The same on two threads, which know their number.

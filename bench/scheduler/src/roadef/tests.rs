@@ -4,7 +4,8 @@ use godwit_scheduler::cluster::Move;
 use godwit_scheduler::search::{Model, Walk};
 
 use super::evaluate::Violation;
-use super::model::{Frame, Reassignment};
+use super::machines::Frame;
+use super::model::{RULES, Reassignment};
 use super::*;
 
 /// Two resources, the second transient, of weights 100 and 10; four machines in two neighbourhoods and three locations; service 0
@@ -78,7 +79,7 @@ fn agrees(instance: &Instance, steps: u64, every: usize) {
         walk.anneal(1e4, 50);
         let model = walk.model();
         let cost = evaluate(instance, &assignment(model)).map(Cost::total);
-        assert_eq!(cost, Ok(model.total()));
+        assert_eq!(cost.map(|cost| cost as f64), Ok(model.cost()));
         let relocations =
             (0..model.vms()).flat_map(|vm| (0..model.hosts()).map(move |to| Move::Relocate { vm, to }));
         let swaps = (0..model.vms()).flat_map(|one| (0..one).map(move |other| Move::Swap { one, other }));
@@ -106,15 +107,63 @@ fn what_is_held_beyond_the_capacity_has_its_price_and_is_counted() {
     let mut model = Reassignment::new(&instance, &frame);
     let change = Move::Relocate { vm: 0, to: 1 };
     assert_eq!(model.look(change), None);
-    model.price(Some(vec![7, 3]));
+    // Processes need 12, 0, 6 and 2 of resource 0, 5 on average; and machine 1 will hold 14 of 10.
+    model.price(Some([35.0, 0.0, 0.0, 0.0]));
     let cost = model.look(change).unwrap();
+    assert_eq!((model.look_below(change, cost), model.look_below(change, cost - 1.0)), (Some(cost), None));
     model.apply(change);
-    assert_eq!((model.cost(), model.over_full()), (cost, 1));
-    // 14 of 10.
-    model.price(Some(vec![8, 3]));
+    assert_eq!((model.cost(), model.broken(), model.is_allowed()), (cost, [1, 0, 0, 0], false));
+    model.price(Some([40.0, 0.0, 0.0, 0.0]));
     assert_eq!(model.cost(), cost + 4.0);
     model.price(None);
     assert_eq!(model.cost(), cost - 28.0);
+}
+
+#[test]
+fn each_rule_of_services_has_its_price_and_is_counted() {
+    let instance = small();
+    let frame = Frame::new(&instance);
+    let broken = |change: Move| {
+        let mut model = Reassignment::new(&instance, &frame);
+        assert_eq!(model.look(change), None, "{change:?}");
+        model.price(Some([1.0, 10_000.0, 200_000.0, 3_000_000.0]));
+        let (cost, looked) = (model.cost(), model.look(change).unwrap());
+        model.apply(change);
+        assert_eq!((model.cost(), model.is_allowed()), (looked, false));
+        (model.broken(), ((looked - cost) / 10_000.0).round())
+    };
+    // Beside the other one of its service, whose only location that is.
+    assert_eq!(broken(Move::Relocate { vm: 1, to: 0 }), ([1, 1, 1, 0], 21.0));
+    // To another machine there.
+    assert_eq!(broken(Move::Relocate { vm: 1, to: 1 }), ([0, 0, 1, 0], 20.0));
+    // Without the service that it depends on, or away from the one that depends on it.
+    assert_eq!(broken(Move::Relocate { vm: 0, to: 2 }), ([0, 0, 0, 1], 300.0));
+}
+
+/// Wherever a walk that may break rules has come to, what is broken is what the rules say, and moves cost what they did when looked at.
+#[test]
+fn a_model_that_breaks_rules_keeps_its_accounts() {
+    for instance in
+        [small()].into_iter().chain(instances().iter().take(10).map(|path| Instance::read(path).unwrap()))
+    {
+        let frame = Frame::new(&instance);
+        let mut start = Reassignment::new(&instance, &frame);
+        start.price(Some([1e4; RULES]));
+        let mut walk = Walk::new(start, usize::MAX, 7);
+        let mut lawless = 0;
+        for round in 0..60 {
+            walk.anneal(1e6 * f64::from(round), 20);
+            let model = walk.model();
+            let is_allowed = evaluate(&instance, &assignment(model)).is_ok();
+            assert_eq!(model.is_allowed(), is_allowed, "{} {:?}", instance.name, model.broken());
+            lawless += u32::from(!is_allowed);
+            let cost = walk.cost();
+            assert!((cost - model.cost()).abs() <= cost * 1e-9, "{} {cost} {}", instance.name, model.cost());
+            let best: Vec<usize> = walk.best_hosts().iter().map(|host| *host as usize).collect();
+            assert_eq!(evaluate(&instance, &best).unwrap().total() as f64, walk.best_cost());
+        }
+        assert!(lawless > 0, "{}", instance.name);
+    }
 }
 
 #[test]

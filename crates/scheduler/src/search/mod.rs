@@ -19,11 +19,13 @@ mod evenness;
 mod model;
 mod placement;
 mod plan;
+mod prices;
 mod walk;
 
 pub use evenness::Evenness;
 pub use model::Model;
 pub use plan::{Plan, Step};
+pub use prices::Prices;
 pub use walk::Walk;
 
 use self::placement::Placement;

@@ -22,6 +22,22 @@ pub trait Model: Clone {
     /// What [`cost`](Self::cost) would say after the move, to the bit; none if the move is not allowed or changes nothing.
     fn look(&self, change: Move) -> Option<f64>;
 
+    /// The same, or none if it would be above the limit: a model that sees so early need not go on.
+    fn look_below(&self, change: Move, limit: f64) -> Option<f64> {
+        self.look(change).filter(|cost| *cost <= limit)
+    }
+
+    /// Whether everybody may be where they are. A model that lets rules be broken at a price says no while any is, and then asks
+    /// the same for places that are allowed, whatever the price.
+    fn is_allowed(&self) -> bool {
+        true
+    }
+
+    /// How much it can cost where a VM is, compared with temperatures.
+    fn size(&self, _vm: usize) -> Option<f64> {
+        None
+    }
+
     /// Makes the move, whether it is allowed or not.
     fn apply(&mut self, change: Move);
 

@@ -10,6 +10,10 @@ const A_FEW: usize = 4;
 /// Of so many proposals to relieve a host, one is an exchange.
 const RELIEF_SWAPS: usize = 4;
 
+/// A VM is moved by chance once the temperature is so small a part of its size; and that many VMs always are.
+const OF_SIZE: f64 = 1.0 / 4.0;
+const LARGE_LEAST: usize = 32;
+
 /// See the module. Nothing is planned here: whoever has the clock, or counts, says how hot it is and for how long.
 #[derive(Debug, Clone)]
 pub struct Walk<M> {
@@ -18,6 +22,9 @@ pub struct Walk<M> {
     moved_max: usize,
     leans_home: bool,
     relieves: bool,
+    /// Sizes and VMs, the largest first, if they come first; and how many of them may be moved by now.
+    large: Vec<(f64, u32)>,
+    ripe: usize,
     best: Best,
     random: Random,
 }
@@ -42,6 +49,8 @@ impl<M: Model> Walk<M> {
             moved_max,
             leans_home: true,
             relieves: false,
+            large: Vec::new(),
+            ripe: 0,
             best: Best { cost, hosts, moved: Vec::new(), is_moved: vec![false; vms] },
             random: Random::new(seed),
         }
@@ -62,6 +71,17 @@ impl<M: Model> Walk<M> {
         self
     }
 
+    /// Moves large VMs first, and others once it is cold enough for where they are to matter. All from the start, if the model does
+    /// not say how large they are.
+    #[must_use]
+    pub fn large_first(mut self) -> Self {
+        let model = &self.now.model;
+        let sizes = (0..model.vms()).filter_map(|vm| Some((model.size(vm)?, vm as u32)));
+        self.large = sizes.collect();
+        self.large.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        self
+    }
+
     pub fn cost(&self) -> f64 {
         self.cost
     }
@@ -76,10 +96,9 @@ impl<M: Model> Walk<M> {
         &self.now.model
     }
 
-    /// Changes what the model finds dear, and not where its VMs are. What has been seen so far is forgotten.
+    /// Changes what it costs to break rules, and neither where VMs are nor what it costs to be where they may be.
     pub fn revise(&mut self, revise: impl FnOnce(&mut M)) {
         revise(&mut self.now.model);
-        self.best.cost = f64::INFINITY;
         self.arrive(self.now.model.cost());
     }
 
@@ -101,10 +120,12 @@ impl<M: Model> Walk<M> {
     /// Looks at so many moves by chance. One that costs more is made the rarer the more it costs for the temperature, which is a
     /// cost: with probability e^(-more / temperature).
     pub fn anneal(&mut self, temperature: f64, proposals: u64) {
+        let ripe = self.large.partition_point(|(size, _)| size * OF_SIZE >= temperature);
+        self.ripe = ripe.max(self.large.len().min(LARGE_LEAST));
         for _ in 0..proposals {
             let Some(change) = self.propose() else { continue };
-            let worse = temperature * self.random.exponential();
-            if let Some(cost) = self.look(change).filter(|cost| *cost <= self.cost + worse) {
+            let limit = self.cost + temperature * self.random.exponential();
+            if let Some(cost) = self.look_below(change, limit) {
                 self.make(cost, change);
             }
         }
@@ -129,8 +150,13 @@ impl<M: Model> Walk<M> {
 
     /// The cost after the move, if the move may be made.
     pub(super) fn look(&self, change: Move) -> Option<f64> {
-        let may = self.now.away_after(change) <= self.moved_max;
-        may.then(|| self.now.model.look(change)).flatten()
+        self.look_below(change, f64::INFINITY)
+    }
+
+    /// The same, if it is no higher than the limit.
+    fn look_below(&self, change: Move, limit: f64) -> Option<f64> {
+        let may = self.moved_max >= self.now.model.vms() || self.now.away_after(change) <= self.moved_max;
+        may.then(|| self.now.model.look_below(change, limit)).flatten()
     }
 
     /// Makes a move after which it costs this.
@@ -159,7 +185,7 @@ impl<M: Model> Walk<M> {
 
     fn arrive(&mut self, cost: f64) {
         self.cost = cost;
-        if cost < self.best.cost {
+        if cost < self.best.cost && self.now.model.is_allowed() {
             self.best.cost = cost;
             for vm in self.best.moved.drain(..) {
                 self.best.hosts[vm as usize] = self.now.model.host_of(vm as usize) as u32;
@@ -181,10 +207,10 @@ impl<M: Model> Walk<M> {
             return self.propose_relief();
         }
         if is_of_all || away == 0 {
-            let vm = self.random.below(vms);
+            let vm = self.any();
             return Some(match choice % 2 {
                 0 => Move::Relocate { vm, to: self.random.below(hosts) },
-                _ => Move::Swap { one: vm, other: self.random.below(vms) },
+                _ => Move::Swap { one: vm, other: self.any() },
             });
         }
         let vm = self.now.away()[self.random.below(away)] as usize;
@@ -223,6 +249,14 @@ impl<M: Model> Walk<M> {
             }
         }
         best.map(|(_, host)| host)
+    }
+
+    /// A VM by chance, of those that may be moved by now.
+    fn any(&mut self) -> usize {
+        match self.ripe {
+            0 => self.random.below(self.now.model.vms()),
+            ripe => self.large[self.random.below(ripe)].1 as usize,
+        }
     }
 
     /// A VM of a host by chance.
