@@ -1,6 +1,6 @@
 //! What machines bear, in rows of numbers side by side that are added and compared several at once.
 //!
-//! Where rules are kept all are whole and far below 2^53, so sums of them are exact.
+//! All are whole, but for prices in steps of a power of two, and far below 2^53, so sums of them are exact.
 
 use super::instance::{Instance, Machine, Process};
 
@@ -8,9 +8,9 @@ use super::instance::{Instance, Machine, Process};
 const LANES: usize = 4;
 type Lanes = [f64; LANES];
 
-/// For a unit of a resource beyond the capacity, if it has a price: never nothing, and no more than is far dearer than any load.
-const PRICE_MIN: f64 = 0.01;
+/// For a unit of a resource beyond the capacity: no more than is far dearer than any load, and in steps that keep sums exact.
 const PRICE_MAX: f64 = 1e5;
+const PRICE_STEP: f64 = 1.0 / 64.0;
 
 /// Of some resources, what is used beyond what is safe, and what is held beyond the capacity; less than 0 if there is room.
 type Over = [Lanes; 2];
@@ -152,7 +152,7 @@ impl<'a> Machines<'a> {
 
     /// What a process needs of a resource on average costs so much where it is beyond the capacity; 0 if it may not be.
     pub(super) fn price(&mut self, price: f64) {
-        let of = |needs: &f64| if *needs > 0.0 { (price / needs).clamp(PRICE_MIN, PRICE_MAX) } else { 0.0 };
+        let of = |needs: &f64| if *needs > 0.0 { in_steps(price / needs) } else { 0.0 };
         self.prices = self.frame.mean_needs.iter().map(|lanes| lanes.each_ref().map(of)).collect();
     }
 
@@ -249,6 +249,10 @@ impl<'a> Machines<'a> {
         let rows = balances.iter().zip(&self.unbalance[machine * balances.len()..]);
         rows.map(|(b, fails)| b.weight * positive(fails + more(b.second) - b.target * more(b.first))).sum()
     }
+}
+
+fn in_steps(price: f64) -> f64 {
+    if price > 0.0 { ((price / PRICE_STEP).ceil() * PRICE_STEP).min(PRICE_MAX) } else { 0.0 }
 }
 
 /// One instruction, which `f64::max` is not.

@@ -61,7 +61,8 @@ impl<'a> Reassignment<'a> {
     /// Lets rules be broken at such prices, or no longer lets them: for what a process needs on average of a resource, beyond the
     /// capacity, and for each time that one of the rules of services is broken.
     pub(super) fn price(&mut self, prices: Option<[f64; RULES]>) {
-        self.prices = prices;
+        // Whole, so that sums stay exact.
+        self.prices = prices.map(|prices| prices.map(f64::round));
         self.machines.price(prices.map_or(0.0, |prices| prices[0]));
         self.count();
     }

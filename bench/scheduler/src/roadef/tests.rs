@@ -107,13 +107,13 @@ fn what_is_held_beyond_the_capacity_has_its_price_and_is_counted() {
     let mut model = Reassignment::new(&instance, &frame);
     let change = Move::Relocate { vm: 0, to: 1 };
     assert_eq!(model.look(change), None);
-    // Processes need 12, 0, 6 and 2 of resource 0, 5 on average; and machine 1 will hold 14 of 10.
-    model.price(Some([35.0, 0.0, 0.0, 0.0]));
+    // Processes need 7.5 of resource 0 on average, and machine 1 will hold 14 of 10.
+    model.price(Some([52.5, 0.0, 0.0, 0.0]));
     let cost = model.look(change).unwrap();
     assert_eq!((model.look_below(change, cost), model.look_below(change, cost - 1.0)), (Some(cost), None));
     model.apply(change);
     assert_eq!((model.cost(), model.broken(), model.is_allowed()), (cost, [1, 0, 0, 0], false));
-    model.price(Some([40.0, 0.0, 0.0, 0.0]));
+    model.price(Some([60.0, 0.0, 0.0, 0.0]));
     assert_eq!(model.cost(), cost + 4.0);
     model.price(None);
     assert_eq!(model.cost(), cost - 28.0);
@@ -133,9 +133,9 @@ fn each_rule_of_services_has_its_price_and_is_counted() {
         (model.broken(), ((looked - cost) / 10_000.0).round())
     };
     // Beside the other one of its service, whose only location that is.
-    assert_eq!(broken(Move::Relocate { vm: 1, to: 0 }), ([1, 1, 1, 0], 21.0));
-    // To another machine there.
-    assert_eq!(broken(Move::Relocate { vm: 1, to: 1 }), ([0, 0, 1, 0], 20.0));
+    assert_eq!(broken(Move::Relocate { vm: 1, to: 0 }), ([0, 1, 1, 0], 21.0));
+    // To another machine there, which is too small.
+    assert_eq!(broken(Move::Relocate { vm: 1, to: 1 }), ([1, 0, 1, 0], 20.0));
     // Without the service that it depends on, or away from the one that depends on it.
     assert_eq!(broken(Move::Relocate { vm: 0, to: 2 }), ([0, 0, 0, 1], 300.0));
 }
