@@ -29,7 +29,9 @@ use crate::error::{BenchError, Result};
 use crate::output::{print, table, tell};
 use crate::system::{cpu_s, read};
 
-/// The least cost that is known of some instances, as published after the contest.
+/// The least cost that is known of some instances. Those of a1_1, a1_2, a1_3 and a1_5 are in "Challenging MIPs instances" (stegua.github.com,
+/// 3 December 2012), which has the contest's best of the others, such as 816,523,983 for a2_2; theirs here are lower and of later
+/// work, and have not been compared with a source.
 const BEST_KNOWN: [(&str, i64); 12] = [
     ("a1_1", 44_306_501),
     ("a1_2", 777_532_896),
