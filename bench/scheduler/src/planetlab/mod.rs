@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::day::{Day, END_S, INTERVAL_S, OFFSET_S};
-use self::policy::{Ours, Overload, Pabfd, Policy};
+use self::policy::{Overload, Pabfd, Planner, Policy};
 use self::world::{Migration, Rules, World};
 use crate::error::{BenchError, Result};
 use crate::output::{print, table, tell};
@@ -27,7 +27,7 @@ pub(crate) struct PlanetLab {
     #[arg(long = "instance", value_name = "FILE", required = true)]
     instances: Vec<PathBuf>,
     /// Who decides; may be repeated.
-    #[arg(long = "policy", value_enum, default_values = ["lr", "ours"])]
+    #[arg(long = "policy", value_enum, default_values = ["lr", "godwit"])]
     policies: Vec<Who>,
     /// VMs stay although they want nothing, memory always has to fit, and migrations take as long as mVM's model says.
     #[arg(long)]
@@ -46,14 +46,15 @@ enum Who {
     /// LRR gives the same: the released simulator does not use the weights by which it would differ.
     #[value(alias = "lrr")]
     Lr,
-    Ours,
+    /// Godwit's planner, with power management.
+    Godwit,
     All,
 }
 
 impl Who {
     fn each(self) -> Vec<Self> {
         match self {
-            Self::All => vec![Self::Thr, Self::Iqr, Self::Mad, Self::Lr, Self::Ours],
+            Self::All => vec![Self::Thr, Self::Iqr, Self::Mad, Self::Lr, Self::Godwit],
             one => vec![one],
         }
     }
@@ -64,7 +65,7 @@ impl Who {
             Self::Iqr => "IQR-MMT 1.5",
             Self::Mad => "MAD-MMT 2.5",
             Self::Lr => "LR-MMT 1.2",
-            Self::Ours => "Godwit",
+            Self::Godwit => "Godwit",
             Self::All => "all",
         }
     }
@@ -75,7 +76,7 @@ impl Who {
             Self::Iqr => Box::new(Pabfd(Overload::Iqr)),
             Self::Mad => Box::new(Pabfd(Overload::Mad)),
             Self::Lr => Box::new(Pabfd(Overload::Lr)),
-            Self::Ours | Self::All => Box::new(Ours),
+            Self::Godwit | Self::All => Box::new(Planner::default()),
         }
     }
 }

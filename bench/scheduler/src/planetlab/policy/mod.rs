@@ -1,13 +1,13 @@
 //! Who decides where VMs run.
 
-mod ours;
 mod overload;
 mod pabfd;
+mod planner;
 mod sketch;
 
-pub(super) use ours::Ours;
 pub(super) use overload::Overload;
 pub(super) use pabfd::Pabfd;
+pub(super) use planner::Planner;
 
 use super::day::Day;
 use super::world::{Migration, World};
