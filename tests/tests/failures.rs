@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use godwit_faults::Step;
 use godwit_lab::cluster::{Cluster, GuestOptions};
-use godwit_lab::fabric::Fabric;
+use godwit_lab::fabric::{Fabric, FabricOptions};
 use godwit_lab::load::Load;
 use godwit_lab::{LabError, Result};
 use godwit_tests::{
-    assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric, on_one_fabric, succeeded,
+    assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_fabric, on_fabric_with,
+    on_one_fabric, succeeded,
 };
 use godwit_types::host::{Host, HostState};
 use godwit_types::migration::Phase;
@@ -49,7 +50,9 @@ fn a_link_cut_in_pre_copy_leaves_the_vm_running_at_the_source() {
 
 #[test]
 fn a_link_cut_for_a_while_or_a_hundredth_of_the_bandwidth_in_pre_copy_loses_nothing() {
-    on_fabric(|cluster, place| {
+    // A VM that comes home to what was kept of it would be there before anything could befall it.
+    let agent_options = vec!["--keep-memory".into(), "0s".into()];
+    on_fabric_with(FabricOptions { agent_options, ..FabricOptions::default() }, |cluster, place| {
         let guest = GuestOptions { content: "random".into(), ..GuestOptions::named("lasts") };
         let mut hosts = hosts(cluster);
         boot(cluster, place, &guest, &hosts[0])?;
