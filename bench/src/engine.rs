@@ -131,7 +131,7 @@ impl Engine {
 impl Bed {
     /// Starts the hosts, and puts the guest into their datastore.
     pub(crate) fn start() -> Result<Self> {
-        Self::start_with(FabricOptions { faults: false, ..FabricOptions::default() })
+        Self::start_with(FabricOptions::default())
     }
 
     /// The same, on two hosts as wished.

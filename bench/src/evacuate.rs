@@ -92,7 +92,7 @@ pub(crate) fn measure(options: &Evacuate, mut tell: impl FnMut(&Row) -> Result<(
     let limit = number("--max-migrations", options.max_migrations.map(u64::from));
     let cap = number("--migration-bandwidth", options.migration_bandwidth.map(|rate| rate.0));
     let agent_options = limit.into_iter().chain(cap).flatten().collect();
-    let bed = Bed::start_with(FabricOptions { faults: false, agent_options, ..FabricOptions::default() })?;
+    let bed = Bed::start_with(FabricOptions { agent_options, ..FabricOptions::default() })?;
     let moves_max = moves_max(&bed.fabric, &bed)?;
     let mut rows: Vec<Row> = Vec::new();
     for vms in &options.vms {

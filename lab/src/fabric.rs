@@ -69,8 +69,6 @@ pub struct FabricOptions {
     pub own_datastores: Option<OwnDatastores>,
     /// What `godwit host run` is given on every host besides.
     pub agent_options: Vec<String>,
-    /// Whether tests may hold the programs; those that are built as they are released refuse it.
-    pub faults: bool,
 }
 
 impl Default for FabricOptions {
@@ -80,7 +78,6 @@ impl Default for FabricOptions {
             bare: Vec::new(),
             own_datastores: None,
             agent_options: Vec::new(),
-            faults: true,
         }
     }
 }

@@ -40,6 +40,11 @@ pub fn godwit() -> Result<PathBuf> {
     built(target_dir().join(PROGRAMS.get().unwrap_or(&RELEASED)).join("godwit"))
 }
 
+/// Whether tests can reach into the programs that this process runs. Released ones refuse to start when they are told where.
+pub(crate) fn can_be_reached_into() -> bool {
+    PROGRAMS.get() == Some(&TESTED)
+}
+
 /// The reference guest's kernel.
 pub fn reference_guest() -> Result<PathBuf> {
     built(target_dir().join("guests/release/godwit-reference-guest"))

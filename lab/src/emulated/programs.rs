@@ -12,7 +12,7 @@ use super::machine::{died, end, log_to};
 use super::network::{self, MANAGER_ADDRESS, UPLINK};
 use super::state::State;
 use crate::cluster::{Cli, Cluster, DATASTORE, NETWORK};
-use crate::{LabError, Result, exec};
+use crate::{LabError, Result, exec, setup};
 
 pub(super) const MANAGER_PORT: u16 = 7400;
 const AGENT_PORT: u16 = 7401;
@@ -32,7 +32,9 @@ impl Manager {
         let (access, dir) = (cluster.access(), cluster.logs());
         let mut command = access.namespace.command(godwit);
         command.args(["manager", "run", "--listen", &format!("{MANAGER_ADDRESS}:{MANAGER_PORT}"), "--state"]);
-        command.env(godwit_faults::FILE, cluster.faults());
+        if setup::can_be_reached_into() {
+            command.env(godwit_faults::FILE, cluster.faults());
+        }
         command.arg(dir.join("manager")).arg("--token-file").arg(&access.token_file);
         let log = dir.join("manager.log");
         log_to(&mut command, &log)?;
@@ -72,12 +74,16 @@ pub(super) fn start_agent(
     manager: &str,
 ) -> Result<()> {
     let address = network::management(index);
+    let faults = if setup::can_be_reached_into() {
+        format!("{}=/shared/faults", godwit_faults::FILE)
+    } else {
+        String::new()
+    };
     let script = format!(
-        "{faults}=/shared/faults exec /usr/bin/godwit host run --name {host} --manager {manager} --token-file /shared/token \
+        "{faults} exec /usr/bin/godwit host run --name {host} --manager {manager} --token-file /shared/token \
          --listen {address}:{AGENT_PORT} --advertise {address}:{AGENT_PORT} --migration-address {address} \
          --network {NETWORK}={BRIDGE},uplink={UPLINK} --datastore {DATASTORE}=/shared/datastore {KEEP_NOTHING} \
          </dev/null >>/shared/{log} 2>&1 &",
-        faults = godwit_faults::FILE,
         log = State::agent_log_in_shared(host),
     );
     let started = cluster.exec(host, &["/bin/sh", "-c", &script], COMMAND_LIMIT)?;

@@ -46,7 +46,7 @@ pub(super) fn spawn(fabric: &Fabric, process: &Process) -> Result<Child> {
     let opening = LabError::io(format!("open {}", path.display()));
     let log = OpenOptions::new().create(true).append(true).open(&path).map_err(opening)?;
     let errors = log.try_clone().map_err(LabError::io("duplicate a log's descriptor"))?;
-    if fabric.options.faults {
+    if setup::can_be_reached_into() {
         command.env(godwit_faults::FILE, fabric.faults());
     }
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
