@@ -9,6 +9,7 @@
 //!   optimum    small clusters, against a proof of the best there is
 //!   chance     numbers for generated instances
 //!   output     rows as a table, or one JSON object a line
+//!   shown      hosts and VMs as the planner is shown them
 //!   system     files, and processor time
 //! ```
 
@@ -21,6 +22,7 @@ mod planetlab;
 mod roadef;
 mod rounds;
 mod scale;
+mod shown;
 mod system;
 
 use std::process::ExitCode;

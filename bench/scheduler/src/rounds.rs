@@ -9,21 +9,20 @@ use godwit_scheduler::PerResource;
 use godwit_scheduler::cluster::Cluster;
 use godwit_scheduler::planner::{Action, Goal, Plan, plan};
 use godwit_scheduler::policy::{Automation, Policy};
-use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom, Needs, Snapshot, Vm, Writes};
+use godwit_scheduler::snapshot::{MigrationRoom, Snapshot};
 use godwit_types::Name;
 use serde::Serialize;
 
 use crate::error::{BenchError, Result};
 use crate::output::{print, table, tell};
 use crate::scale::{Size, generate};
+use crate::shown::{self, BEGINNING_UNIX_MS, MEBIBYTE};
 
 /// One VM in so many changes what it wants between two rounds.
 const CHANGED: usize = 100;
 /// Time between two rounds, in milliseconds.
 const ROUND_MS: u64 = 60_000;
-const BEGINNING_UNIX_MS: u64 = 1_700_000_000_000;
 const HOST_CPU_MHZ: u64 = 64 * 2_600;
-const MEBIBYTE: u64 = 1 << 20;
 
 /// What is planned for.
 #[derive(Debug, Args)]
@@ -119,27 +118,14 @@ fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
         format!("{kind}{number}").parse().map_err(|_| BenchError::Instance("that is no name".to_owned()))
     };
     let hosts = (0..cluster.hosts()).map(|host| {
-        Ok(Host {
-            name: named("host", host)?,
-            state: HostState::On,
-            since_unix_ms: 0,
-            seen_unix_ms: BEGINNING_UNIX_MS,
-            capacity: PerResource {
-                cpu: HOST_CPU_MHZ,
-                memory: (cluster.used(host, 0).1.whole - cluster.used(host, 0).1.own) * MEBIBYTE,
-                network: 2_500_000_000,
-                storage: 100_000,
-            },
-            cpu_class: None,
-            networks: Default::default(),
-            datastores: Default::default(),
-            rooms: Default::default(),
-            move_disks: false,
-            domain: None,
-            labels: Default::default(),
-            migration: MigrationRoom { moves_max: 8, bytes_per_s: 3_000_000_000, is_assumed: false },
-            power: None,
-        })
+        let capacity = PerResource {
+            cpu: HOST_CPU_MHZ,
+            memory: (cluster.used(host, 0).1.whole - cluster.used(host, 0).1.own) * MEBIBYTE,
+            network: 2_500_000_000,
+            storage: 100_000,
+        };
+        let migration = MigrationRoom { moves_max: 8, bytes_per_s: 3_000_000_000, is_assumed: false };
+        Ok(shown::host(named("host", host)?, capacity, migration, BEGINNING_UNIX_MS))
     });
     let vms = (0..cluster.vms()).map(|vm| {
         let memory = cluster.load(vm, 0) * MEBIBYTE;
@@ -148,26 +134,8 @@ fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
             memory: memory / 2,
             ..PerResource::default()
         };
-        Ok(Vm {
-            name: named("vm", vm)?,
-            host: Some(named("host", cluster.host_of(vm))?),
-            pool: None,
-            controls: PerResource::default(),
-            demand,
-            expected: PerResource::default(),
-            demand_long: demand,
-            recent_mhz: Vec::new(),
-            ahead_mhz: Vec::new(),
-            measured_unix_ms: Some(BEGINNING_UNIX_MS),
-            vcpus: 1,
-            memory,
-            needs: Needs::default(),
-            disks: Vec::new(),
-            pinned: None,
-            automation: Automation::Inherit,
-            writes: Writes { used: memory / 2, hot: 0, bytes_per_s: 0 },
-            moved_unix_ms: Vec::new(),
-        })
+        let on = named("host", cluster.host_of(vm))?;
+        Ok(shown::vm(named("vm", vm)?, on, demand, memory, BEGINNING_UNIX_MS))
     });
     Ok(Snapshot {
         at_unix_ms: BEGINNING_UNIX_MS,

@@ -97,18 +97,9 @@ impl<'a> Reassignment<'a> {
         }
         let shift = Shift { process, from, to };
         let rules = self.rules(self.services.breaks(&shift))?;
-        let least = self.cost - self.costs[from] - self.costs[to]
-            + rules
-            + (self.frame.moved(process, to) - self.frame.moved(process, from));
-        if least > limit {
-            return None;
-        }
-        let least = least + self.machines.cost_after(comes);
-        if least > limit {
-            return None;
-        }
+        let moves = self.frame.moved(process, to) - self.frame.moved(process, from);
         let goes = Exchange { machine: from, comes: None, goes: Some(process) };
-        Some(least + self.machines.cost_after(goes) + self.services.cost_after(&[shift]) as f64)
+        self.after(rules + moves, [comes, goes], &[shift], limit)
     }
 
     fn swapped(&self, one: usize, other: usize, limit: f64) -> Option<f64> {
@@ -120,18 +111,24 @@ impl<'a> Reassignment<'a> {
         }
         let shifts = [Shift { process: one, from, to }, Shift { process: other, from: to, to: from }];
         let rules = self.rules(self.services.both_break(&shifts[0], &shifts[1]))?;
-        let least = self.cost - self.costs[from] - self.costs[to]
-            + rules
-            + (self.frame.moved(one, to) - self.frame.moved(one, from))
+        let moves = (self.frame.moved(one, to) - self.frame.moved(one, from))
             + (self.frame.moved(other, from) - self.frame.moved(other, to));
+        self.after(rules + moves, [there, here], &shifts, limit)
+    }
+
+    /// The cost once two machines have exchanged processes, which costs so much by itself.
+    #[inline]
+    fn after(&self, by_itself: f64, exchanges: [Exchange; 2], shifts: &[Shift], limit: f64) -> Option<f64> {
+        let [one, other] = exchanges;
+        let least = self.cost - self.costs[one.machine] - self.costs[other.machine] + by_itself;
         if least > limit {
             return None;
         }
-        let least = least + self.machines.cost_after(there);
+        let least = least + self.machines.cost_after(one);
         if least > limit {
             return None;
         }
-        Some(least + self.machines.cost_after(here) + self.services.cost_after(&shifts) as f64)
+        Some(least + self.machines.cost_after(other) + self.services.cost_after(shifts) as f64)
     }
 
     fn shift(&mut self, process: usize, to: usize) {

@@ -6,7 +6,7 @@
 use godwit_scheduler::PerResource;
 use godwit_scheduler::planner::{Action, Goal, plan};
 use godwit_scheduler::policy::{Automation, Policy as Laid, PowerPolicy};
-use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom, Needs, PowerModel, Snapshot, Vm, Writes};
+use godwit_scheduler::snapshot::{Host, MigrationRoom, Needs, PowerModel, RECENT_SLOTS, Snapshot, Vm};
 use godwit_types::Name;
 
 use super::Policy;
@@ -14,16 +14,13 @@ use super::sketch::place_by;
 use crate::planetlab::day::Day;
 use crate::planetlab::kinds::{HOST_MEMORY_MB, HostKind};
 use crate::planetlab::world::{HOSTS, Migration, Rules, World};
+use crate::shown::{self, BEGINNING_UNIX_MS, MEBIBYTE};
 
 /// Hosts are of each kind in turn.
 const KINDS: usize = 2;
-const BEGINNING_UNIX_MS: u64 = 1_700_000_000_000;
 const DAY_MS: u64 = 24 * 60 * 60_000;
-const MEBIBYTE: u64 = 1 << 20;
 /// To what part hosts are to be filled.
 const TARGET_PERCENT: u32 = 95;
-/// Rounds that are told of: an hour.
-const SLOTS: usize = 12;
 /// Half of 1 Gbit/s.
 const BYTES_PER_S: u64 = 62_500_000;
 
@@ -86,28 +83,14 @@ impl Planner {
         let known = &world.vms[vm];
         let memory = u64::from(known.kind.memory_mb) * MEBIBYTE;
         let demand = PerResource { cpu: known.demand.ceil() as u64, memory, ..PerResource::default() };
-        let used = known.history.iter().take(SLOTS).rev();
+        let used = known.history.iter().take(RECENT_SLOTS).rev();
         let fast_enough = (0..KINDS).filter(|kind| HostKind::of(*kind).core_mips >= known.kind.mips);
         let lately = self.moved_unix_ms[vm].iter().copied().filter(|at| *at + DAY_MS > now);
         Vm {
-            name: named('v', vm),
-            host: Some(named('h', rank(known.host))),
-            pool: None,
-            controls: PerResource::default(),
-            demand,
-            expected: PerResource::default(),
-            demand_long: demand,
             recent_mhz: used.map(|part| (part * known.kind.mips).ceil() as u64).collect(),
-            ahead_mhz: Vec::new(),
-            measured_unix_ms: Some(now),
-            vcpus: 1,
-            memory,
             needs: Needs { cpu_classes: Some(fast_enough.map(class).collect()), ..Needs::default() },
-            disks: Vec::new(),
-            pinned: None,
-            automation: Automation::Inherit,
-            writes: Writes { used: memory, hot: 0, bytes_per_s: 0 },
             moved_unix_ms: lately.collect(),
+            ..shown::vm(named('v', vm), named('h', rank(known.host)), demand, memory, now)
         }
     }
 }
@@ -117,25 +100,13 @@ fn shown_host(world: &World<'_>, host: usize, now: u64) -> Host {
     // By the simulator's own rules memory matters only at the start.
     let memory_mb = if world.rules == Rules::Honest { HOST_MEMORY_MB.into() } else { 1 << 30 };
     let watts = (0..=10).map(|tenths| kind.watts(f64::from(tenths) / 10.0) as u32).collect();
+    let capacity =
+        PerResource { cpu: kind.mips() as u64, memory: memory_mb * MEBIBYTE, ..PerResource::default() };
+    let migration = MigrationRoom { moves_max: 1000, bytes_per_s: BYTES_PER_S, is_assumed: false };
     Host {
-        name: named('h', rank(host)),
-        state: HostState::On,
-        since_unix_ms: 0,
-        seen_unix_ms: now,
-        capacity: PerResource {
-            cpu: kind.mips() as u64,
-            memory: memory_mb * MEBIBYTE,
-            ..PerResource::default()
-        },
         cpu_class: Some(class(host % KINDS)),
-        networks: Default::default(),
-        datastores: Default::default(),
-        rooms: Default::default(),
-        move_disks: false,
-        domain: None,
-        labels: Default::default(),
-        migration: MigrationRoom { moves_max: 1000, bytes_per_s: BYTES_PER_S, is_assumed: false },
         power: Some(PowerModel { watts, standby_watts: 0, wake_ms: 0 }),
+        ..shown::host(named('h', rank(host)), capacity, migration, now)
     }
 }
 
@@ -174,7 +145,7 @@ mod tests {
         let day = day(&samples.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let mut world = World::new(&day, rules, places);
         let mut at_s = 0.1;
-        for _ in 0..SLOTS {
+        for _ in 0..RECENT_SLOTS {
             at_s += 300.0;
             world.advance(at_s);
             world.remember();

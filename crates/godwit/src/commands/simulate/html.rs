@@ -182,6 +182,7 @@ mod tests {
         }
         assert!(!page.contains("NaN") && !page.contains("inf"));
     }
+
     /// What the style sheet calls so, in light and in dark.
     fn colours(name: &str) -> Vec<[f64; 3]> {
         let part =
