@@ -13,6 +13,12 @@ use crate::policy::Automation;
 use crate::resource::PerResource;
 use crate::rules::Rule;
 
+/// Of how long the most that a VM has wanted is told ([`Vm::demand_long`]), in milliseconds.
+pub const LATELY_MS: u64 = 40 * 60_000;
+/// The length of a slot of [`Vm::recent_mhz`] and [`Vm::ahead_mhz`], in milliseconds, and how many recent ones are told: an hour.
+pub const SLOT_MS: u64 = 5 * 60_000;
+pub const RECENT_SLOTS: usize = 12;
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use godwit_types::{HostName, Name, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::resource::{PerResource, Resource};
+use crate::resource::PerResource;
 use crate::snapshot::{HostState, Snapshot};
 
 /// What is otherwise.
@@ -100,16 +100,15 @@ fn scale(snapshot: &mut Snapshot, permille: u32, named: &BTreeSet<VmName>) -> Re
     for name in named {
         vm_at(snapshot, name)?;
     }
-    let scaled = |amounts: PerResource<u64>| {
-        let times = |resource: Resource| u128::from(amounts[resource]) * u128::from(permille) / 1000;
-        PerResource::from_fn(|resource| u64::try_from(times(resource)).unwrap_or(u64::MAX))
-    };
+    let times =
+        |amount: u64| u64::try_from(u128::from(amount) * u128::from(permille) / 1000).unwrap_or(u64::MAX);
+    let scaled = |amounts: PerResource<u64>| PerResource::from_fn(|resource| times(amounts[resource]));
     for vm in snapshot.vms.iter_mut().filter(|vm| named.is_empty() || named.contains(&vm.name)) {
         vm.demand = scaled(vm.demand);
         vm.expected = scaled(vm.expected);
         vm.demand_long = scaled(vm.demand_long);
         for mhz in vm.recent_mhz.iter_mut().chain(&mut vm.ahead_mhz) {
-            *mhz = u64::try_from(u128::from(*mhz) * u128::from(permille) / 1000).unwrap_or(u64::MAX);
+            *mhz = times(*mhz);
         }
     }
     Ok(())

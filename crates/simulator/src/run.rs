@@ -6,7 +6,7 @@ use godwit_scheduler::PerResource;
 use godwit_scheduler::entitlement::{self, Tree};
 use godwit_scheduler::planner::{Action, Cost, Goal, Plan};
 use godwit_scheduler::policy::Policy;
-use godwit_scheduler::snapshot::{HostState, Snapshot};
+use godwit_scheduler::snapshot::{HostState, LATELY_MS, Snapshot};
 use godwit_types::{HostName, VmName};
 
 use crate::account::{Account, Beginning};
@@ -17,8 +17,6 @@ use crate::trace::Trace;
 
 /// Findings that are kept, so that one that changes with every step does not fill the report.
 const FINDINGS_MAX: usize = 50;
-/// How far back the scheduler is told what VMs have wanted: what DPM looks back before it switches a host off.
-const LATELY_MS: u64 = 40 * 60_000;
 
 /// Why a trace cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,15 +5,11 @@ use std::ops::RangeInclusive;
 
 use godwit_scheduler::entitlement::{Controls, Pool};
 use godwit_scheduler::rules::Rule;
-use godwit_scheduler::snapshot::PowerModel;
+use godwit_scheduler::snapshot::{PowerModel, RECENT_SLOTS, SLOT_MS};
 use godwit_scheduler::{PerResource, Resource};
 use godwit_types::ids::InvalidName;
 use godwit_types::{HostName, Name, VmName};
 use serde::{Deserialize, Serialize};
-
-/// What the scheduler is told of the past, as by the manager: slots of five minutes, for an hour.
-const SLOT_MS: u64 = 5 * 60_000;
-const RECENT_SLOTS: usize = 12;
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

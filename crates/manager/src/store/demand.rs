@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use godwit_scheduler::snapshot::SLOT_MS;
 use godwit_scheduler::{PerResource, Resource};
 use godwit_types::VmId;
 use rusqlite::params;
@@ -10,8 +11,6 @@ use rusqlite::params;
 use super::codec::{Doc, Text};
 use super::{StoreError, Tx};
 
-/// The length of a slot, in milliseconds.
-pub(crate) const SLOT_MS: u64 = 5 * 60_000;
 /// How far back slots are kept: a day, and the hour that comes after the same hour of the day before.
 const KEPT_MS: u64 = 26 * 60 * 60_000;
 

@@ -26,7 +26,6 @@ use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use decisions::StepChange;
-pub(crate) use demand::SLOT_MS;
 pub(crate) use events::NewEvent;
 pub(crate) use hosts::{HostRow, InMaintenance};
 pub(crate) use moved_disks::Left;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use godwit_types::{HostName, Name};
 
 use super::brought::Stores;
-use super::{Goal, demand, findings};
+use super::{Goal, demand, findings, power};
 use crate::entitlement::Tree;
 use crate::policy::Policy;
 use crate::resource::{PerResource, Resource};
@@ -65,7 +65,7 @@ impl<'a> Case<'a> {
         }
         let emptied = emptied(&hosts, goal, &mut findings);
         let stores = Stores::new(&hosts);
-        let saves = policy.power.enabled && matches!(goal, Goal::Balance) && policy.findings().is_empty();
+        let saves = power::is_managed(policy) && matches!(goal, Goal::Balance);
         let mut case = Self {
             snapshot,
             policy,

@@ -23,6 +23,7 @@
 //! Sums are kept as whole numbers of 2^-40, so they do not depend on the order in which a plan was found.
 
 use super::case::Case;
+use super::power::Band;
 use crate::resource::{PerResource, Resource};
 
 /// Above this part of a host queues begin to matter.
@@ -101,9 +102,7 @@ impl Objective {
             together: weights.map(|weight| weight / all),
             counts,
             gets: (0..case.hosts.len()).map(|host| case.gets(host)).collect(),
-            band: case.saves.then(|| {
-                f64::from(case.policy.power.target_percent + case.policy.power.band_percent) / 100.0
-            }),
+            band: case.saves.then(|| Band::of(&case.policy.power).top),
             stable_s: (case.policy.stable_ms as f64 / 1000.0).max(1.0),
         }
     }

@@ -7,7 +7,7 @@ use godwit_scheduler::PerResource;
 use godwit_scheduler::policy::Automation;
 use godwit_scheduler::record::{LeftAlone, StepRecord, StepState};
 use godwit_scheduler::settings::VmSettings;
-use godwit_scheduler::snapshot::{Needs, Vm, Writes};
+use godwit_scheduler::snapshot::{LATELY_MS, Needs, RECENT_SLOTS, SLOT_MS, Vm, Writes};
 use godwit_types::forecast::Forecast;
 use godwit_types::ownership::Ownership;
 use godwit_types::task::{Task, TaskKind};
@@ -18,15 +18,11 @@ use super::hosts::{Kinds, cpu_mhz};
 use super::inventory::reported;
 use super::{Inventory, bound_for};
 use crate::fit;
-use crate::store::{HostRow, SLOT_MS, StoreError, Tx, VmRow};
+use crate::store::{HostRow, StoreError, Tx, VmRow};
 use crate::tasks::busy;
 
 const HOUR_MS: u64 = 60 * 60_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
-/// Of how long the most that a VM has wanted is told.
-const LATELY_MS: u64 = 40 * 60_000;
-/// Slots of what VMs have wanted that power management is told: an hour.
-const RECENT_SLOTS: u64 = 12;
 
 /// What is known of VMs beside their own rows.
 pub(super) struct Circumstances {
@@ -66,7 +62,8 @@ impl Circumstances {
             moved,
             lately: tx.peak_demand(now.saturating_sub(LATELY_MS)..now.saturating_add(1))?,
             recent: series(
-                (now - now % SLOT_MS).saturating_sub((RECENT_SLOTS - 1) * SLOT_MS)..now.saturating_add(1),
+                (now - now % SLOT_MS).saturating_sub((RECENT_SLOTS as u64 - 1) * SLOT_MS)
+                    ..now.saturating_add(1),
             )?,
             ahead: series(hour.clone())?,
             expected: tx.peak_demand(hour)?,

@@ -10,13 +10,13 @@ pub(super) const KEEP: f64 = 1.0;
 
 /// To what part all hosts together are filled, and above what part one gives VMs away.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Band {
+pub(in crate::planner) struct Band {
     pub(super) target: f64,
-    pub(super) top: f64,
+    pub(in crate::planner) top: f64,
 }
 
 impl Band {
-    pub(super) fn of(power: &PowerPolicy) -> Self {
+    pub(in crate::planner) fn of(power: &PowerPolicy) -> Self {
         let part = |percent: u32| f64::from(percent) / 100.0;
         Self { target: part(power.target_percent), top: part(power.target_percent + power.band_percent) }
     }
@@ -44,14 +44,9 @@ pub(super) fn is_short(model: &Model<'_>, host: usize) -> bool {
     model.bursts.as_ref().is_some_and(|bursts| bursts.now(host) > model.case.hosts[host].capacity.cpu as f64)
 }
 
-/// The fullest of the hosts that stay within the band if they take the unit.
-pub(super) fn fullest(
-    model: &Model<'_>,
-    unit: usize,
-    top: f64,
-    takes: impl Fn(usize) -> bool,
-) -> Option<usize> {
-    let hosts = (0..model.case.hosts.len()).filter(|host| takes(*host) && !model.guests(*host).is_empty());
+/// The fullest of the hosts in use that stay within the band if they take the unit.
+pub(super) fn fullest(model: &Model<'_>, unit: usize, top: f64) -> Option<usize> {
+    let hosts = (0..model.case.hosts.len()).filter(|host| !model.guests(*host).is_empty());
     let fits = hosts.filter_map(|host| {
         model.look(unit, host)?;
         Some((used_with(model, host, unit, FILL), host)).filter(|(used, _)| *used <= top)

@@ -21,6 +21,7 @@ mod relief;
 mod spare;
 mod wake;
 
+pub(super) use self::band::Band;
 pub(super) use self::spare::Spared;
 pub(super) use self::wake::{Wake, wake};
 
@@ -56,6 +57,7 @@ pub(super) fn spare(work: &mut Work<'_>) -> Spared {
     }
 }
 
-fn is_managed(policy: &Policy) -> bool {
+/// Whether hosts are switched off and on by such a policy.
+pub(super) fn is_managed(policy: &Policy) -> bool {
     policy.power.enabled && policy.findings().is_empty()
 }

@@ -79,7 +79,5 @@ fn leavers(work: &Work<'_>, host: usize, top: f64) -> Vec<usize> {
 fn destination(model: &Model<'_>, unit: usize, top: f64, fresh: &[usize]) -> Option<usize> {
     let takes = |host: &usize| model.guests(*host).is_empty() && model.look(unit, *host).is_some();
     let mut others = (0..model.case.hosts.len()).filter(|host| !fresh.contains(host));
-    fullest(model, unit, top, |_| true)
-        .or_else(|| others.find(takes))
-        .or_else(|| fresh.iter().copied().find(takes))
+    fullest(model, unit, top).or_else(|| others.find(takes)).or_else(|| fresh.iter().copied().find(takes))
 }

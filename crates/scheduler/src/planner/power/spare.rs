@@ -158,8 +158,8 @@ impl Search<'_, '_> {
     fn empty(&mut self, host: usize, guests: &[usize]) -> Option<String> {
         for unit in guests {
             self.looks += self.work.case.hosts.len() as u64;
-            let open = |other: usize| !self.closed.contains(&other);
-            let Some(to) = fullest(&self.work.model, *unit, self.band.top, open) else {
+            // Hosts that were emptied are in use no more.
+            let Some(to) = fullest(&self.work.model, *unit, self.band.top) else {
                 let name = self.work.name(*unit);
                 return Some(format!(
                     "no other host that is in use takes VM '{name}' and stays within the band"
