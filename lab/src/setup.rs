@@ -81,12 +81,27 @@ pub fn build_reference_guest() -> Result<()> {
     once(&DONE, || cargo("the reference guest", &build))
 }
 
+/// A cargo command in the source tree, the same whoever gives it. What cargo tells a program that it runs of that program's
+/// package would be taken for a change by build scripts that look at it, and half of Godwit be built anew for each asker.
+pub fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs cargo in the source tree, with its output on standard error.
 pub fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo_command(arguments);
     // Standard output belongs to the caller's own document.
-    command.args(arguments).current_dir(root()).stdin(Stdio::null()).stdout(std::io::stderr());
+    command.stdin(Stdio::null()).stdout(std::io::stderr());
     let begun = Instant::now();
     let mut child = command.spawn().map_err(LabError::io("run cargo"))?;
     let Some(status) = exec::wait(&mut child, BUILD_LIMIT)? else {

@@ -26,18 +26,21 @@ pub(crate) fn run() -> Result<ExitCode> {
         }
         Ok(())
     };
-    tool("formatting", step::cargo(&["fmt", "--all", "--check"]))?;
-    tool("lints", step::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    tool("formatting", setup::cargo_command(&["fmt", "--all", "--check"]))?;
+    tool("lints", setup::cargo_command(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     if setup::root().join(REFERENCE).exists() {
         tool(
             "formatting of the reference guest",
-            step::cargo(&["fmt", "--check", "--manifest-path", REFERENCE]),
+            setup::cargo_command(&["fmt", "--check", "--manifest-path", REFERENCE]),
         )?;
         tool("lints of the reference guest", reference_clippy())?;
     }
-    tool("formatting of the fuzzing targets", step::cargo(&["fmt", "--check", "--manifest-path", FUZZ]))?;
+    tool(
+        "formatting of the fuzzing targets",
+        setup::cargo_command(&["fmt", "--check", "--manifest-path", FUZZ]),
+    )?;
     if step::has_cargo_tool("deny") {
-        tool("cargo-deny", step::cargo(&["deny", "check", "bans", "licenses", "sources"]))?;
+        tool("cargo-deny", setup::cargo_command(&["deny", "check", "bans", "licenses", "sources"]))?;
     } else {
         eprintln!(
             "» cargo-deny: SKIPPED, it is not installed (`cargo install cargo-deny --locked` takes minutes)"
@@ -68,7 +71,8 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 fn reference_clippy() -> Command {
     let target = setup::target_dir().join("guests");
-    let mut command = step::cargo(&["clippy", "--release", "--manifest-path", REFERENCE, "--target-dir"]);
+    let mut command =
+        setup::cargo_command(&["clippy", "--release", "--manifest-path", REFERENCE, "--target-dir"]);
     command.arg(target).args(["--", "-D", "warnings"]);
     command
 }

@@ -36,7 +36,7 @@ pub(crate) enum Effort {
 /// Runs one target, or all; each counts as one test.
 pub(crate) fn run(only: Option<&str>, effort: Effort) -> Result<Tally> {
     if !step::has_cargo_tool("fuzz") {
-        let mut command = step::cargo(&["install", "cargo-fuzz", "--locked", "--target-dir"]);
+        let mut command = setup::cargo_command(&["install", "cargo-fuzz", "--locked", "--target-dir"]);
         command.arg(setup::target_dir().join("tools"));
         if !step::shown("installing cargo-fuzz", command)? {
             return Ok(Tally {
@@ -115,7 +115,7 @@ fn seeds(folder: PathBuf) -> Result<PathBuf> {
 /// Sanitizers and coverage counters are unstable options, which a stable compiler takes only when it is told so. It is
 /// told in this command alone: it would build everything else anew.
 fn build() -> Command {
-    let mut command = step::cargo(&["fuzz", "build", "--target-dir"]);
+    let mut command = setup::cargo_command(&["fuzz", "build", "--target-dir"]);
     command.arg(target_dir()).env("RUSTC_BOOTSTRAP", "1");
     command
 }

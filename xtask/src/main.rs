@@ -171,7 +171,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
 
 /// Runs one of the project's own programs, which speaks for itself.
 fn hand_to(program: &str, arguments: &[String]) -> Result<ExitCode> {
-    let mut command = step::cargo(&["run", "--release", "--quiet", "-p", program, "--"]);
+    let mut command = setup::cargo_command(&["run", "--release", "--quiet", "-p", program, "--"]);
     command.args(arguments);
     Ok(if step::handed(command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -188,6 +188,7 @@ fn run_demo(options: &Demo) -> Result<ExitCode> {
         }),
         moves: options.moves,
         vcpus: options.vcpus,
+        build: setup::build_released_programs,
     })?;
     if options.json {
         output::line(serde_json::to_string(&report).map_err(error::XtaskError::Print)?);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use godwit_lab::setup;
 use serde::Deserialize;
 
 use crate::error::{Result, XtaskError};
@@ -35,7 +36,7 @@ pub(crate) struct Dependency {
 impl Metadata {
     /// Asks cargo about the workspace and everything that it depends on.
     pub(crate) fn load() -> Result<Self> {
-        let text = step::captured(&mut step::cargo(&["metadata", "--format-version", "1"]))?;
+        let text = step::captured(&mut setup::cargo_command(&["metadata", "--format-version", "1"]))?;
         serde_json::from_str(&text)
             .map_err(|source| XtaskError::Metadata { command: "cargo metadata".into(), source })
     }
@@ -48,7 +49,8 @@ impl Metadata {
 
 /// Everything that ends up in what the package builds, itself included, with its own choice of features.
 pub(crate) fn closure(package: &str) -> Result<BTreeSet<String>> {
-    let mut command = step::cargo(&["tree", "--package", package, "--edges", "normal", "--prefix", "none"]);
+    let mut command =
+        setup::cargo_command(&["tree", "--package", package, "--edges", "normal", "--prefix", "none"]);
     let text = step::captured(command.args(["--format", "{p}"]))?;
     Ok(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }

@@ -17,13 +17,6 @@ const STEP_LIMIT: Duration = Duration::from_secs(50 * 60);
 /// How long a tool that was told to end may take to do so.
 const ENDING_LIMIT: Duration = Duration::from_secs(30);
 
-/// A cargo command in the source tree.
-pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(setup::root());
-    command
-}
-
 /// Runs a tool, with its output on standard error. Whether it succeeded.
 pub(crate) fn shown(what: &str, mut command: Command) -> Result<bool> {
     command.stdout(std::io::stderr());
@@ -79,6 +72,6 @@ pub(crate) fn captured(command: &mut Command) -> Result<String> {
 
 /// Whether `cargo NAME` is installed.
 pub(crate) fn has_cargo_tool(name: &str) -> bool {
-    let asked = exec::output(&mut cargo(&[name, "--version"]), Duration::from_secs(30));
+    let asked = exec::output(&mut setup::cargo_command(&[name, "--version"]), Duration::from_secs(30));
     asked.is_ok_and(|output| output.status.success())
 }

@@ -81,7 +81,8 @@ fn tests(part: &Part, no_lab: bool) -> Result<Tally> {
     if step::has_cargo_tool("nextest") {
         return with_nextest(part, no_lab);
     }
-    let mut command = step::cargo(&[&["test", "--no-fail-fast", "--all-targets"], part.packages].concat());
+    let mut command =
+        setup::cargo_command(&[&["test", "--no-fail-fast", "--all-targets"], part.packages].concat());
     environment(&mut command, no_lab);
     command.args(["--", "--show-output"]).args(part.threads);
     with_cargo_test(part.what, command)
@@ -93,7 +94,7 @@ fn with_nextest(part: &Part, no_lab: bool) -> Result<Tally> {
         let removing = LabError::io(format!("remove {}", report.display()));
         std::fs::remove_file(&report).map_err(removing)?;
     }
-    let mut command = step::cargo(&["nextest", "run", "--workspace", "--features", setup::FAULTS]);
+    let mut command = setup::cargo_command(&["nextest", "run", "--workspace", "--features", setup::FAULTS]);
     command.args(["--no-fail-fast", "--profile", part.profile, "--filterset", part.filter]);
     environment(&mut command, no_lab);
     let succeeded = step::shown(part.what, command)?;
@@ -114,7 +115,7 @@ fn with_cargo_test(what: &str, command: Command) -> Result<Tally> {
 /// The test runner above knows no documentation tests.
 fn doc_tests() -> Result<Tally> {
     let options = ["test", "--workspace", "--doc", "--no-fail-fast", "--features", setup::FAULTS];
-    with_cargo_test("documentation tests", step::cargo(&options))
+    with_cargo_test("documentation tests", setup::cargo_command(&options))
 }
 
 fn environment(command: &mut Command, no_lab: bool) {
