@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, GuestOptions, GuestPlace, Setting, vms};
 use crate::fabric::{Fabric, FabricOptions};
 use crate::guest::{Guest, GuestFiles};
 use crate::load::{self, Load, LoadOptions, Noticed};
-use crate::setup::{self, packages, say};
+use crate::setup::{packages, say};
 use crate::{LabError, Result};
 
 /// The VM of the demo.
@@ -37,6 +37,8 @@ pub struct DemoOptions {
     /// Migrations, there and back in turn.
     pub moves: u32,
     pub vcpus: u8,
+    /// Builds the programs that it shows.
+    pub build: fn() -> Result<()>,
 }
 
 /// Runs the demo, talking on standard error. Failures that the client noticed are in the report, not an error.
@@ -44,7 +46,7 @@ pub fn run(options: &DemoOptions) -> Result<DemoReport> {
     let choice = choose(options.guest, options.setting)?;
     say(format_args!("{}: {}", choice.setting_in_words(), choice.why));
     packages::ensure(&packages::NATIVE)?;
-    setup::build_released_programs()?;
+    (options.build)()?;
     let files = files(options.guest)?;
     let guest = guest(options, choice.setting);
     let start = || start_cluster(choice.setting);

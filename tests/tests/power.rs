@@ -66,6 +66,8 @@ impl<'a> Switches<'a> {
         for host in fabric.hosts() {
             let set = ["host", "set", host.as_str(), "--power-driver", "simulated", "--power-program", "lab"];
             cli(fabric).text(&set, VERB_LIMIT)?;
+            let told: serde_json::Value = cli(fabric).ask(&["host", "power", host.as_str()])?;
+            ensure(told.is_object(), format!("`host power --json` prints no document: {told}"))?;
         }
         Ok(Self { fabric, dir, off: RefCell::default() })
     }
