@@ -1,5 +1,6 @@
 //! How long the planner takes, from a snapshot to a plan with reasons in an order that can be carried out: for a cluster that is
-//! skewed, and then round by round, where a hundredth of the VMs has changed what it wants since the last.
+//! skewed, and then round by round, where a hundredth of the VMs has changed what it wants since the last. With power management
+//! too, where hosts are emptied and switched off at the same time.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use godwit_lab::setup::say;
 use godwit_scheduler::PerResource;
 use godwit_scheduler::cluster::Cluster;
 use godwit_scheduler::planner::{Action, Goal, Plan, plan};
-use godwit_scheduler::policy::{Automation, Policy};
-use godwit_scheduler::snapshot::{MigrationRoom, Snapshot};
+use godwit_scheduler::policy::{Automation, Policy, PowerPolicy};
+use godwit_scheduler::snapshot::{Host, HostState, MigrationRoom, PowerModel, RECENT_SLOTS, Snapshot, Vm};
 use godwit_types::Name;
 use serde::Serialize;
 
@@ -36,6 +37,9 @@ pub(crate) struct Rounds {
     /// Steps up to this priority are taken.
     #[arg(long, default_value_t = 3, value_name = "1-5", value_parser = clap::value_parser!(u8).range(1..=5))]
     threshold: u8,
+    /// Hosts that are not needed are switched off, and on again.
+    #[arg(long)]
+    power: bool,
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
     /// Print one JSON object a line on standard output, as soon as it is known, instead of a table at the end.
@@ -56,8 +60,10 @@ struct Planned {
     first_moves: usize,
     round_p50_ms: f64,
     round_p99_ms: f64,
-    /// Of all rounds together.
+    /// Steps of all rounds together.
     round_moves: usize,
+    /// Hosts that are on in the end.
+    hosts_on: usize,
 }
 
 pub(crate) fn run(options: &Rounds) -> Result<()> {
@@ -75,8 +81,10 @@ pub(crate) fn run(options: &Rounds) -> Result<()> {
 }
 
 fn planned(size: Size, options: &Rounds) -> Result<Planned> {
-    let mut snapshot = snapshot(&generate(size, options.seed)?)?;
-    let policy = Policy { automation: Automation::Full, threshold: options.threshold, ..Policy::default() };
+    let mut snapshot = snapshot(&generate(size, options.seed)?, options.power)?;
+    let power = PowerPolicy { enabled: options.power, ..PowerPolicy::default() };
+    let policy =
+        Policy { automation: Automation::Full, threshold: options.threshold, power, ..Policy::default() };
     let (first, first_took) = timed(&snapshot, &policy, options.seed);
     follow(&mut snapshot, &first);
     let (mut times, mut round_moves) = (Vec::new(), 0);
@@ -99,6 +107,7 @@ fn planned(size: Size, options: &Rounds) -> Result<Planned> {
         round_p50_ms: percentile(50),
         round_p99_ms: percentile(99),
         round_moves,
+        hosts_on: snapshot.hosts.iter().filter(|host| host.state == HostState::On).count(),
     })
 }
 
@@ -113,7 +122,9 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// The cluster of the other benches, as the manager would show it.
-fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
+fn snapshot(cluster: &Cluster, power: bool) -> Result<Snapshot> {
+    // Nobody else asks for them.
+    let slots = if power { RECENT_SLOTS } else { 0 };
     let named = |kind: &str, number: usize| -> Result<Name> {
         format!("{kind}{number}").parse().map_err(|_| BenchError::Instance("that is no name".to_owned()))
     };
@@ -125,7 +136,8 @@ fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
             storage: 100_000,
         };
         let migration = MigrationRoom { moves_max: 8, bytes_per_s: 3_000_000_000, is_assumed: false };
-        Ok(shown::host(named("host", host)?, capacity, migration, BEGINNING_UNIX_MS))
+        let shown = shown::host(named("host", host)?, capacity, migration, BEGINNING_UNIX_MS);
+        Ok(Host { power: Some(PowerModel::default()), ..shown })
     });
     let vms = (0..cluster.vms()).map(|vm| {
         let memory = cluster.load(vm, 0) * MEBIBYTE;
@@ -135,7 +147,8 @@ fn snapshot(cluster: &Cluster) -> Result<Snapshot> {
             ..PerResource::default()
         };
         let on = named("host", cluster.host_of(vm))?;
-        Ok(shown::vm(named("vm", vm)?, on, demand, memory, BEGINNING_UNIX_MS))
+        let shown = shown::vm(named("vm", vm)?, on, demand, memory, BEGINNING_UNIX_MS);
+        Ok(Vm { recent_mhz: vec![demand.cpu; slots], ..shown })
     });
     Ok(Snapshot {
         at_unix_ms: BEGINNING_UNIX_MS,
@@ -163,6 +176,16 @@ fn follow(snapshot: &mut Snapshot, plan: &Plan) {
             vm.moved_unix_ms.push(at);
         }
     }
+    for step in &plan.steps {
+        let (name, state) = match &step.action {
+            Action::Standby { host } => (host, HostState::Standby),
+            Action::Wake { host } => (host, HostState::On),
+            Action::Move { .. } | Action::Place { .. } => continue,
+        };
+        for host in snapshot.hosts.iter_mut().filter(|host| host.name == *name) {
+            (host.state, host.since_unix_ms) = (state, at);
+        }
+    }
 }
 
 /// A minute passes, and pairs of VMs exchange what they want of CPUs, so that all of them together want what they did.
@@ -177,12 +200,26 @@ fn change(snapshot: &mut Snapshot, shift: usize) {
         snapshot.vms[pair[0]].demand.cpu = other;
         snapshot.vms[pair[1]].demand.cpu = one;
     }
+    for vm in snapshot.vms.iter_mut().filter(|vm| !vm.recent_mhz.is_empty()) {
+        vm.recent_mhz.remove(0);
+        vm.recent_mhz.push(vm.demand.cpu);
+    }
 }
 
 /// One line for each size.
 fn listed(rows: &[Planned]) -> String {
-    let header =
-        ["hosts", "VMs", "score", "after", "first ms", "moves", "round P50 ms", "P99 ms", "moves in all"];
+    let header = [
+        "hosts",
+        "VMs",
+        "score",
+        "after",
+        "first ms",
+        "moves",
+        "round P50 ms",
+        "P99 ms",
+        "steps in all",
+        "on",
+    ];
     let lines = rows.iter().map(|row| {
         vec![
             row.hosts.to_string(),
@@ -194,6 +231,7 @@ fn listed(rows: &[Planned]) -> String {
             format!("{:.0}", row.round_p50_ms),
             format!("{:.0}", row.round_p99_ms),
             row.round_moves.to_string(),
+            row.hosts_on.to_string(),
         ]
     });
     table(&header, lines)
@@ -203,11 +241,21 @@ fn listed(rows: &[Planned]) -> String {
 mod tests {
     use super::*;
 
+    fn rounds(threshold: u8, power: bool) -> Planned {
+        let options = Rounds { sizes: Vec::new(), rounds: 2, threshold, power, seed: 1, json: false };
+        planned(Size { hosts: 6, vms: 60 }, &options).unwrap()
+    }
+
     #[test]
     fn a_skewed_cluster_becomes_more_even_and_rounds_begin_where_the_last_has_led() {
-        let options = Rounds { sizes: Vec::new(), rounds: 2, threshold: 5, seed: 1, json: false };
-        let row = planned(Size { hosts: 6, vms: 60 }, &options).unwrap();
+        let row = rounds(5, false);
         assert!(row.score_after < row.score_before && row.first_moves > 0, "{row:?}");
-        assert!(row.round_moves < 2 * row.first_moves, "{row:?}");
+        assert!(row.round_moves < 2 * row.first_moves && row.hosts_on == 6, "{row:?}");
+    }
+
+    #[test]
+    fn with_power_management_hosts_that_are_not_needed_are_switched_off() {
+        let row = rounds(3, true);
+        assert!((1..6).contains(&row.hosts_on), "{row:?}");
     }
 }

@@ -101,13 +101,50 @@ impl Refusal {
     }
 }
 
+/// What hosts must have for everything that is reserved, in the resources' units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reserved {
+    /// All of them together, as far as the pools let it through.
+    pub(crate) total: PerResource<u64>,
+    /// One of them, for the VM that reserves most.
+    pub(crate) largest: PerResource<u64>,
+}
+
 impl Tree {
     /// Every reservation that cannot be honoured, by resource: pools from below, the cluster, VMs. Empty if all are admitted.
     pub fn refusals(&self, capacity: &Capacity) -> Vec<Refusal> {
         Resource::ALL.into_iter().flat_map(|resource| self.refused(resource, capacity)).collect()
     }
 
+    pub(crate) fn reserved(&self) -> Reserved {
+        let of = |vm: &Vm, resource: Resource| vm.controls[resource].reservation;
+        Reserved {
+            total: PerResource::from_fn(|resource| self.pooled(resource).0),
+            largest: PerResource::from_fn(|resource| {
+                self.vms().map(|vm| of(vm, resource)).max().unwrap_or(0)
+            }),
+        }
+    }
+
     fn refused(&self, resource: Resource, capacity: &Capacity) -> Vec<Refusal> {
+        let (top, mut refusals) = self.pooled(resource);
+        let (total, largest, lost) = (capacity.total[resource], capacity.largest[resource], capacity.lost);
+        if top > total {
+            refusals.push(Refusal::Cluster { resource, missing: top - total, lost });
+        }
+        let missing = |vm: &Vm| vm.controls[resource].reservation.saturating_sub(largest);
+        let too_large = self.vms().filter(|vm| missing(vm) > 0);
+        refusals.extend(too_large.map(|vm| Refusal::Host {
+            vm: vm.name.clone(),
+            resource,
+            missing: missing(vm),
+            lost,
+        }));
+        refusals
+    }
+
+    /// What the pools ask of the cluster for what is reserved in them, and what they refuse.
+    fn pooled(&self, resource: Resource) -> (u64, Vec<Refusal>) {
         let mut refusals = Vec::new();
         let mut inside = BTreeMap::<_, u64>::new();
         for vm in &self.vms {
@@ -128,20 +165,7 @@ impl Tree {
             // What is refused here is not asked of the pool above.
             reserve(&mut inside, node.parent, controls.reservation.max(reserved.min(bound)));
         }
-        let top = inside.remove(&None).unwrap_or(0);
-        let (total, largest, lost) = (capacity.total[resource], capacity.largest[resource], capacity.lost);
-        if top > total {
-            refusals.push(Refusal::Cluster { resource, missing: top - total, lost });
-        }
-        let missing = |vm: &Vm| vm.controls[resource].reservation.saturating_sub(largest);
-        let too_large = self.vms().filter(|vm| missing(vm) > 0);
-        refusals.extend(too_large.map(|vm| Refusal::Host {
-            vm: vm.name.clone(),
-            resource,
-            missing: missing(vm),
-            lost,
-        }));
-        refusals
+        (inside.remove(&None).unwrap_or(0), refusals)
     }
 }
 

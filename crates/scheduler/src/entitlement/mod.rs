@@ -17,6 +17,7 @@ mod flow;
 mod happiness;
 mod tree;
 
+pub(crate) use admission::Reserved;
 pub use admission::{Capacity, Refusal};
 pub use divide::{Claim, divide};
 pub use finding::{Finding, Owner};

@@ -136,11 +136,6 @@ fn mend(finding: &Finding, pools: &mut Vec<Pool>, vms: &mut [entitlement::Vm], f
     }
 }
 
-/// Reservations that so much cannot honour.
-pub(super) fn refusals(case: &Case<'_>, capacity: &Capacity) -> Vec<Refusal> {
-    case.tree.as_ref().map_or_else(Vec::new, |tree| tree.refusals(capacity))
-}
-
 fn capacity(case: &Case<'_>, lost: usize) -> Capacity {
     let hosts = (0..case.hosts.len()).filter(|host| case.gets(*host));
     let hosts: Vec<PerResource<u64>> = hosts.map(|host| case.hosts[host].capacity).collect();

@@ -1,40 +1,52 @@
 //! How a cluster is used, what it lacks, and what sparing a host is worth.
 
-use crate::entitlement::{Capacity, Refusal};
+use crate::entitlement::{Capacity, Reserved, Tree};
 use crate::planner::case::Case;
+use crate::planner::standing;
 use crate::planner::work::Work;
-use crate::planner::{demand, standing};
-use crate::resource::PerResource;
+use crate::resource::{PerResource, Resource};
 use crate::sequence::cost;
 
 /// Cycles a second of a core, in MHz: what work of a core is as a part of a host.
 const CORE_MHZ: f64 = 3_000.0;
 
-/// What the hosts that take VMs lack for what is reserved and for the memory of all VMs, after the losses that are prepared for:
-/// in millionths of what they have.
-pub(super) fn shortage(case: &Case<'_>, without: &[usize]) -> u64 {
-    let lost = case.policy.failures_to_tolerate as usize;
-    let hosts: Vec<PerResource<u64>> = (0..case.hosts.len())
-        .filter(|host| case.gets(*host) && !without.contains(host))
-        .map(|host| case.hosts[host].capacity)
-        .collect();
-    let left = Capacity::without_largest(&hosts, lost);
-    let memory: u128 = (0..case.vms.len())
-        .filter(|vm| case.home[*vm].is_some_and(|home| case.gives(home)))
-        .map(|vm| u128::from(case.need(vm).memory))
-        .sum();
-    let part = |missing: u128, whole: u64| missing.saturating_mul(1_000_000) / u128::from(whole.max(1));
-    let memory = part(memory.saturating_sub(left.total.memory.into()), left.total.memory);
-    let reserved: u128 = demand::refusals(case, &left)
-        .into_iter()
-        .filter_map(|refusal| match refusal {
-            Refusal::Cluster { resource, missing, .. } | Refusal::Host { resource, missing, .. } => {
-                Some(part(missing.into(), left.total[resource]))
-            }
-            Refusal::Pool { .. } | Refusal::Limit { .. } => None,
-        })
-        .fold(0, u128::saturating_add);
-    u64::try_from(memory.saturating_add(reserved)).unwrap_or(u64::MAX)
+/// What the hosts that take VMs must have, whichever they are: asked once, and held against many sets of hosts.
+pub(super) struct Required {
+    reserved: Option<Reserved>,
+    /// Of all VMs, in bytes.
+    memory: u128,
+}
+
+impl Required {
+    pub(super) fn of(case: &Case<'_>) -> Self {
+        let memory = (0..case.vms.len())
+            .filter(|vm| case.home[*vm].is_some_and(|home| case.gives(home)))
+            .map(|vm| u128::from(case.need(vm).memory))
+            .sum();
+        Self { reserved: case.tree.as_ref().map(Tree::reserved), memory }
+    }
+
+    /// What is lacking if some hosts are not there, after the losses that are prepared for: in millionths of what is left.
+    pub(super) fn lacking(&self, case: &Case<'_>, without: &[usize]) -> u64 {
+        let mut takes: Vec<bool> = (0..case.hosts.len()).map(|host| case.gets(host)).collect();
+        without.iter().for_each(|host| takes[*host] = false);
+        let hosts = case.hosts.iter().zip(takes).filter(|(_, takes)| *takes);
+        let hosts: Vec<PerResource<u64>> = hosts.map(|(host, _)| host.capacity).collect();
+        let left = Capacity::without_largest(&hosts, case.policy.failures_to_tolerate as usize);
+        let part = |wanted: u128, there: u64, whole: u64| {
+            let missing = wanted.saturating_sub(there.into());
+            missing.saturating_mul(1_000_000) / u128::from(whole.max(1))
+        };
+        let reserved = |resource: Resource| {
+            let Some(reserved) = &self.reserved else { return 0 };
+            let (total, largest) = (left.total[resource], left.largest[resource]);
+            let all = part(reserved.total[resource].into(), total, total);
+            all.saturating_add(part(reserved.largest[resource].into(), largest, total))
+        };
+        let memory = part(self.memory, left.total.memory, left.total.memory);
+        let all = Resource::ALL.into_iter().map(reserved).fold(memory, u128::saturating_add);
+        u64::try_from(all).unwrap_or(u64::MAX)
+    }
 }
 
 /// What is saved while demand stays as it is, less what must be worth it: watts times seconds.

@@ -2,7 +2,7 @@
 
 use super::SPARE;
 use super::band::{Band, FILL, fullest, used};
-use super::measure::{balance_of, shortage};
+use super::measure::{Required, balance_of};
 use crate::planner::work::Work;
 use crate::planner::{KeptOn, Reason};
 
@@ -31,13 +31,14 @@ impl Spared {
 /// Empties hosts one after the other, the least used first, as long as the others can take it.
 pub(super) fn spare(work: &mut Work<'_>) -> Spared {
     let case = work.case;
-    let hosts = candidates(work);
+    let (hosts, required) = (candidates(work), Required::of(case));
     let mut search = Search {
         band: Band::of(&case.policy.power),
         wanted: work.model.bursts.as_ref().map_or(0.0, |bursts| bursts.of_all(FILL)),
         left: hosts.len(),
         has: hosts.iter().map(|host| case.hosts[*host].capacity.cpu as f64).sum(),
-        shortage: shortage(case, &[]),
+        lacking: required.lacking(case, &[]),
+        required,
         closed: Vec::new(),
         looks: 0,
         moved: work.why.len(),
@@ -73,7 +74,9 @@ struct Search<'w, 'a> {
     wanted: f64,
     left: usize,
     has: f64,
-    shortage: u64,
+    required: Required,
+    /// What of it is lacking although all hosts that are on stay on.
+    lacking: u64,
     /// Hosts that were emptied.
     closed: Vec<usize>,
     looks: u64,
@@ -173,7 +176,7 @@ impl Search<'_, '_> {
 
     /// What speaks against switching off a host that would be empty.
     fn speaks_against(&self, host: usize, guests: &[usize]) -> Option<String> {
-        if shortage(self.work.case, &self.closed) > self.shortage {
+        if self.required.lacking(self.work.case, &self.closed) > self.lacking {
             return Some("what is reserved, or the loss of hosts that is prepared for, needs it".into());
         }
         let is_worth_it = balance_of(self.work, host, guests) > 0;

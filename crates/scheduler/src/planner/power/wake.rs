@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use godwit_types::VmName;
 
-use super::measure::shortage;
+use super::measure::Required;
 use super::{RELIEF, is_managed, relief};
 use crate::planner::case::Case;
 use crate::planner::work::Work;
@@ -30,7 +30,7 @@ pub(in crate::planner) struct Wake {
 /// The hosts to wake, if any is needed. Those that wake already count as if they were there.
 pub(in crate::planner) fn wake(work: &Work<'_>, goal: &Goal, above: &[usize]) -> Vec<Wake> {
     let case = work.case;
-    let needs = !work.unmoved.is_empty() || shortage(case, &[]) > 0;
+    let needs = !work.unmoved.is_empty() || Required::of(case).lacking(case, &[]) > 0;
     if !is_managed(case.policy) || !needs && above.is_empty() {
         return Vec::new();
     }
@@ -94,14 +94,15 @@ fn for_load(work: &Work<'_>, goal: &Goal, there: &[usize], off: &[usize]) -> Vec
 /// What a cluster lacks that must be.
 struct Lacks {
     vms: BTreeSet<VmName>,
-    shortage: u64,
+    /// In millionths.
+    lacking: u64,
 }
 
 impl Lacks {
     fn of(work: &Work<'_>) -> Self {
         Self {
             vms: work.unmoved.iter().map(|why| why.vm.clone()).collect(),
-            shortage: shortage(work.case, &[]),
+            lacking: Required::of(work.case).lacking(work.case, &[]),
         }
     }
 
@@ -116,13 +117,13 @@ impl Lacks {
     }
 
     fn is_some(&self) -> bool {
-        !self.vms.is_empty() || self.shortage > 0
+        !self.vms.is_empty() || self.lacking > 0
     }
 
     fn helped_by(&self, then: &Self, power: impl Fn() -> Reason) -> Option<Reason> {
         let helped = self.vms.difference(&then.vms).next();
         let room = helped.map(|vm| Reason::Room { vm: vm.clone() });
-        room.or_else(|| (then.shortage < self.shortage).then(power))
+        room.or_else(|| (then.lacking < self.lacking).then(power))
     }
 }
 
