@@ -93,12 +93,19 @@ fn shuttle(vm: &mut GodwitVm<'_>, wanted: &Wanted) -> Result<Vec<MigrationReport
         std::thread::sleep(PAUSE);
         let report = vm.move_on(wanted.terms)?;
         if number == 1 || number % TELL_EVERY == 0 || number == wanted.moves {
-            let (total, blackout) = (report.total_ms, report.blackout.total_ms);
-            say(format_args!("move {number} of {}: {total:.0} ms, blackout {blackout:.1} ms", wanted.moves));
+            say(format_args!("move {number} of {}: {}", wanted.moves, told(&report)));
         }
         reports.push(report);
     }
     Ok(reports)
+}
+
+fn told(report: &MigrationReport) -> String {
+    let foretold = report.predicted.as_ref().map_or_else(String::new, |foretold| {
+        let (total, blackout) = (foretold.total_ms.expected, foretold.blackout_ms.expected);
+        format!("; foretold {total:.0} and {blackout:.1}")
+    });
+    format!("{:.0} ms, blackout {:.1} ms{foretold}", report.total_ms, report.blackout.total_ms)
 }
 
 fn sum_up(case: String, wanted: &Wanted, reports: &[MigrationReport]) -> Shuttle {

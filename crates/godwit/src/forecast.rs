@@ -85,7 +85,11 @@ fn basis(basis: &Basis) -> [(&'static str, String); 2] {
     };
     let rate = &basis.link.bytes_per_s;
     let [low, expected, high] = [rate.low, rate.expected, rate.high].map(|rate| rate / MEBIBYTE);
-    let link = format!("{expected:.0} MiB/s ({low:.0} to {high:.0}), {known}");
+    let kept = match basis.link.kept_part.expected * 100.0 {
+        kept if kept < 1.0 => String::new(),
+        kept => format!(", of which {kept:.0} % are still there from before and not sent"),
+    };
+    let link = format!("{expected:.0} MiB/s ({low:.0} to {high:.0}){kept}, {known}");
     [("guest", guest), ("link", link)]
 }
 
@@ -113,6 +117,7 @@ mod tests {
             bytes_per_s: range(100.0 * MEBIBYTE),
             later_bytes_per_s: range(200.0 * MEBIBYTE),
             handoff_ms: range(10.0),
+            kept_part: Estimate::default(),
             known_from: KnownFrom::Assumption,
         };
         Forecast {

@@ -24,12 +24,28 @@ const ASSUMED_HANDOFF_MS: Estimate = Estimate { low: 5.0, expected: 15.0, high: 
 /// A migration that succeeded, and what was asked of it.
 pub(crate) type Move = (Budget, MigrationReport);
 
-/// What to expect of a move `from` a host `to` another, from earlier ones, newest first. Encryption has a price, so moves
-/// in clear say nothing about those that are not. Before the first, the speed of the slower of their interfaces says most.
+/// What is asked of a move beside from where to where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Encryption has a price, so moves in clear say nothing about those that are not.
+    pub(crate) plain: bool,
+    /// The destination has kept memory of the VM. Then it is compared first, and little is sent: only other returns say how long that
+    /// takes, as long as there are any.
+    pub(crate) returns: bool,
+}
+
+impl Kind {
+    fn of((budget, report): &Move) -> Self {
+        Self { plain: budget.plain, returns: report.bytes.reused_pages > 0 }
+    }
+}
+
+/// What to expect of a move `from` a host `to` another, from earlier ones, newest first. Before the first, the speed of the slower
+/// of their interfaces says most.
 pub(crate) fn expect(
     (from, to): (&HostName, &HostName),
     interface_bits_per_s: Option<u64>,
-    plain: bool,
+    kind: Kind,
     moves: &[Move],
 ) -> Link {
     let is_pair = |report: &MigrationReport| {
@@ -37,7 +53,9 @@ pub(crate) fn expect(
     };
     let pair: Vec<&Move> = moves.iter().filter(|(_, report)| is_pair(report)).collect();
     let source: Vec<&Move> = moves.iter().filter(|(_, report)| report.from == *from).collect();
-    let (rates, known_from) = match (rates(&pair, plain), rates(&source, plain)) {
+    let first_trip = Kind { returns: false, ..kind };
+    let seen = |moves: &[&Move]| rates(moves, kind).or_else(|| rates(moves, first_trip));
+    let (rates, known_from) = match (seen(&pair), seen(&source)) {
         (Some((rates, migrations)), _) => (rates, KnownFrom::Pair { migrations }),
         (None, Some((rates, migrations))) => (rates, KnownFrom::Source { migrations }),
         (None, None) => match interface_bits_per_s {
@@ -47,7 +65,8 @@ pub(crate) fn expect(
     };
     let handoff_ms = handoffs(&pair).or_else(|| handoffs(&source)).unwrap_or(ASSUMED_HANDOFF_MS);
     let [bytes_per_s, later_bytes_per_s] = rates;
-    Link { bytes_per_s, later_bytes_per_s, handoff_ms, known_from }
+    let kept_part = Some(kept_parts(&pair)).filter(|_| kind.returns).flatten().unwrap_or_default();
+    Link { bytes_per_s, later_bytes_per_s, handoff_ms, kept_part, known_from }
 }
 
 /// What all migrations of a host may send together, before anybody has chosen between which hosts: as much as its interface carries, and
@@ -70,9 +89,10 @@ fn of_interface(bits_per_s: u64) -> Estimate {
 
 /// Over the whole of migrations and in their later rounds, and how many there were. One under a cap shows the cap and not the
 /// link.
-fn rates(moves: &[&Move], plain: bool) -> Option<([Estimate; 2], u32)> {
-    let telling = moves.iter().filter(|(budget, report)| {
-        budget.plain == plain && budget.bandwidth_bytes_per_s_max.is_none() && !report.capped
+fn rates(moves: &[&Move], kind: Kind) -> Option<([Estimate; 2], u32)> {
+    let telling = moves.iter().filter(|&&told| {
+        let (budget, report) = told;
+        Kind::of(told) == kind && budget.bandwidth_bytes_per_s_max.is_none() && !report.capped
     });
     let seen = telling.filter_map(|(_, report)| {
         let whole = observed_bytes_per_s(report)?;
@@ -80,6 +100,17 @@ fn rates(moves: &[&Move], plain: bool) -> Option<([Estimate; 2], u32)> {
     });
     let (whole, later): (Vec<f64>, Vec<f64>) = seen.take(MOVES_MAX).unzip();
     Some(([estimate(&whole)?, estimate(&later)?], whole.len() as u32))
+}
+
+/// How much of what returning VMs had was still there.
+fn kept_parts(moves: &[&Move]) -> Option<Estimate> {
+    let bytes = moves.iter().map(|(_, report)| &report.bytes).filter(|bytes| bytes.reused_pages > 0);
+    let parts = bytes.map(|bytes| {
+        let sent = bytes.raw_pages + bytes.packed_pages + bytes.delta_pages;
+        bytes.reused_pages as f64 / (bytes.reused_pages + sent) as f64
+    });
+    let Estimate { low, expected, high } = estimate(&parts.take(MOVES_MAX).collect::<Vec<_>>())?;
+    Some(Estimate { low, expected, high: high.min(1.0) })
 }
 
 fn handoffs(moves: &[&Move]) -> Option<Estimate> {
@@ -128,7 +159,7 @@ mod tests {
     }
 
     fn expected(moves: &[Move]) -> Link {
-        expect((&"a".parse().unwrap(), &"b".parse().unwrap()), None, false, moves)
+        expect((&"a".parse().unwrap(), &"b".parse().unwrap()), None, Kind::default(), moves)
     }
 
     fn mib(bytes_per_s: f64) -> f64 {
@@ -168,7 +199,8 @@ mod tests {
         tiny.1.bytes.raw = 1 << 20;
         let moves = [capped, clear, tiny];
         assert_eq!(expected(&moves).known_from, KnownFrom::Assumption);
-        let clear = expect((&"a".parse().unwrap(), &"b".parse().unwrap()), None, true, &moves);
+        let plain = Kind { plain: true, ..Kind::default() };
+        let clear = expect((&"a".parse().unwrap(), &"b".parse().unwrap()), None, plain, &moves);
         assert_eq!(mib(clear.bytes_per_s.expected), 2000.0);
     }
 
@@ -176,10 +208,29 @@ mod tests {
     fn before_the_first_move_the_interface_counts_and_above_some_speed_the_processors_do() {
         let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
         let of = |gigabits: u64, moves: &[Move]| {
-            expect((&a, &b), Some(gigabits * 1_000_000_000), false, moves).bytes_per_s.expected / 1e6
+            let known = expect((&a, &b), Some(gigabits * 1_000_000_000), Kind::default(), moves);
+            known.bytes_per_s.expected / 1e6
         };
         assert_eq!([of(1, &[]).round(), of(10, &[]).round(), of(100, &[]).round()], [118.0, 1175.0, 1200.0]);
         assert_eq!(of(1, &[moved("a", "c", 300)]), f64::from(300 << 20) / 1e6);
+    }
+
+    #[test]
+    fn a_return_is_expected_to_go_as_returns_did_and_other_moves_as_others_did() {
+        let mut returned = moved("b", "a", 1000);
+        returned.1.bytes =
+            BytesByKind { raw: 32 << 20, raw_pages: 8192, reused_pages: 24 * 8192, ..returned.1.bytes };
+        // 25 times 32 MiB in 512 ms.
+        let seen = 25.0 * 32.0 / 0.512;
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let back = |moves: &[Move]| expect((&a, &b), None, Kind { returns: true, ..Kind::default() }, moves);
+        let moves = [returned, moved("a", "b", 300)];
+        let link = back(&moves);
+        assert_eq!(mib(link.bytes_per_s.expected), f64::round(seen));
+        assert_eq!(((link.kept_part.expected * 100.0).round(), link.kept_part.high), (96.0, 1.0));
+        let (first, unseen) = (expected(&moves), back(&moves[1..]));
+        assert_eq!((mib(first.bytes_per_s.expected), first.kept_part), (300.0, Estimate::default()));
+        assert_eq!((mib(unseen.bytes_per_s.expected), unseen.kept_part), (300.0, Estimate::default()));
     }
 
     #[test]

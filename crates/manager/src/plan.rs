@@ -90,7 +90,8 @@ pub(crate) async fn foresee(
     let (from, to, budget) = (from.clone(), to.clone(), budget.clone());
     let plain = budget.plain;
     let known = manager.store.read(move |tx| {
-        let link = link::expect((&from, &to), slower_interface(tx, [&from, &to])?, plain, &tx.past_moves()?);
+        let kind = link::Kind { plain, returns: is_kept(tx, vm, &to)? };
+        let link = link::expect((&from, &to), slower_interface(tx, [&from, &to])?, kind, &tx.past_moves()?);
         Ok((link, spare_cores(tx, &from)?))
     });
     let (link, spare_cores): (Link, i64) = known.await?;
@@ -117,6 +118,11 @@ fn slower_interface(tx: &Tx<'_>, hosts: [&HostName; 2]) -> Result<Option<u64>, S
         slower = slower.zip(speed).map(|(slower, speed)| slower.min(speed));
     }
     Ok(slower)
+}
+
+/// Whether a host has kept memory of a VM that was there before.
+fn is_kept(tx: &Tx<'_>, vm: VmId, host: &HostName) -> Result<bool, StoreError> {
+    Ok(tx.host(host)?.is_some_and(|host| host.facts.kept.iter().any(|kept| kept.vm == vm)))
 }
 
 /// Cores of a host that are left if all vCPUs on it run.

@@ -88,17 +88,18 @@ pub fn forecast(circumstances: &Circumstances<'_>) -> Result<Forecast, Unforesee
         [true, false, _] => Outlook::Unlikely,
         [false, false, _] => Outlook::Missed,
     };
-    let range = |value: fn(&Imagined) -> f64| Estimate::around([0, 1, 2].map(|index| value(&runs[index])));
-    let lost = [0, 1, 2].map(|index| circumstances.lost_ms(Case::ALL[index], &runs[index]));
+    let range = |value: &dyn Fn(Case, &Imagined) -> f64| {
+        Estimate::around(Case::ALL.map(|case| value(case, &runs[case as usize])))
+    };
     let curve = Curve::new(survey, Case::Expected)?;
     Ok(Forecast {
         outlook,
-        total_ms: range(|run| ms(run.total)),
-        blackout_ms: range(|run| ms(run.blackout)),
-        rounds: range(|run| f64::from(run.rounds)),
-        sent_bytes: range(|run| run.sent_bytes as f64),
-        lost_ms: Estimate::around(lost),
-        slowdown_percent: range(|run| run.slowdown_percent),
+        total_ms: range(&|_, run| ms(run.total)),
+        blackout_ms: range(&|_, run| ms(run.blackout)),
+        rounds: range(&|_, run| f64::from(run.rounds)),
+        sent_bytes: range(&|case, run| circumstances.sent_bytes(case, run)),
+        lost_ms: range(&|case, run| circumstances.lost_ms(case, run)),
+        slowdown_percent: range(&|_, run| run.slowdown_percent),
         reason: advice::reason(circumstances, &runs, outlook),
         remedies: if outlook.is_expected() { Vec::new() } else { advice::remedies(circumstances, &runs[1]) },
         basis: Basis {
@@ -136,6 +137,14 @@ impl Circumstances<'_> {
         }
         // What happens at the deadline is for the outlook to say; the numbers are those of a move.
         imagined::imagine(world, Budget { on_deadline: OnDeadline::Switch, ..budget.clone() })
+    }
+
+    /// What goes over the wire: in the first round not what is there from before.
+    fn sent_bytes(&self, case: Case, run: &Imagined) -> f64 {
+        let kept = self.link.kept_part;
+        let kept = case.of([kept.high, kept.expected, kept.low]).clamp(0.0, 1.0);
+        let contents = raw_part(self.survey, case) * self.survey.memory.0 as f64;
+        (run.sent_bytes as f64 - contents * kept).max(0.0)
     }
 
     /// What the guest loses while it runs on, in milliseconds of vCPU time.

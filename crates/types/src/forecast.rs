@@ -114,6 +114,9 @@ pub struct Link {
     pub later_bytes_per_s: Estimate,
     /// The blackout without its last pages, in milliseconds.
     pub handoff_ms: Estimate,
+    /// The part of a VM's contents that is not sent, since the destination has kept it from before; the rates count it all the same.
+    #[serde(default)]
+    pub kept_part: Estimate,
     pub known_from: KnownFrom,
 }
 

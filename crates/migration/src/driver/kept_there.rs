@@ -19,11 +19,11 @@ use super::flow::Flow;
 use super::link::{LinkError, Reader};
 use super::threads::spawn;
 use crate::machine::PageRange;
-use crate::wire::{DigestKey, Digests, HEADER_BYTES, PIECES_AHEAD_MAX, Tag, WireError, digest};
+use crate::wire::{DigestKey, Digester, Digests, HEADER_BYTES, PIECES_AHEAD_MAX, Tag, WireError};
 
 /// See the module.
 pub(super) struct KeptThere {
-    key: DigestKey,
+    digester: Digester,
     queue: Receiver<Result<Digests, LinkError>>,
     piece: Digests,
     /// How long the digests of a piece may take.
@@ -42,7 +42,7 @@ impl KeptThere {
     ) -> Result<(Self, JoinHandle<()>), ApiError> {
         let (sender, queue) = sync_channel(PIECES_AHEAD_MAX);
         let thread = spawn(&format!("mig-kept-{stream}"), move || read(reader, &sender, &flow))?;
-        Ok((Self { key, queue, piece: Digests::new(Gfn(0)), within }, thread))
+        Ok((Self { digester: Digester::new(&key), queue, piece: Digests::new(Gfn(0)), within }, thread))
     }
 
     /// Waits for the digests of the piece that is next.
@@ -58,7 +58,7 @@ impl KeptThere {
 
     /// Whether the destination has kept these contents of a page of the piece.
     pub(super) fn has(&self, gfn: Gfn, page: &[u8]) -> bool {
-        self.piece.of(gfn).is_some_and(|kept| *kept == digest(&self.key, page))
+        self.piece.of(gfn).is_some_and(|kept| *kept == self.digester.digest(page))
     }
 }
 

@@ -18,7 +18,7 @@ use super::seal::Seal;
 use super::sink::SinkError;
 use crate::machine::{Destination, Kept, MachineError, PageRange, is_zero};
 use crate::wire::{
-    DigestKey, Digests, PIECE_PAGES, PIECES_AHEAD_MAX, PageKind, PageRecord, Tag, WireError, digest,
+    DigestKey, Digester, Digests, PIECE_PAGES, PIECES_AHEAD_MAX, PageKind, PageRecord, Tag, WireError,
 };
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
@@ -55,12 +55,12 @@ impl Offer {
     /// Sends the digests of all that goes over stream `index` of `count`, until that is done or the sink has ended.
     pub(super) fn send(&self, (index, count): (u32, u32), mut writer: Outflow) {
         let Some(kept) = self.machine.kept() else { return };
-        let (key, mut chunk, mut offered) = (kept.key(), Vec::new(), 0);
+        let (digester, mut chunk, mut offered) = (Digester::new(&kept.key()), Vec::new(), 0);
         for piece in self.machine.memory().ranges().iter().flat_map(|range| shards(*range, index, count)) {
             if !self.may_offer(offered) {
                 return;
             }
-            let digests = digests(kept, &key, piece, &mut chunk).unwrap_or_else(|error| {
+            let digests = digests(kept, &digester, piece, &mut chunk).unwrap_or_else(|error| {
                 tracing::warn!("kept memory is of no use: {error}");
                 Digests::new(piece.start)
             });
@@ -122,7 +122,7 @@ pub(super) fn refuse(record: &PageRecord) -> Result<(), SinkError> {
 
 fn digests(
     kept: &dyn Kept,
-    key: &DigestKey,
+    digester: &Digester,
     piece: PageRange,
     chunk: &mut Vec<u8>,
 ) -> Result<Digests, MachineError> {
@@ -131,7 +131,7 @@ fn digests(
         read(kept, part, chunk)?;
         for (gfn, page) in part.gfns().zip(chunk.chunks_exact(PAGE_BYTES)).filter(|(_, page)| !is_zero(page))
         {
-            digests.push(gfn, digest(key, page));
+            digests.push(gfn, digester.digest(page));
         }
     }
     Ok(digests)

@@ -105,16 +105,16 @@ impl World {
     }
 }
 
-/// What a migration that is over says of its link: page contents per second, in bytes. The reverse of what is imagined.
-/// None if hardly anything was sent, and of a return: most of its time went into looking for what need not be sent.
+/// What a migration that is over says of its link: page contents per second, in bytes, those counted that the destination had
+/// from before. The reverse of what is imagined. None if there were hardly any.
 pub fn observed_bytes_per_s(report: &MigrationReport) -> Option<f64> {
     let zeros = ZERO_PAGE.mul_f64(report.bytes.zero_pages as f64).as_secs_f64();
     let busy = report.busy_ms / 1e3;
     // Where there were hardly any contents the time for them is a difference of two that are alike.
     let contents = (busy - zeros).max(busy / 4.0);
-    let bytes = report.bytes.raw + report.bytes.packed_pages * PAGE_SIZE_BYTES;
-    let returned = report.bytes.reused_pages > 0;
-    (bytes >= TELLING_BYTES && contents > 0.0 && !returned).then(|| bytes as f64 / contents)
+    let whole_pages = report.bytes.packed_pages + report.bytes.reused_pages;
+    let bytes = report.bytes.raw + whole_pages * PAGE_SIZE_BYTES;
+    (bytes >= TELLING_BYTES && contents > 0.0).then(|| bytes as f64 / contents)
 }
 
 /// Goes through a migration whose budget switches at the deadline, to its end.

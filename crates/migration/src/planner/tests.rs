@@ -22,6 +22,8 @@ struct Example {
     link_mib_per_s: f64,
     /// How much quicker the rounds after the first are.
     later_speedup: f64,
+    /// What of its contents the destination has kept.
+    kept_part: f64,
     budget: Budget,
     /// What each vCPU has of the writes.
     vcpu_pages: Vec<u64>,
@@ -37,6 +39,7 @@ impl Default for Example {
             writes_per_s: 20_000.0,
             link_mib_per_s: 1000.0,
             later_speedup: 1.0,
+            kept_part: 0.0,
             budget: Budget::default(),
             vcpu_pages: vec![1],
         }
@@ -73,6 +76,7 @@ impl Example {
             bytes_per_s: around(self.link_mib_per_s * MIB),
             later_bytes_per_s: around(self.link_mib_per_s * MIB * self.later_speedup),
             handoff_ms: around(15.0),
+            kept_part: around(self.kept_part),
             known_from: KnownFrom::Pair { migrations: 3 },
         }
     }
@@ -101,6 +105,16 @@ fn a_calm_guest_moves_in_the_time_that_its_memory_takes() {
     assert!((15.0..20.0).contains(&told.blackout_ms.expected), "{told:#?}");
     let sent = told.sent_bytes.expected / MIB;
     assert!((1530.0..1550.0).contains(&sent), "{told:#?}");
+}
+
+#[test]
+fn what_the_destination_has_kept_is_looked_at_and_not_sent() {
+    let calm = Example { writes_per_s: 100.0, hot_pages: 50.0, ..Example::default() };
+    let (first, back) = (calm.forecast(), Example { kept_part: 0.9, ..calm }.forecast());
+    assert_eq!(back.total_ms, first.total_ms);
+    let sent = |told: &Forecast| told.sent_bytes.expected / MIB;
+    assert!((sent(&first) - sent(&back) - 0.9 * 1536.0).abs() < 1.0, "{back:#?}");
+    assert!(back.sent_bytes.low >= 0.0 && back.sent_bytes.high > 2.0 * back.sent_bytes.expected, "{back:#?}");
 }
 
 #[test]

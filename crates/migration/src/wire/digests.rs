@@ -4,35 +4,21 @@
 //!  DIGESTS  first page u64 | a bit for each of 1024 pages from there on: 128 bytes | for each bit that is set: 16 bytes
 //! ```
 //!
-//! The piece is the one that the page stream comes to next. The digest is BLAKE3 of the page, keyed by what came with
-//! WELCOME, cut to 128 bits.
+//! The piece is the one that the page stream comes to next. The digest is that of [`Digester`](super::Digester), with the key that
+//! came with WELCOME.
 
-use godwit_types::{Gfn, PAGE_SIZE_BYTES};
+use godwit_types::Gfn;
 
+use super::digester::{DIGEST_BYTES, Digest};
 use super::error::WireError;
 
 /// Pages go to the streams in turn, in pieces of this many; a page always goes to the same stream.
 pub const PIECE_PAGES: u64 = 1024;
 /// A destination is at most this many pieces ahead of the pages that have come.
 pub const PIECES_AHEAD_MAX: usize = 64;
-/// Length of a digest, in bytes.
-pub const DIGEST_BYTES: usize = 16;
 const BITS_BYTES: usize = PIECE_PAGES as usize / 8;
 const FIRST_BYTES: usize = 8;
 pub(super) const DIGESTS_BYTES_MAX: usize = FIRST_BYTES + BITS_BYTES + PIECE_PAGES as usize * DIGEST_BYTES;
-
-/// Of one page.
-pub type Digest = [u8; DIGEST_BYTES];
-
-/// What makes digests that nobody can foresee who does not know it.
-pub type DigestKey = [u8; 32];
-
-/// The digest of a page's contents.
-pub fn digest(key: &DigestKey, page: &[u8]) -> Digest {
-    debug_assert_eq!(page.len() as u64, PAGE_SIZE_BYTES);
-    let whole = blake3::keyed_hash(key, page);
-    *whole.as_bytes().first_chunk().expect("a digest is shorter than a hash")
-}
 
 /// The digests of one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,18 +133,5 @@ mod tests {
         assert!(Digests::decode(&payload[..payload.len() - DIGEST_BYTES]).is_err());
         assert!(Digests::decode(&payload[..payload.len() - 1]).is_err());
         assert!(Digests::decode(&[&payload[..], &[0; DIGEST_BYTES]].concat()).is_err());
-    }
-
-    #[test]
-    fn a_digest_depends_on_every_byte_and_on_the_key() {
-        let page = vec![7; PAGE_SIZE_BYTES as usize];
-        let plain = digest(&[1; 32], &page);
-        assert_eq!(plain, digest(&[1; 32], &page));
-        assert_ne!(plain, digest(&[2; 32], &page));
-        for at in [0, 1023, 4095] {
-            let mut other = page.clone();
-            other[at] ^= 1;
-            assert_ne!(plain, digest(&[1; 32], &other), "{at}");
-        }
     }
 }

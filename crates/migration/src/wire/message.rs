@@ -3,7 +3,7 @@
 use godwit_types::{ApiError, ErrorCode};
 use prost::Message;
 
-use super::digests::DigestKey;
+use super::digester::DigestKey;
 use super::error::WireError;
 use crate::proof::MemoryDigest;
 

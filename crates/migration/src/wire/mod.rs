@@ -20,6 +20,7 @@
 //! Acknowledgements are cumulative and travel on the control connection; a page stream never waits for one as long
 //! as its window is open.
 
+mod digester;
 mod digests;
 mod error;
 mod frame;
@@ -30,7 +31,8 @@ mod pages;
 mod preamble;
 mod state;
 
-pub use digests::{DIGEST_BYTES, Digest, DigestKey, Digests, PIECE_PAGES, PIECES_AHEAD_MAX, digest};
+pub use digester::{DIGEST_BYTES, Digest, DigestKey, Digester};
+pub use digests::{Digests, PIECE_PAGES, PIECES_AHEAD_MAX};
 pub use error::WireError;
 pub use frame::{HEADER_BYTES, Header, Tag};
 pub use hello::{Hello, MANIFEST_RANGES_MAX, PAGE_STREAMS_MAX, Role};

@@ -153,9 +153,10 @@ fn digests_wait_for_the_pages_and_no_longer_than_any_come() {
 fn a_piece_has_a_digest_for_each_page_that_holds_anything() {
     let (host, _) = offer();
     let piece = run(2 * PIECE_PAGES, PIECE_PAGES);
-    let digests = digests(&*host, &[1; 32], piece, &mut Vec::new()).unwrap();
+    let digester = Digester::new(&[1; 32]);
+    let digests = digests(&*host, &digester, piece, &mut Vec::new()).unwrap();
     for gfn in piece.gfns() {
-        let expected = (gfn.0 as u8 != 0).then(|| digest(&[1; 32], &[gfn.0 as u8; PAGE_BYTES]));
+        let expected = (gfn.0 as u8 != 0).then(|| digester.digest(&[gfn.0 as u8; PAGE_BYTES]));
         assert_eq!(digests.of(gfn), expected.as_ref(), "{gfn:?}");
     }
 }
