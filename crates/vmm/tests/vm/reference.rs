@@ -274,6 +274,14 @@ impl Fixture {
         report
     }
 
+    /// Waits until the guest has written its whole working set once.
+    pub(crate) fn await_filled(&self) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.report()["memory"]["passes"].as_u64().unwrap() == 0 {
+            assert!(std::time::Instant::now() < deadline, "the guest does not fill its memory");
+        }
+    }
+
     /// Waits until all of the guest's work has gone on since `before`.
     pub(crate) fn progress(&self, before: &Value) -> Value {
         let count = |report: &Value, path: &str| report.pointer(path).and_then(Value::as_u64).unwrap();

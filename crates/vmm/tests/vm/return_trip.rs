@@ -43,6 +43,7 @@ fn a_guest_that_comes_home_is_sent_what_it_has_written_and_no_more() {
     for vcpus in [1, 2] {
         let Some(fixture) = Fixture::new() else { return };
         let here = fixture.boot(vcpus, "godwit.ws=40MiB godwit.rate=idle godwit.content=random");
+        fixture.await_filled();
         let sent = trips(&fixture, here, 4, &Budget::default());
         assert_eq!(sent[0].reused_pages, 0);
         for home in &sent[1..] {

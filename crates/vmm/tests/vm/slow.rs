@@ -224,7 +224,7 @@ fn a_guest_that_outruns_its_link_moves_by_slowing_its_writer_alone() {
     let Some(mut fixture) = Fixture::new() else { return };
     for log in [RINGS, WriteLog::Bitmap] {
         // 20 MiB/s of its share, a half of 40 MiB. What it is kept from it does not make up for: it is slowed, however
-        // fast the machine is.
+        // fast the machine is. On a slow one it comes to half of that, which is still more than the link carries.
         let load =
             "godwit.ws=40MiB godwit.rate=10240 godwit.burst=1000 godwit.writers=1 godwit.content=random";
         let mut config = fixture.config(2, load);
@@ -234,10 +234,10 @@ fn a_guest_that_outruns_its_link_moves_by_slowing_its_writer_alone() {
         let mut there = fixture.destination(&here, 1);
         let budget = Budget {
             blackout_ms_max: 200,
-            bandwidth_bytes_per_s_max: Some(14 << 20),
+            bandwidth_bytes_per_s_max: Some(8 << 20),
             deadline_ms: 120_000,
             on_deadline: OnDeadline::Cancel,
-            slowdown_percent_max: 80,
+            slowdown_percent_max: 90,
             verify: true,
             ..Budget::default()
         };
@@ -254,7 +254,7 @@ fn a_guest_that_outruns_its_link_moves_by_slowing_its_writer_alone() {
             WriteLog::Bitmap => assert_eq!(slowed, [0, 1], "nobody knows who writes"),
         }
         for vcpu in &report.slowed {
-            assert!(vcpu.highest_percent <= 80.0 && vcpu.mean_percent <= vcpu.highest_percent, "{vcpu:?}");
+            assert!(vcpu.highest_percent <= 90.0 && vcpu.mean_percent <= vcpu.highest_percent, "{vcpu:?}");
             assert!(vcpu.mean_percent > 0.0, "{vcpu:?}");
         }
         assert!(here.wait().success(), "{}", here.errors());

@@ -35,8 +35,7 @@ fn a_survey_finds_the_pages_that_the_guest_writes_and_those_that_are_zeros() {
     let Some(fixture) = Fixture::new() else { return };
     let vmm = fixture
         .boot(1, "godwit.ws=24MiB godwit.hot=2MiB godwit.rate=0 godwit.content=random godwit.disk=off");
-    let filled = 24 * 256;
-    while fixture.report()["memory"]["pages_checked"].as_u64().unwrap() < filled {}
+    fixture.await_filled();
     let mut seen = survey(&vmm, 1000);
     for _ in 0..10 {
         // Other work on this machine may have left the guest no time.
