@@ -2,21 +2,33 @@
 
 use std::time::Duration;
 
-use godwit_lab::cluster::{Cluster, GuestOptions};
+use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_lab::fabric::{Fabric, FabricOptions, Process};
-use godwit_lab::{Result, exec};
+use godwit_lab::{Result, exec, load};
 use godwit_tests::{
-    assert_alive, assert_unnoticed, boot, ensure, hosts, load, migrate, on_one_fabric, on_one_fabric_with,
+    assert_alive, assert_unnoticed, boot, ensure, hosts, migrate, on_one_fabric, on_one_fabric_with,
 };
 use godwit_types::host::{Host, KeptMemory};
 use godwit_types::{Bytes, HostName};
 
 /// How long a host may take to keep a VM's memory, or to give it up, and to tell so.
 const TOLD_LIMIT: Duration = Duration::from_secs(20);
+/// How long a guest may take to fill its memory.
+const FILLED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Does nothing to its memory by itself, 64 MiB of which cannot be packed.
 fn guest() -> GuestOptions {
     GuestOptions { rate: "idle".into(), content: "random".into(), ..GuestOptions::named("commuter") }
+}
+
+/// Boots it, and waits until all its memory has contents.
+fn boot_filled(cluster: &dyn Cluster, place: &GuestPlace, host: &HostName) -> Result<()> {
+    boot(cluster, place, &guest(), host)?;
+    let filled = exec::poll(FILLED_LIMIT, exec::POLL_COMMAND, || {
+        let report = load::fetch(cluster.client(), guest().address)?;
+        Ok((report.memory.passes > 0).then_some(()))
+    })?;
+    ensure(filled.is_some(), "the guest does not fill its memory")
 }
 
 fn kept(cluster: &dyn Cluster, host: &HostName) -> Result<Vec<KeptMemory>> {
@@ -38,8 +50,8 @@ fn a_vm_that_comes_home_again_and_again_is_sent_only_what_has_changed() {
     on_one_fabric(|fabric, place| {
         let cluster: &dyn Cluster = fabric;
         let [here, there] = hosts(cluster);
-        boot(cluster, place, &guest(), &here)?;
-        let load = load(cluster, &guest())?;
+        boot_filled(cluster, place, &here)?;
+        let load = godwit_tests::load(cluster, &guest())?;
         let first = migrate(cluster, "commuter", &there, &[])?.bytes;
         ensure(first.reused_pages == 0, format!("nothing was kept before the first trip: {first:?}"))?;
         for (from, to) in [(&here, &there), (&there, &here)].into_iter().cycle().take(3) {
@@ -80,7 +92,7 @@ fn a_host_keeps_no_more_than_it_may_and_a_vm_comes_home_all_the_same() {
     on_one_fabric_with(options, |fabric, place| {
         let cluster: &dyn Cluster = fabric;
         let [here, there] = hosts(cluster);
-        boot(cluster, place, &guest(), &here)?;
+        boot_filled(cluster, place, &here)?;
         migrate(cluster, "commuter", &there, &[])?;
         await_kept(cluster, &here, false)?;
         let home = migrate(cluster, "commuter", &here, &[])?.bytes;
