@@ -2,6 +2,7 @@
 //! skewed, and then round by round, where a hundredth of the VMs has changed what it wants since the last. With power management
 //! too, where hosts are emptied and switched off at the same time.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -162,28 +163,24 @@ fn snapshot(cluster: &Cluster, power: bool) -> Result<Snapshot> {
 /// Everybody is where the plan wants it.
 fn follow(snapshot: &mut Snapshot, plan: &Plan) {
     let at = snapshot.at_unix_ms;
-    let places: std::collections::BTreeMap<_, _> = plan
-        .steps
-        .iter()
-        .filter_map(|step| match &step.action {
-            Action::Move { vm, to, .. } => Some((vm.clone(), to.clone())),
-            _ => None,
-        })
-        .collect();
+    let (mut places, mut states) = (BTreeMap::new(), BTreeMap::new());
+    for step in &plan.steps {
+        match &step.action {
+            Action::Move { vm, to, .. } => drop(places.insert(vm, to)),
+            Action::Standby { host } => drop(states.insert(host, HostState::Standby)),
+            Action::Wake { host } => drop(states.insert(host, HostState::On)),
+            Action::Place { .. } => {}
+        }
+    }
     for vm in &mut snapshot.vms {
         if let Some(to) = places.get(&vm.name) {
-            vm.host = Some(to.clone());
+            vm.host = Some((*to).clone());
             vm.moved_unix_ms.push(at);
         }
     }
-    for step in &plan.steps {
-        let (name, state) = match &step.action {
-            Action::Standby { host } => (host, HostState::Standby),
-            Action::Wake { host } => (host, HostState::On),
-            Action::Move { .. } | Action::Place { .. } => continue,
-        };
-        for host in snapshot.hosts.iter_mut().filter(|host| host.name == *name) {
-            (host.state, host.since_unix_ms) = (state, at);
+    for host in &mut snapshot.hosts {
+        if let Some(state) = states.get(&host.name) {
+            (host.state, host.since_unix_ms) = (*state, at);
         }
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn expect(
     };
     let handoff_ms = handoffs(&pair).or_else(|| handoffs(&source)).unwrap_or(ASSUMED_HANDOFF_MS);
     let [bytes_per_s, later_bytes_per_s] = rates;
-    let kept_part = Some(kept_parts(&pair)).filter(|_| kind.returns).flatten().unwrap_or_default();
+    let kept_part = if kind.returns { kept_parts(&pair) } else { None }.unwrap_or_default();
     Link { bytes_per_s, later_bytes_per_s, handoff_ms, kept_part, known_from }
 }
 

@@ -142,9 +142,8 @@ impl Circumstances<'_> {
     /// What goes over the wire: in the first round not what is there from before.
     fn sent_bytes(&self, case: Case, run: &Imagined) -> f64 {
         let kept = self.link.kept_part;
-        let kept = case.of([kept.high, kept.expected, kept.low]).clamp(0.0, 1.0);
         let contents = raw_part(self.survey, case) * self.survey.memory.0 as f64;
-        (run.sent_bytes as f64 - contents * kept).max(0.0)
+        (run.sent_bytes as f64 - contents * case.of([kept.high, kept.expected, kept.low])).max(0.0)
     }
 
     /// What the guest loses while it runs on, in milliseconds of vCPU time.

@@ -26,7 +26,6 @@ pub type Digest = [u8; DIGEST_BYTES];
 pub type DigestKey = [u8; 32];
 
 /// See the module. Of one key.
-#[derive(Debug, Clone)]
 pub struct Digester {
     key: DigestKey,
     words: Box<[u64; WORDS + 2 * (PASSES - 1)]>,

@@ -136,8 +136,9 @@ fn mend(finding: &Finding, pools: &mut Vec<Pool>, vms: &mut [entitlement::Vm], f
     }
 }
 
-fn capacity(case: &Case<'_>, lost: usize) -> Capacity {
-    let hosts = (0..case.hosts.len()).filter(|host| case.gets(*host));
+/// What the hosts have that take VMs and are `left`, without so many that may be lost.
+pub(super) fn capacity(case: &Case<'_>, lost: usize, left: impl Fn(usize) -> bool) -> Capacity {
+    let hosts = (0..case.hosts.len()).filter(|host| case.gets(*host) && left(*host));
     let hosts: Vec<PerResource<u64>> = hosts.map(|host| case.hosts[host].capacity).collect();
     Capacity::without_largest(&hosts, lost)
 }
@@ -145,7 +146,7 @@ fn capacity(case: &Case<'_>, lost: usize) -> Capacity {
 /// Reservations that cannot be honoured now, or could not be after the loss that is prepared for.
 fn refuse(case: &mut Case<'_>, tree: &Tree, faulty: &mut Faulty) {
     let lost = case.policy.failures_to_tolerate as usize;
-    let now = tree.refusals(&capacity(case, 0));
+    let now = tree.refusals(&capacity(case, 0, |_| true));
     for refusal in &now {
         match refusal {
             Refusal::Pool { pool, .. } | Refusal::Limit { pool, .. } => {
@@ -161,7 +162,7 @@ fn refuse(case: &mut Case<'_>, tree: &Tree, faulty: &mut Faulty) {
     }
     let mut findings: Vec<String> = now.iter().map(|no| format!("{no}: {}", no.remedy())).collect();
     if lost > 0 {
-        let then = tree.refusals(&capacity(case, lost));
+        let then = tree.refusals(&capacity(case, lost, |_| true));
         findings.extend(then.iter().map(|no| format!("{no}: {}", no.remedy())));
         findings.dedup();
     }

@@ -1,10 +1,10 @@
 //! How a cluster is used, what it lacks, and what sparing a host is worth.
 
-use crate::entitlement::{Capacity, Reserved, Tree};
+use crate::entitlement::{Reserved, Tree};
 use crate::planner::case::Case;
-use crate::planner::standing;
 use crate::planner::work::Work;
-use crate::resource::{PerResource, Resource};
+use crate::planner::{demand, standing};
+use crate::resource::Resource;
 use crate::sequence::cost;
 
 /// Cycles a second of a core, in MHz: what work of a core is as a part of a host.
@@ -28,11 +28,10 @@ impl Required {
 
     /// What is lacking if some hosts are not there, after the losses that are prepared for: in millionths of what is left.
     pub(super) fn lacking(&self, case: &Case<'_>, without: &[usize]) -> u64 {
-        let mut takes: Vec<bool> = (0..case.hosts.len()).map(|host| case.gets(host)).collect();
-        without.iter().for_each(|host| takes[*host] = false);
-        let hosts = case.hosts.iter().zip(takes).filter(|(_, takes)| *takes);
-        let hosts: Vec<PerResource<u64>> = hosts.map(|(host, _)| host.capacity).collect();
-        let left = Capacity::without_largest(&hosts, case.policy.failures_to_tolerate as usize);
+        let mut is_left = vec![true; case.hosts.len()];
+        without.iter().for_each(|host| is_left[*host] = false);
+        let lost = case.policy.failures_to_tolerate as usize;
+        let left = demand::capacity(case, lost, |host| is_left[host]);
         let part = |wanted: u128, there: u64, whole: u64| {
             let missing = wanted.saturating_sub(there.into());
             missing.saturating_mul(1_000_000) / u128::from(whole.max(1))

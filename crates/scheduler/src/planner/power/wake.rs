@@ -30,16 +30,19 @@ pub(in crate::planner) struct Wake {
 /// The hosts to wake, if any is needed. Those that wake already count as if they were there.
 pub(in crate::planner) fn wake(work: &Work<'_>, goal: &Goal, above: &[usize]) -> Vec<Wake> {
     let case = work.case;
-    let needs = !work.unmoved.is_empty() || Required::of(case).lacking(case, &[]) > 0;
-    if !is_managed(case.policy) || !needs && above.is_empty() {
+    if !is_managed(case.policy) {
+        return Vec::new();
+    }
+    let lacks = Lacks::of(work);
+    if !lacks.is_some() && above.is_empty() {
         return Vec::new();
     }
     let waking: Vec<usize> =
         (0..case.hosts.len()).filter(|host| case.hosts[*host].state == HostState::Waking).collect();
     let mut off = candidates(case);
     let mut woken = Vec::new();
-    if needs {
-        woken = for_what_must_be(work, goal, &waking, &off);
+    if lacks.is_some() {
+        woken = for_what_must_be(work, lacks, goal, &waking, &off);
         off.retain(|host| !woken.iter().any(|wake| wake.host == *host));
     }
     if !above.is_empty() && matches!(goal, Goal::Balance) && case.policy.threshold >= RELIEF {
@@ -50,9 +53,15 @@ pub(in crate::planner) fn wake(work: &Work<'_>, goal: &Goal, above: &[usize]) ->
 }
 
 /// Hosts that have what else is lacking: room for VMs that find none, what is reserved, what a loss would need.
-fn for_what_must_be(work: &Work<'_>, goal: &Goal, waking: &[usize], off: &[usize]) -> Vec<Wake> {
+fn for_what_must_be(
+    work: &Work<'_>,
+    lacks: Lacks,
+    goal: &Goal,
+    waking: &[usize],
+    off: &[usize],
+) -> Vec<Wake> {
     let mut woken: Vec<Wake> = Vec::new();
-    let mut lacks = if waking.is_empty() { Lacks::of(work) } else { Lacks::with(work, goal, waking).0 };
+    let mut lacks = if waking.is_empty() { lacks } else { Lacks::with(work, goal, waking).0 };
     while lacks.is_some() && woken.len() < TRIED_MAX {
         let on: Vec<usize> = waking.iter().copied().chain(woken.iter().map(|wake| wake.host)).collect();
         let others = off.iter().filter(|host| !on.contains(host)).take(TRIED_MAX);
