@@ -13,8 +13,8 @@ use godwit_tests::handoff::{self, Case};
 use godwit_tests::{assert_alive, boot, ensure, hosts, migrate, native, on_one_fabric};
 use godwit_types::task::TaskState;
 
-/// Clusters at a time. A case mostly waits.
-const CLUSTERS: usize = 6;
+/// Clusters at a time. A case mostly waits, and those that cut a network do nothing else for a dozen seconds.
+const CLUSTERS: usize = 10;
 /// Environment variable: a part of the names of the cases to run, such as `CutSource at source`.
 const ONLY: &str = "GODWIT_CASES";
 

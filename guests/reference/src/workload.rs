@@ -14,8 +14,8 @@ use crate::clock::{self, Micros};
 use crate::fault;
 use crate::memory::{Memory, Pages};
 
-/// Pages checked a second by each vCPU, beside those that it is about to rewrite.
-const CHECKS_PER_SECOND: u64 = 8000;
+/// Most pages checked a second by each vCPU, beside those that it is about to rewrite; of a small share no more than it has.
+const CHECKS_PER_SECOND_MAX: u64 = 8000;
 /// Most pages, and most TSC ticks, between two looks at everything else, so that the network does not wait: not even
 /// when each page's first touch takes its time, as after a post-copy.
 const BATCH_PAGES: u64 = 16;
@@ -103,7 +103,7 @@ impl Share {
             seed: parameters.seed,
             rate,
             writes: Pacer::new(per_second, 0).with_burst(parameters.burst_us),
-            checks: Pacer::new(CHECKS_PER_SECOND, 0),
+            checks: Pacer::new(CHECKS_PER_SECOND_MAX.min(length as u64), 0),
             pass: 0,
             span: length,
             position: 0,

@@ -40,6 +40,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) epoch: Epoch,
     /// Disks, by their numbers, whose contents arrive with the VM.
     pub(crate) arriving: &'a BTreeSet<u32>,
+    /// Images that were made here for an earlier arrival of it, which the next replaces.
+    pub(crate) made: Vec<PathBuf>,
     pub(crate) kvm: KvmFacts,
     /// Memory that is neither in use nor promised to another VM.
     pub(crate) memory: Bytes,
@@ -109,7 +111,7 @@ impl Candidate<'_> {
     fn disk(&self, index: u32, disk: &DiskSpec) -> Result<DiskBacking, Finding> {
         let arrives = self.arriving.contains(&index);
         let path = match arrives {
-            true => places::to_arrive(self.config, self.vm, self.epoch, &disk.image)?,
+            true => places::to_arrive(self.config, (self.vm, self.epoch), &disk.image, &self.made)?,
             false => self.file(&disk.image, !disk.read_only)?,
         };
         let lock = lock_of(&path);
@@ -259,7 +261,8 @@ pub(super) mod tests {
         let kvm = KvmFacts { flavour, limits: None };
         let vm = VmId(Uuid::from_u128(0xdead_0123_4567));
         let arriving = &BTreeSet::new();
-        let candidate = Candidate { config, vm, spec, epoch: Epoch(2), arriving, kvm, memory };
+        let candidate =
+            Candidate { config, vm, spec, epoch: Epoch(2), arriving, made: Vec::new(), kvm, memory };
         candidate.examine().map_err(|found| refusal(&config.name, &found))
     }
 

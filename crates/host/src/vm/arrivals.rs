@@ -200,6 +200,16 @@ impl Arrivals {
         self.noted().contains_key(&vm)
     }
 
+    /// The images that were made for an arrival of the VM. Until the manager has said that it came to nothing, they stay; the
+    /// next arrival replaces them.
+    pub(crate) fn made(&self, vm: VmId) -> Vec<PathBuf> {
+        let noted = self.noted();
+        noted
+            .get(&vm)
+            .filter(|note| note.storage.is_empty())
+            .map_or_else(Vec::new, |note| note.images.clone())
+    }
+
     /// What was made for VMs that are not among those `here`, and for disks that move to another datastore.
     pub(crate) fn leftovers(&self, here: impl Fn(VmId) -> bool) -> Vec<Leftover> {
         let noted = self.noted();
@@ -265,6 +275,7 @@ mod tests {
         next.discard(VM, SECOND);
         assert!(image.exists(), "another migration's");
         assert_eq!(next.leftovers(|_| false), [Leftover { vm: VM, migration: FIRST }]);
+        assert_eq!(next.made(VM), [image.clone()], "the next arrival may have it");
         next.discard(VM, FIRST);
         assert_eq!(fs::read_dir(root.path().join("store")).unwrap().count(), 0);
         assert_eq!(Arrivals::load(root.path()).leftovers(|_| false), []);
@@ -304,6 +315,7 @@ mod tests {
         let next = Arrivals::load(root.path());
         assert_eq!(next.leftovers(|_| true), [Leftover { vm: VM, migration: FIRST }]);
         assert_eq!(next.storage(VM, FIRST).unwrap()[0].backing.path, image);
+        assert!(next.made(VM).is_empty(), "no arrival's");
         assert_eq!(next.storage(VM, SECOND), None);
         let other = root.path().join("other.raw");
         let refused = next.begin_storage(VM, SECOND, vec![new_image(other.clone())]).unwrap_err();

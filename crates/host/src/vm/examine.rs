@@ -83,6 +83,7 @@ impl Agent {
         let promised = self.vms.memory_promised();
         let available = facts::memory_available().0.saturating_add(self.keep.held().0);
         let memory = Bytes(available.saturating_sub(promised.0));
-        Candidate { config: &self.config, vm, spec, epoch, arriving, kvm: facts::kvm(), memory }
+        let made = self.arrivals.made(vm);
+        Candidate { config: &self.config, vm, spec, epoch, arriving, made, kvm: facts::kvm(), memory }
     }
 }

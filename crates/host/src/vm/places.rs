@@ -17,12 +17,12 @@ use super::dir::absent_is_fine;
 use crate::config::HostConfig;
 
 /// Where the disk of a VM can be made that will run here at `epoch`: nothing is there, or what the VM has left there itself
-/// before that.
+/// before that, or what was `made` for an earlier arrival that came to nothing.
 pub(super) fn to_arrive(
     config: &HostConfig,
-    vm: VmId,
-    epoch: Epoch,
+    (vm, epoch): (VmId, Epoch),
     image: &DatastorePath,
+    made: &[PathBuf],
 ) -> Result<PathBuf, Finding> {
     let (name, wanted) = (&config.name, &image.datastore);
     let datastore = config.datastores.iter().find(|datastore| datastore.name == *wanted);
@@ -35,6 +35,9 @@ pub(super) fn to_arrive(
     let path = inside(&datastore.path, &image.path).map_err(unusable)?;
     let above = path.ancestors().skip(1).find(|directory| directory.exists()).unwrap_or(Path::new("/"));
     access(above, AccessFlags::W_OK).map_err(|errno| unusable(errno.into()))?;
+    if made.contains(&path) {
+        return Ok(path);
+    }
     let taken = |reason: String| blocked(reason, "move the file out of the way, or name another datastore");
     let lock = lock_of(&path);
     let record = record(&lock);
@@ -146,7 +149,7 @@ mod tests {
     fn a_disk_arrives_where_nothing_is_and_where_its_vm_has_left_it_and_nowhere_else() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
-        let at = |epoch| to_arrive(&config, VM, Epoch(epoch), &image());
+        let at = |epoch| to_arrive(&config, (VM, Epoch(epoch)), &image(), &[]);
         assert!(at(3).is_ok(), "also the directory is made");
         let path = left(root.path(), 3, "b", 1);
         assert_eq!(at(3).unwrap(), path);
@@ -158,6 +161,12 @@ mod tests {
         fs::remove_file(lock_of(&path)).unwrap();
         fs::write(&path, "somebody's").unwrap();
         assert!(at(3).is_err());
+        let made = std::slice::from_ref(&path);
+        assert_eq!(
+            to_arrive(&config, (VM, Epoch(3)), &image(), made),
+            Ok(path.clone()),
+            "made for it before"
+        );
         fs::remove_file(&path).unwrap();
         fs::remove_dir(path.parent().unwrap()).unwrap();
         let outside = tempfile::tempdir().unwrap();

@@ -81,7 +81,7 @@ fn choose(
         );
     }
     // What the VM has left there itself, up to now, is replaced.
-    let path = places::to_arrive(&agent.config, *vm, epoch.next(), &image).map_err(|found| {
+    let path = places::to_arrive(&agent.config, (*vm, epoch.next()), &image, &[]).map_err(|found| {
         check::refuse(&format!("a disk of VM {vm} cannot move"), &[found]).expect_err("it blocks")
     })?;
     if disks.iter().any(|disk| disk.path == path) {
