@@ -6,7 +6,9 @@ use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_lab::load::fetch;
 use godwit_lab::{LabError, Result, exec};
 use godwit_tests::console::Console;
-use godwit_tests::{assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab, load, migrate};
+use godwit_tests::{
+    assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab, load, migrate, migrate_in_lab,
+};
 use godwit_types::migration::Comparison;
 use godwit_types::{Bytes, HostName};
 
@@ -112,7 +114,7 @@ fn boot_and_move(cluster: &dyn Cluster, place: &GuestPlace, vcpus: u8) -> Result
     for number in 1..=MOVES {
         let to = if number % 2 == 1 { &there } else { &here };
         let mark = load.mark()?;
-        let report = migrate(cluster, "linux", to, cluster.setting().migrate_options())?;
+        let report = migrate_in_lab(cluster, "linux", to, number)?;
         let noticed = assert_unnoticed(&load, &mark, &format!("move {number} to {to}"))?;
         let (total, blackout) = (report.total_ms, report.blackout.total_ms);
         stood += Duration::from_secs_f64(blackout / 1e3);

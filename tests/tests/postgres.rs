@@ -5,7 +5,7 @@ use godwit_lab::cluster::{Cluster, GuestOptions, GuestPlace};
 use godwit_lab::emulated::Postgres;
 use godwit_lab::load::pgbench::Server;
 use godwit_tests::{
-    assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab_with_postgres, load, migrate,
+    assert_alive, assert_unnoticed, boot, ensure, hosts, in_lab_with_postgres, load, migrate_in_lab,
 };
 use godwit_types::Bytes;
 
@@ -32,7 +32,7 @@ fn boot_and_move(cluster: &dyn Cluster, place: &GuestPlace, postgres: &Postgres)
     for number in 1..=MOVES {
         let to = if number % 2 == 1 { &there } else { &here };
         let mark = load.mark()?;
-        let report = migrate(cluster, &guest.name, to, cluster.setting().migrate_options())?;
+        let report = migrate_in_lab(cluster, &guest.name, to, number)?;
         assert_unnoticed(&load, &mark, &format!("move {number} to {to}"))?;
         bench.check_running()?;
         eprintln!(
