@@ -2,7 +2,10 @@
 //!
 //! All are whole, but for prices in steps of a power of two, and far below 2^53, so sums of them are exact.
 
+use godwit_scheduler::search::Reach;
+
 use super::instance::{Instance, Machine, Process};
+use super::reach::reach;
 
 /// Numbers that are treated at once. What is left of a row is 0 and costs nothing.
 const LANES: usize = 4;
@@ -41,6 +44,7 @@ pub(super) struct Frame {
     /// What it costs that a process is away, and that it is on this machine instead of its home (a row of machines for each).
     leaving: Vec<f64>,
     distances: Vec<f64>,
+    pub(super) reach: Reach,
 }
 
 /// What each machine bears.
@@ -50,7 +54,7 @@ pub(super) struct Machines<'a> {
     over: Vec<Over>,
     /// A row for each machine: by how much each balance fails.
     unbalance: Vec<f64>,
-    /// For a unit of each resource beyond the capacity.
+    /// A row for each machine: for a unit of each resource beyond the capacity.
     prices: Vec<Lanes>,
 }
 
@@ -77,6 +81,7 @@ impl Frame {
         });
         let needs: Vec<Lanes> = instance.processes.iter().flat_map(|process| lanes(&process.needs)).collect();
         Self {
+            reach: reach(instance),
             mean_needs: means(&needs, lanes(&weights).len()),
             blocks: instance.resources.len().div_ceil(LANES),
             machines: instance.machines.len(),
@@ -135,7 +140,7 @@ impl<'a> Machines<'a> {
             frame,
             over: instance.machines.iter().flat_map(over).collect(),
             unbalance: unbalance.collect(),
-            prices: vec![[0.0; LANES]; frame.blocks],
+            prices: vec![[0.0; LANES]; frame.blocks * frame.machines],
         };
         for (process, machine) in instance.assignment.iter().enumerate() {
             machines.exchange(Exchange { machine: *machine, comes: Some(process), goes: None });
@@ -150,10 +155,24 @@ impl<'a> Machines<'a> {
         machines
     }
 
-    /// What a process needs of a resource on average costs so much where it is beyond the capacity; 0 if it may not be.
-    pub(super) fn price(&mut self, price: f64) {
-        let of = |needs: &f64| if *needs > 0.0 { in_steps(price / needs) } else { 0.0 };
-        self.prices = self.frame.mean_needs.iter().map(|lanes| lanes.each_ref().map(of)).collect();
+    /// How many places there are at which a capacity can be exceeded: a row of lanes for each machine.
+    pub(super) fn places(&self) -> usize {
+        self.prices.len() * LANES
+    }
+
+    /// What a process needs of a resource on average costs so much where it is beyond the capacity, and so many times more at each
+    /// place; 0 if it may not be.
+    pub(super) fn price(&mut self, price: f64, pressure: &[f64]) {
+        let means = self.frame.mean_needs.iter().cycle();
+        for ((prices, means), pressure) in self.prices.iter_mut().zip(means).zip(pressure.chunks(LANES)) {
+            let of = |lane: usize| in_steps(price * pressure[lane] / means[lane]);
+            *prices = std::array::from_fn(|lane| if means[lane] > 0.0 { of(lane) } else { 0.0 });
+        }
+    }
+
+    /// Whether the capacity is exceeded, place by place.
+    pub(super) fn exceeded(&self) -> impl Iterator<Item = bool> {
+        self.over.iter().flat_map(|[_, over]| over.iter().map(|over| *over > 0.0))
     }
 
     /// Load, balance, and what is held beyond the capacity.
@@ -231,7 +250,8 @@ impl<'a> Machines<'a> {
     #[inline]
     fn sum(&self, machine: usize, more: impl Fn(usize) -> (Lanes, Lanes)) -> f64 {
         let blocks = self.frame.blocks;
-        let rows = self.over[machine * blocks..][..blocks].iter().zip(&self.frame.weights).zip(&self.prices);
+        let (over, prices) = (&self.over[machine * blocks..][..blocks], &self.prices[machine * blocks..]);
+        let rows = over.iter().zip(&self.frame.weights).zip(prices);
         let mut sums = [0.0; LANES];
         for (block, ((over, weights), prices)) in rows.enumerate() {
             let (used, held) = more(block);

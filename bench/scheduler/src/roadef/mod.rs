@@ -3,14 +3,19 @@
 //! ```text
 //!   instance   the contest's files
 //!   evaluate   what an assignment costs and whether it is allowed, as the rules say it
+//!   reach      where each process can be at all
 //!   model      the same kept up to date move by move, with machines and services
+//!   flock      walks that cool side by side
 //!   solve      two threads and the clock
 //! ```
 
+mod clock;
 mod evaluate;
+mod flock;
 mod instance;
 mod machines;
 mod model;
+mod reach;
 mod services;
 mod solve;
 

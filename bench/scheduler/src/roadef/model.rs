@@ -4,7 +4,7 @@
 //! or may be broken at a price.
 
 use godwit_scheduler::cluster::Move;
-use godwit_scheduler::search::Model;
+use godwit_scheduler::search::{Model, Pressure, Reach};
 
 use super::instance::Instance;
 use super::machines::{Exchange, Frame, Machines};
@@ -25,6 +25,8 @@ pub(super) struct Reassignment<'a> {
     guests: Vec<Vec<u32>>,
     /// None may be broken if none.
     prices: Option<[f64; RULES]>,
+    /// At each place where a capacity can be exceeded.
+    pressure: Pressure,
     /// Of each machine, load, balance, and what is beyond its capacity.
     costs: Vec<f64>,
     over_full: usize,
@@ -36,11 +38,13 @@ impl<'a> Reassignment<'a> {
     /// Everybody at home.
     pub(super) fn new(instance: &'a Instance, frame: &'a Frame) -> Self {
         let count = instance.machines.len();
+        let machines = Machines::new(instance, frame);
         let mut model = Self {
             instance,
             frame,
             services: Services::new(instance),
-            machines: Machines::new(instance, frame),
+            pressure: Pressure::new(machines.places()),
+            machines,
             host: frame.home.clone(),
             slot: vec![0; frame.home.len()],
             guests: vec![Vec::new(); count],
@@ -63,8 +67,13 @@ impl<'a> Reassignment<'a> {
     pub(super) fn price(&mut self, prices: Option<[f64; RULES]>) {
         // Whole, so that sums stay exact.
         self.prices = prices.map(|prices| prices.map(f64::round));
-        self.machines.price(prices.map_or(0.0, |prices| prices[0]));
+        self.machines.price(prices.map_or(0.0, |prices| prices[0]), self.pressure.of_places());
         self.count();
+    }
+
+    /// Makes it dearer to exceed a capacity where it is exceeded now, from the next [`price`](Self::price) on.
+    pub(super) fn press(&mut self) {
+        self.pressure.adjust(self.machines.exceeded());
     }
 
     /// How many machines are over full, and how often each rule of services is broken.
@@ -81,8 +90,8 @@ impl<'a> Reassignment<'a> {
         self.cost = self.costs.iter().sum::<f64>() + self.moves;
     }
 
-    /// What rules cost, if they are broken so much more often.
-    fn rules(&self, broken: Broken) -> Option<f64> {
+    /// What rules of services cost, if they are broken so much more often; at least 0.
+    fn fines(&self, broken: Broken) -> Option<f64> {
         let Some([_, prices @ ..]) = &self.prices else { return (broken == [0; 3]).then_some(0.0) };
         let now = self.services.broken();
         Some((0..3).map(|rule| prices[rule] * f64::from(now[rule] + broken[rule])).sum())
@@ -96,10 +105,9 @@ impl<'a> Reassignment<'a> {
             return None;
         }
         let shift = Shift { process, from, to };
-        let rules = self.rules(self.services.breaks(&shift))?;
         let moves = self.frame.moved(process, to) - self.frame.moved(process, from);
         let goes = Exchange { machine: from, comes: None, goes: Some(process) };
-        self.after(rules + moves, [comes, goes], &[shift], limit)
+        self.after(moves, [comes, goes], || self.services.breaks(&shift), &[shift], limit)
     }
 
     fn swapped(&self, one: usize, other: usize, limit: f64) -> Option<f64> {
@@ -110,25 +118,34 @@ impl<'a> Reassignment<'a> {
             return None;
         }
         let shifts = [Shift { process: one, from, to }, Shift { process: other, from: to, to: from }];
-        let rules = self.rules(self.services.both_break(&shifts[0], &shifts[1]))?;
         let moves = (self.frame.moved(one, to) - self.frame.moved(one, from))
             + (self.frame.moved(other, from) - self.frame.moved(other, to));
-        self.after(rules + moves, [there, here], &shifts, limit)
+        self.after(moves, [there, here], || self.services.both_break(&shifts[0], &shifts[1]), &shifts, limit)
     }
 
-    /// The cost once two machines have exchanged processes, which costs so much by itself.
+    /// The cost once two machines have exchanged processes, which costs so much by itself. What is left to be added is never less
+    /// than 0, so what is above the limit stays there; what rejects most moves for least work comes first.
     #[inline]
-    fn after(&self, by_itself: f64, exchanges: [Exchange; 2], shifts: &[Shift], limit: f64) -> Option<f64> {
+    fn after(
+        &self,
+        by_itself: f64,
+        exchanges: [Exchange; 2],
+        breaks: impl FnOnce() -> Broken,
+        shifts: &[Shift],
+        limit: f64,
+    ) -> Option<f64> {
         let [one, other] = exchanges;
-        let least = self.cost - self.costs[one.machine] - self.costs[other.machine] + by_itself;
-        if least > limit {
+        let mut cost = self.cost - self.costs[one.machine] - self.costs[other.machine] + by_itself;
+        for exchange in [one, other] {
+            if cost > limit {
+                return None;
+            }
+            cost += self.machines.cost_after(exchange);
+        }
+        if cost > limit {
             return None;
         }
-        let least = least + self.machines.cost_after(one);
-        if least > limit {
-            return None;
-        }
-        Some(least + self.machines.cost_after(other) + self.services.cost_after(shifts) as f64)
+        Some(cost + self.fines(breaks())? + self.services.cost_after(shifts) as f64)
     }
 
     fn shift(&mut self, process: usize, to: usize) {
@@ -181,7 +198,7 @@ impl Model for Reassignment<'_> {
     }
 
     fn cost(&self) -> f64 {
-        self.cost + self.rules([0; 3]).unwrap_or(0.0) + self.services.cost() as f64
+        self.cost + self.fines([0; 3]).unwrap_or(0.0) + self.services.cost() as f64
     }
 
     fn look(&self, change: Move) -> Option<f64> {
@@ -194,6 +211,10 @@ impl Model for Reassignment<'_> {
             Move::Swap { one, other } => self.swapped(one, other, limit),
         };
         cost.filter(|cost| *cost <= limit)
+    }
+
+    fn reach(&self) -> Option<&Reach> {
+        Some(&self.frame.reach)
     }
 
     fn is_allowed(&self) -> bool {

@@ -140,6 +140,47 @@ fn each_rule_of_services_has_its_price_and_is_counted() {
     assert_eq!(broken(Move::Relocate { vm: 0, to: 2 }), ([0, 0, 0, 1], 300.0));
 }
 
+#[test]
+fn a_capacity_costs_more_where_it_has_been_exceeded() {
+    let instance = small();
+    let frame = Frame::new(&instance);
+    let mut model = Reassignment::new(&instance, &frame);
+    // Machine 1 will hold 14 of 10, of which processes need 7.5 on average.
+    model.apply(Move::Relocate { vm: 0, to: 1 });
+    let costs_at = |model: &mut Reassignment<'_>, price: f64| {
+        model.price(None);
+        let free = model.cost();
+        model.price(Some([price, 0.0, 0.0, 0.0]));
+        model.cost() - free
+    };
+    assert_eq!(costs_at(&mut model, 60.0), 32.0);
+    model.press();
+    assert_eq!(costs_at(&mut model, 60.0), 4.0 * 10.40625, "1.3 times 8, in steps of a 64th");
+    model.apply(Move::Relocate { vm: 0, to: 0 });
+    (0..20).for_each(|_| model.press());
+    model.apply(Move::Relocate { vm: 0, to: 1 });
+    assert_eq!(costs_at(&mut model, 60.0), 32.0);
+}
+
+/// Of all there are, no assignment that is allowed has a process where it cannot be; and there are places where one cannot be.
+#[test]
+fn processes_are_found_only_where_they_can_be() {
+    for needs in ["6 200", "6 230", "10 300"] {
+        let model = MODEL.replace("6 200", needs);
+        let instance = Instance::parse("small", &model, ASSIGNMENT).unwrap();
+        let reach = reach::reach(&instance);
+        let mut seen = [[false; 4]; 4];
+        for places in (0..4usize.pow(4)).map(|at| [at % 4, at / 4 % 4, at / 16 % 4, at / 64]) {
+            if evaluate(&instance, &places).is_ok() {
+                places.into_iter().enumerate().for_each(|(process, machine)| seen[process][machine] = true);
+            }
+        }
+        let all = || (0..4).flat_map(|process| (0..4).map(move |machine| (process, machine)));
+        assert!(all().all(|(process, machine)| !seen[process][machine] || reach.can_be(process, machine)));
+        assert!(all().any(|(process, machine)| !reach.can_be(process, machine)), "{needs}");
+    }
+}
+
 /// Wherever a walk that may break rules has come to, what is broken is what the rules say, and moves cost what they did when looked at.
 #[test]
 fn a_model_that_breaks_rules_keeps_its_accounts() {

@@ -20,12 +20,15 @@ mod model;
 mod placement;
 mod plan;
 mod prices;
+mod propose;
+mod reach;
 mod walk;
 
 pub use evenness::Evenness;
 pub use model::Model;
 pub use plan::{Plan, Step};
-pub use prices::Prices;
+pub use prices::{Pressure, Prices};
+pub use reach::Reach;
 pub use walk::Walk;
 
 use self::placement::Placement;

@@ -1,5 +1,6 @@
 //! What a search needs to know of whatever it makes better.
 
+use super::reach::Reach;
 use crate::cluster::Move;
 
 /// VMs on hosts, and what it costs to have them there. Hosts and VMs are called by numbers from 0 on.
@@ -31,6 +32,12 @@ pub trait Model: Clone {
     /// the same for places that are allowed, whatever the price.
     fn is_allowed(&self) -> bool {
         true
+    }
+
+    /// On which hosts each VM can be at all, wherever the others are. It is only a hint, which spares a walk proposals that can never
+    /// be allowed.
+    fn reach(&self) -> Option<&Reach> {
+        None
     }
 
     /// How much it can cost where a VM is, compared with temperatures.

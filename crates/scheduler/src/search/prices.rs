@@ -18,6 +18,12 @@ const FALLS: f64 = 0.93;
 const LEAST: f64 = 0.3;
 const MOST: f64 = 1000.0;
 
+/// At a place, a rule costs so many times more each time that it is found broken there, and so many times less when it is kept; and
+/// never more than this many times what it costs elsewhere.
+const PRESSES: f64 = 1.3;
+const RELAXES: f64 = 0.97;
+const PRESSURE_MAX: f64 = 1e6;
+
 /// One price for each of some rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prices {
@@ -49,6 +55,32 @@ impl Prices {
     }
 }
 
+/// How much dearer it is to break a rule at each place where it may be broken: one that stays broken must not raise the price
+/// everywhere, since then nothing moves any more, and what could mend it does not either.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pressure {
+    factors: Vec<f64>,
+}
+
+impl Pressure {
+    /// The same at so many places.
+    pub fn new(places: usize) -> Self {
+        Self { factors: vec![1.0; places] }
+    }
+
+    /// At least 1.
+    pub fn of_places(&self) -> &[f64] {
+        &self.factors
+    }
+
+    /// By whether the rule is broken at each place now.
+    pub fn adjust(&mut self, broken: impl IntoIterator<Item = bool>) {
+        for (factor, is_broken) in self.factors.iter_mut().zip(broken) {
+            *factor = (*factor * if is_broken { PRESSES } else { RELAXES }).clamp(1.0, PRESSURE_MAX);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +102,16 @@ mod tests {
         let mut prices = Prices::new(2, 10.0);
         (0..1000).for_each(|_| prices.adjust(&[1, 0], 8.0, false));
         assert_eq!(prices.of_rules(), [MOST * 10.0, LEAST * 8.0]);
+    }
+
+    #[test]
+    fn pressure_rises_where_a_rule_stays_broken_and_goes_once_it_is_kept() {
+        let mut pressure = Pressure::new(2);
+        pressure.adjust([true, false]);
+        assert_eq!(pressure.of_places(), [PRESSES, 1.0]);
+        (0..1000).for_each(|_| pressure.adjust([true, false]));
+        assert_eq!(pressure.of_places(), [PRESSURE_MAX, 1.0]);
+        (0..1000).for_each(|_| pressure.adjust([false, false]));
+        assert_eq!(pressure.of_places(), [1.0, 1.0]);
     }
 }

@@ -5,13 +5,7 @@ use super::placement::Placement;
 use crate::cluster::Move;
 use crate::random::Random;
 
-/// Hosts of which the one that bears most, or least, is taken.
-const A_FEW: usize = 4;
-/// Of so many proposals to relieve a host, one is an exchange.
-const RELIEF_SWAPS: usize = 4;
-
-/// A VM is moved by chance once the temperature is so small a part of its size; and that many VMs always are.
-const OF_SIZE: f64 = 1.0 / 4.0;
+/// That many VMs are always moved, however hot it is.
 const LARGE_LEAST: usize = 32;
 
 /// See the module. Nothing is planned here: whoever has the clock, or counts, says how hot it is and for how long.
@@ -20,13 +14,16 @@ pub struct Walk<M> {
     pub(super) now: Placement<M>,
     cost: f64,
     moved_max: usize,
-    leans_home: bool,
-    relieves: bool,
-    /// Sizes and VMs, the largest first, if they come first; and how many of them may be moved by now.
-    large: Vec<(f64, u32)>,
-    ripe: usize,
+    pub(super) leans_home: bool,
+    pub(super) relieves: bool,
+    /// Sizes and VMs, the largest first, if they come first; once the temperature is what part of its size a VM is moved; how many
+    /// may be by now; and where each VM stands.
+    pub(super) large: Vec<(f64, u32)>,
+    of_size: f64,
+    pub(super) ripe: usize,
+    pub(super) rank: Vec<u32>,
     best: Best,
-    random: Random,
+    pub(super) random: Random,
 }
 
 /// The best places so far. What has moved since is listed, so that noting better ones costs only what is new in them.
@@ -50,7 +47,9 @@ impl<M: Model> Walk<M> {
             leans_home: true,
             relieves: false,
             large: Vec::new(),
+            of_size: 1.0,
             ripe: 0,
+            rank: Vec::new(),
             best: Best { cost, hosts, moved: Vec::new(), is_moved: vec![false; vms] },
             random: Random::new(seed),
         }
@@ -72,14 +71,22 @@ impl<M: Model> Walk<M> {
     }
 
     /// Moves large VMs first, and others once it is cold enough for where they are to matter. All from the start, if the model does
-    /// not say how large they are.
+    /// not say how large they are. A VM is moved by chance once the temperature is no more than such a part of its size.
     #[must_use]
-    pub fn large_first(mut self) -> Self {
+    pub fn large_first(mut self, of_size: f64) -> Self {
+        self.of_size = of_size;
         let model = &self.now.model;
         let sizes = (0..model.vms()).filter_map(|vm| Some((model.size(vm)?, vm as u32)));
         self.large = sizes.collect();
         self.large.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        self.rank = vec![0; if self.large.is_empty() { 0 } else { model.vms() }];
+        self.large.iter().enumerate().for_each(|(rank, (_, vm))| self.rank[*vm as usize] = rank as u32);
         self
+    }
+
+    /// Chance follows from this seed from now on: two walks that have come the same way part here.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
     }
 
     pub fn cost(&self) -> f64 {
@@ -120,7 +127,7 @@ impl<M: Model> Walk<M> {
     /// Looks at so many moves by chance. One that costs more is made the rarer the more it costs for the temperature, which is a
     /// cost: with probability e^(-more / temperature).
     pub fn anneal(&mut self, temperature: f64, proposals: u64) {
-        let ripe = self.large.partition_point(|(size, _)| size * OF_SIZE >= temperature);
+        let ripe = self.large.partition_point(|(size, _)| size * self.of_size >= temperature);
         self.ripe = ripe.max(self.large.len().min(LARGE_LEAST));
         for _ in 0..proposals {
             let Some(change) = self.propose() else { continue };
@@ -192,78 +199,6 @@ impl<M: Model> Walk<M> {
                 self.best.is_moved[vm as usize] = false;
             }
         }
-    }
-
-    /// A move by chance. Half of them are of VMs that are away: once the budget is spent, nobody else may leave without one of
-    /// them coming home. A roaming walk only now and then sends home one in whose stead another leaves.
-    fn propose(&mut self) -> Option<Move> {
-        let (hosts, vms, away) = (self.now.model.hosts(), self.now.model.vms(), self.now.away().len());
-        if vms == 0 {
-            return None;
-        }
-        let choice = self.random.below(8);
-        let is_of_all = if self.leans_home { choice < 4 } else { choice < 7 };
-        if choice == 2 && self.relieves {
-            return self.propose_relief();
-        }
-        if is_of_all || away == 0 {
-            let vm = self.any();
-            return Some(match choice % 2 {
-                0 => Move::Relocate { vm, to: self.random.below(hosts) },
-                _ => Move::Swap { one: vm, other: self.any() },
-            });
-        }
-        let vm = self.now.away()[self.random.below(away)] as usize;
-        let home = self.now.home(vm);
-        Some(match choice {
-            4 => Move::Relocate { vm, to: self.random.below(hosts) },
-            5 => Move::Relocate { vm, to: home },
-            6 => Move::Swap { one: vm, other: self.random.below(vms) },
-            _ => {
-                // It comes home, and one from there goes in its stead.
-                Move::Swap { one: vm, other: self.guest(home)? }
-            }
-        })
-    }
-
-    /// A relocation or an exchange between the host that bears most of a few and the one that bears least of as many.
-    fn propose_relief(&mut self) -> Option<Move> {
-        let from = self.of_a_few(|one, other| one > other)?;
-        let to = self.of_a_few(|one, other| one < other)?;
-        let vm = self.guest(from)?;
-        if self.random.below(RELIEF_SWAPS) > 0 {
-            return Some(Move::Relocate { vm, to });
-        }
-        Some(Move::Swap { one: vm, other: self.guest(to)? })
-    }
-
-    /// The host that comes first of a few by chance.
-    fn of_a_few(&mut self, is_before: impl Fn(f64, f64) -> bool) -> Option<usize> {
-        let hosts = self.now.model.hosts();
-        let mut best: Option<(f64, usize)> = None;
-        for _ in 0..A_FEW {
-            let host = self.random.below(hosts);
-            let strain = self.now.model.strain(host)?;
-            if best.is_none_or(|(least, _)| is_before(strain, least)) {
-                best = Some((strain, host));
-            }
-        }
-        best.map(|(_, host)| host)
-    }
-
-    /// A VM by chance, of those that may be moved by now.
-    fn any(&mut self) -> usize {
-        match self.ripe {
-            0 => self.random.below(self.now.model.vms()),
-            ripe => self.large[self.random.below(ripe)].1 as usize,
-        }
-    }
-
-    /// A VM of a host by chance.
-    fn guest(&mut self, host: usize) -> Option<usize> {
-        let there = self.now.model.guests(host).len();
-        let at = (there > 0).then(|| self.random.below(there))?;
-        Some(self.now.model.guests(host)[at] as usize)
     }
 }
 
