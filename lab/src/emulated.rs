@@ -96,15 +96,15 @@ pub fn start_cluster(hosts: u8) -> Result<Box<dyn Cluster>> {
     Ok(Box::new(EmulatedCluster::up(&EmulatedOptions { hosts, ..EmulatedOptions::default() })?))
 }
 
-/// Starts the lab that stays until [`down`].
-pub fn up(hosts: u8) -> Result<()> {
+/// Starts the lab that stays until [`down`], with programs that are built by `build` if that has not been done.
+pub fn up(hosts: u8, build: fn() -> Result<()>) -> Result<()> {
     crate::cleanup::on_interrupt();
-    if state::State::load(state::STANDING)?.is_some() {
+    if is_up()? {
         return Err(LabError::Unsupported(
             "the lab is already up: take it down with `cargo xtask lab down`".into(),
         ));
     }
-    setup::build_released_programs()?;
+    build()?;
     let state = state::State::standing(cluster::host_names(hosts));
     // What an earlier one left behind, without its directory, would be in the way.
     network::Network::remove(&state.prefix());
@@ -133,6 +133,11 @@ pub fn mend(host: &str) -> Result<()> {
 /// Cuts the power of a host of the lab.
 pub fn kill(host: &str) -> Result<()> {
     standing()?.kill(&name(host)?)
+}
+
+/// Whether there is a lab that stays.
+pub fn is_up() -> Result<bool> {
+    Ok(state::State::load(state::STANDING)?.is_some())
 }
 
 /// The lab in words: which hosts run, and how to reach the manager.

@@ -95,6 +95,31 @@ pub fn in_lab_with_postgres(test: impl Fn(&dyn Cluster, &GuestPlace, &Postgres) 
     );
 }
 
+/// Runs a test with the lab that `cargo xtask lab up` starts, of so many hosts, and takes it down at the end. Leaves one alone that
+/// somebody else has started.
+pub fn with_standing_lab(hosts: u8, test: impl FnOnce() -> Result<()>) {
+    struct Down;
+    impl Drop for Down {
+        fn drop(&mut self) {
+            let _best_effort = emulated::down();
+        }
+    }
+
+    cleanup::on_interrupt();
+    let prepared = prepare_lab().and_then(|()| emulated::unavailable()).and_then(|()| emulated::is_up());
+    match prepared {
+        Ok(false) => {
+            let _down = Down;
+            let tested = emulated::up(hosts, setup::build_tested_programs).and_then(|()| test());
+            tested.unwrap_or_else(|error| panic!("{}", error.chain()));
+        }
+        Ok(true) => skip(LabError::Unsupported(
+            "somebody's lab is up: take it down with `cargo xtask lab down`".into(),
+        )),
+        Err(error) => skip(error),
+    }
+}
+
 fn prepare_lab() -> Result<()> {
     if let Some(why) = std::env::var_os(NO_LAB) {
         return Err(LabError::Unsupported(why.to_string_lossy().into_owned()));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use godwit_lab::emulated;
+use godwit_lab::{emulated, setup};
 
 use crate::error::Result;
 use crate::output;
@@ -43,7 +43,7 @@ pub(crate) enum LabVerb {
 /// Does it.
 pub(crate) fn run(verb: LabVerb) -> Result<ExitCode> {
     match verb {
-        LabVerb::Up { hosts } => emulated::up(hosts)?,
+        LabVerb::Up { hosts } => emulated::up(hosts, setup::build_released_programs)?,
         LabVerb::Exec { host, command } => {
             let code = emulated::exec(&host, &command)?;
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));

@@ -23,11 +23,13 @@ use super::model::{RULES, Reassignment};
 /// What each thread tries, with so many members, and these parts of the time. One that leans comes to no end that is allowed now and
 /// then, where that is hard; of four hardly ever all.
 const TRIALS: [([Way; 2], u64); 2] = [([Way::Strict, Way::Roaming], 1), ([Way::Leaning, Way::Leaning], 4)];
-const TRIAL: f64 = 0.07;
-const POLISH: f64 = 0.08;
-/// The temperature at the end, and the highest at any time, in mean costs of a process where it cost least so far.
+const TRIAL: f64 = 0.06;
+const POLISH: f64 = 0.05;
+/// The temperature at the end, and the highest from such a part of the time on, in mean costs of a process where it cost least so
+/// far: what is left of the cost may be in one place, which takes heat to mend.
 const COOLED: f64 = 0.02;
 const HOT: f64 = 16.0;
+const HOT_UNTIL: f64 = 0.4;
 /// Below what any difference is worth.
 const COLD: f64 = 0.05;
 /// Moves that are looked at between two looks at the clock.
@@ -35,9 +37,10 @@ const PORTION: u64 = 5_000;
 /// How often prices are set anew, and when they only rise.
 const PRICINGS: f64 = 400.0;
 const SETTLING: f64 = 0.85;
-/// A process is moved by chance once the temperature is such a part of its size: which is better differs between instances, and
-/// within a flock it shows.
-const OF_SIZE: [f64; 2] = [0.25, 1.0];
+/// A process is moved by chance once the temperature is such a part of its size. Which is better for those that lean home differs
+/// between instances, and within a flock it shows.
+const OF_SIZE: f64 = 0.25;
+const OF_SIZE_LEANING: [f64; 2] = [0.25, 1.0];
 /// How often members of a flock are replaced, and how many there are at most.
 const REPLACEMENTS: f64 = 50.0;
 const MEMBERS_MAX: u64 = 32;
@@ -78,22 +81,23 @@ impl Way {
         }
     }
 
-    /// The moves, for each process, that a member of a flock should look at.
-    fn worth(self) -> u64 {
+    /// The moves, for each process, that a member of a flock should look at: fewer on one thread than on the other. What is better,
+    /// many members or members that cool slowly, differs between instances.
+    fn worth(self) -> [u64; 2] {
         match self {
-            Self::Strict | Self::Roaming => 40_000,
-            Self::Leaning => 5_000,
+            Self::Strict | Self::Roaming => [30_000, 80_000],
+            Self::Leaning => [5_000, 20_000],
         }
     }
 
-    /// One of a flock, which are called by numbers: some wait longer than others until small processes move.
+    /// One of a flock, which are called by numbers.
     fn member<'a>(self, start: &Reassignment<'a>, heat: f64, number: u64, seed: u64) -> Member<'a> {
-        let of_size = OF_SIZE[number as usize % OF_SIZE.len()];
+        let of_size = OF_SIZE_LEANING[number as usize % OF_SIZE_LEANING.len()];
         let walk = Walk::new(start.clone(), start.vms(), seed);
         let prices = (self != Self::Strict).then(|| Prices::new(RULES, heat));
         let walk = match self {
             Self::Strict => walk.relieving(),
-            Self::Roaming => walk.roaming().large_first(of_size),
+            Self::Roaming => walk.roaming().large_first(OF_SIZE),
             Self::Leaning => walk.large_first(of_size),
         };
         Member { walk, prices }
@@ -105,19 +109,26 @@ pub(super) fn solve(instance: &Instance, limit: Limit, seed: u64) -> Solution {
     let frame = Frame::new(instance);
     let start = Reassignment::new(instance, &frame);
     let mut all: Vec<(Way, Found)> = Vec::new();
-    let cool = |ways: [Way; 2], members: u64, part: f64, all: &mut Vec<(Way, Found)>| {
+    let cool = |ways: [Way; 2], members: [u64; 2], part: f64, all: &mut Vec<(Way, Found)>| {
         let seed = seed.wrapping_add(all.len() as u64);
         let found = both(|lane| {
-            cooled(&start, ways[lane as usize], members, seed.wrapping_add(lane), limit.part(part))
+            cooled(
+                &start,
+                ways[lane as usize],
+                members[lane as usize],
+                seed.wrapping_add(lane),
+                limit.part(part),
+            )
         });
         all.extend(ways.into_iter().zip(found));
     };
-    TRIALS.into_iter().for_each(|(ways, members)| cool(ways, members, TRIAL, &mut all));
+    TRIALS.into_iter().for_each(|(ways, members)| cool(ways, [members; 2], TRIAL, &mut all));
     let (way, tried) = least(&all);
     let part = 1.0 - TRIAL * TRIALS.len() as f64 - POLISH;
     let affordable = (tried.proposals as f64 * part / TRIAL) as u64;
-    let members = affordable / (way.worth() * start.vms().max(1) as u64);
-    cool([*way; 2], members.clamp(1, MEMBERS_MAX), part, &mut all);
+    let members = |worth: u64| (affordable / (worth * start.vms().max(1) as u64)).clamp(1, MEMBERS_MAX);
+    let (ways, members) = ([*way; 2], way.worth().map(members));
+    cool(ways, members, part, &mut all);
     let (way, best) = least(&all);
     let polished = both(|lane| (*way, polished(&start, best, seed.wrapping_add(lane), limit.part(POLISH))));
     let proposals = all.iter().chain(&polished).map(|(_, found)| found.proposals).sum();
@@ -157,13 +168,16 @@ fn mean(cost: f64, model: &impl Model) -> f64 {
 fn anneal(mut flock: Flock<'_>, from: f64, to: f64, limit: Limit) -> Found {
     let mut cooling = Cooling::new(from, limit);
     let (mut proposals, mut pricing, mut replacement) = (0, 0.0, 0.0);
+    let mut hottest = f64::INFINITY;
     loop {
         let mean = mean(flock.best().best_cost(), flock.best().model());
-        let Some((progress, temperature)) = cooling.advance((HOT * mean).max(COLD), (to * mean).max(COLD))
-        else {
+        let Some((progress, temperature)) = cooling.advance(hottest, (to * mean).max(COLD)) else {
             let best = flock.best();
             return Found { cost: best.best_cost(), hosts: best.best_hosts().to_vec(), proposals };
         };
+        if progress > HOT_UNTIL {
+            hottest = (HOT * mean).max(COLD);
+        }
         if progress >= pricing {
             pricing += 1.0 / PRICINGS;
             flock.price(temperature, progress > SETTLING);

@@ -164,6 +164,11 @@ fn make(root: &Path, path: &Path, controllers: &[&str]) -> io::Result<()> {
 fn usable(parent: &Path) -> Result<(PathBuf, Vec<&'static str>, Vec<String>), String> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let root = mounted(&mountinfo).ok_or("no cgroup hierarchy of version 2 is mounted")?;
+    let (usable, missing) = usable_in(&root, parent)?;
+    Ok((root, usable, missing))
+}
+
+fn usable_in(root: &Path, parent: &Path) -> Result<(Vec<&'static str>, Vec<String>), String> {
     let home = root.join(parent);
     fs::create_dir_all(&home).map_err(|error| format!("{} cannot be made: {error}", home.display()))?;
     // If it is in use, it stays.
@@ -180,7 +185,7 @@ fn usable(parent: &Path) -> Result<(PathBuf, Vec<&'static str>, Vec<String>), St
             Err(error) => missing.push(format!("the controller {controller} is not handed down: {error}")),
         }
     }
-    Ok((root, usable, missing))
+    Ok((usable, missing))
 }
 
 /// Where version 2 is mounted, by `/proc/self/mountinfo`.
@@ -200,6 +205,25 @@ mod tests {
             31 24 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
         assert_eq!(mounted(mountinfo), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(mounted("30 24 0:26 / /sys rw - cgroup cgroup rw,cpu\n"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_limited_is_told_with_the_reason() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpuset pids memory\n").unwrap();
+        let (usable, missing) = usable_in(root.path(), Path::new("godwit")).unwrap();
+        assert_eq!(usable, ["memory", "pids"]);
+        assert_eq!(missing, ["there is no controller cpu, which version 1 may hold"]);
+        assert!(!root.path().join("godwit").exists());
+
+        fs::remove_file(root.path().join("cgroup.subtree_control")).unwrap();
+        fs::create_dir(root.path().join("cgroup.subtree_control")).unwrap();
+        let (usable, missing) = usable_in(root.path(), Path::new("godwit")).unwrap();
+        assert!(usable.is_empty());
+        assert!(missing[0].starts_with("the controller memory is not handed down: "), "{missing:?}");
+
+        let why = usable_in(&root.path().join("cgroup.controllers"), Path::new("godwit")).unwrap_err();
+        assert!(why.contains("godwit cannot be made: "), "{why}");
     }
 
     #[test]
