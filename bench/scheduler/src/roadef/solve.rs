@@ -85,7 +85,7 @@ impl Way {
     /// many members or members that cool slowly, differs between instances.
     fn worth(self) -> [u64; 2] {
         match self {
-            Self::Strict | Self::Roaming => [30_000, 80_000],
+            Self::Strict | Self::Roaming => [60_000, 120_000],
             Self::Leaning => [5_000, 20_000],
         }
     }

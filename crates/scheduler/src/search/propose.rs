@@ -8,7 +8,8 @@ use crate::cluster::Move;
 const A_FEW: usize = 4;
 /// Of so many proposals to relieve a host, one is an exchange.
 const RELIEF_SWAPS: usize = 4;
-/// Where VMs can be on some hosts only: so many hosts are tried, and so many VMs of a host, and so often all of it.
+/// Where VMs can be on some hosts only: so many others are tried, so many hosts, and so many VMs of a host, and so often all of it.
+const OTHER_TRIES: usize = 4;
 const HOST_TRIES: usize = 8;
 const GUEST_TRIES: usize = 8;
 const TRIES: usize = 8;
@@ -55,10 +56,19 @@ impl<M: Model> Walk<M> {
         Some(Move::Relocate { vm, to: self.host_for(vm)? })
     }
 
-    /// With that one; where it is known who can be where, with one of a host on which this one can be.
-    fn exchange(&mut self, one: usize, other: impl FnOnce(&mut Self) -> usize) -> Option<Move> {
+    /// With such another one. Where it is known who can be where, with one for which that works out, if one is found soon, or else
+    /// with one of a host on which this one can be.
+    fn exchange(&mut self, one: usize, other: impl Fn(&mut Self) -> usize) -> Option<Move> {
         if self.now.model.reach().is_none() {
             return Some(Move::Swap { one, other: other(self) });
+        }
+        for _ in 0..OTHER_TRIES {
+            let other = other(self);
+            let (from, to) = (self.now.model.host_of(one), self.now.model.host_of(other));
+            let can_be = |vm, host| self.now.model.reach().is_some_and(|reach| reach.can_be(vm, host));
+            if from != to && can_be(one, to) && can_be(other, from) {
+                return Some(Move::Swap { one, other });
+            }
         }
         let host = self.host_for(one)?;
         self.exchange_with(one, host)
