@@ -25,6 +25,8 @@ use super::model::{RULES, Reassignment};
 const TRIALS: [([Way; 2], u64); 2] = [([Way::Strict, Way::Roaming], 1), ([Way::Leaning, Way::Leaning], 4)];
 const TRIAL: f64 = 0.06;
 const POLISH: f64 = 0.05;
+/// Two ways of which one ends no higher than so many times the other are both gone.
+const ALIKE: f64 = 1.01;
 /// The temperature at the end, and the highest from such a part of the time on, in mean costs of a process where it cost least so
 /// far: what is left of the cost may be in one place, which takes heat to mend.
 const COOLED: f64 = 0.02;
@@ -127,7 +129,8 @@ pub(super) fn solve(instance: &Instance, limit: Limit, seed: u64) -> Solution {
     let part = 1.0 - TRIAL * TRIALS.len() as f64 - POLISH;
     let affordable = (tried.proposals as f64 * part / TRIAL) as u64;
     let members = |worth: u64| (affordable / (worth * start.vms().max(1) as u64)).clamp(1, MEMBERS_MAX);
-    let (ways, members) = ([*way; 2], way.worth().map(members));
+    let ways = [*way, runner_up(&all)];
+    let members = std::array::from_fn(|lane| members(ways[lane].worth()[lane]));
     cool(ways, members, part, &mut all);
     let (way, best) = least(&all);
     let polished = both(|lane| (*way, polished(&start, best, seed.wrapping_add(lane), limit.part(POLISH))));
@@ -141,6 +144,14 @@ fn least(found: &[(Way, Found)]) -> &(Way, Found) {
     let least = found.iter().min_by(|one, other| one.1.cost.total_cmp(&other.1.cost));
     // Both threads have found something.
     least.expect("what two threads have found")
+}
+
+/// The way that ended next to the best one, if it ended about as low; otherwise the best.
+fn runner_up(found: &[(Way, Found)]) -> Way {
+    let (best, least) = least(found);
+    let others = found.iter().filter(|(way, _)| way != best);
+    let next = others.min_by(|one, other| one.1.cost.total_cmp(&other.1.cost));
+    next.filter(|(_, next)| next.cost <= least.cost * ALIKE).map_or(*best, |(way, _)| *way)
 }
 
 /// From home, hot at first, with so many members.
