@@ -56,6 +56,5 @@ fn seen(status: &str, what: &str, is_so: impl Fn(&str) -> bool) -> Result<()> {
 }
 
 fn is_up(hosts: &str, host: &str) -> bool {
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    hosts.lines().map(words).any(|words| words.starts_with(&[host.to_owned(), "up".to_owned()]))
+    hosts.lines().any(|line| line.split_whitespace().take(2).eq([host, "up"]))
 }

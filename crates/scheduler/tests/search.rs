@@ -333,9 +333,8 @@ fn a_walk_takes_nobody_to_where_the_model_says_that_they_can_never_be() {
     let home = priced(0.0);
     let can_be = |vm: usize, host: usize| host == home.host_of(vm) || (vm * 7 + host).is_multiple_of(5);
     let model = Priced { reach: Some(Reach::new(6, 90, can_be)), ..home.clone() };
-    for walk in [Walk::new(model.clone(), 90, 1), Walk::new(model.clone(), 90, 1).roaming().large_first(0.25)]
-    {
-        let mut walk = walk;
+    let walk = || Walk::new(model.clone(), 90, 1);
+    for mut walk in [walk(), walk().roaming().large_first(0.25)] {
         let mut has_moved = [false; 90];
         for _ in 0..200 {
             walk.anneal(0.25, 100);

@@ -2,7 +2,7 @@
 //!
 //! All are whole, but for prices in steps of a power of two, and far below 2^53, so sums of them are exact.
 
-use godwit_scheduler::search::Reach;
+use godwit_scheduler::search::{Pressure, Reach};
 
 use super::instance::{Instance, Machine, Process};
 use super::reach::reach;
@@ -54,8 +54,9 @@ pub(super) struct Machines<'a> {
     over: Vec<Over>,
     /// A row for each machine: by how much each balance fails.
     unbalance: Vec<f64>,
-    /// A row for each machine: for a unit of each resource beyond the capacity.
+    /// A row for each machine: for a unit of each resource beyond the capacity, and how much dearer that is than elsewhere.
     prices: Vec<Lanes>,
+    pressure: Pressure,
 }
 
 /// What comes to a machine and what goes.
@@ -141,6 +142,7 @@ impl<'a> Machines<'a> {
             over: instance.machines.iter().flat_map(over).collect(),
             unbalance: unbalance.collect(),
             prices: vec![[0.0; LANES]; frame.blocks * frame.machines],
+            pressure: Pressure::new(frame.blocks * frame.machines * LANES),
         };
         for (process, machine) in instance.assignment.iter().enumerate() {
             machines.exchange(Exchange { machine: *machine, comes: Some(process), goes: None });
@@ -155,24 +157,21 @@ impl<'a> Machines<'a> {
         machines
     }
 
-    /// How many places there are at which a capacity can be exceeded: a row of lanes for each machine.
-    pub(super) fn places(&self) -> usize {
-        self.prices.len() * LANES
-    }
-
-    /// What a process needs of a resource on average costs so much where it is beyond the capacity, and so many times more at each
-    /// place; 0 if it may not be.
-    pub(super) fn price(&mut self, price: f64, pressure: &[f64]) {
+    /// What a process needs of a resource on average costs so much where it is beyond the capacity, and more where it has been for
+    /// long; 0 if it may not be.
+    pub(super) fn price(&mut self, price: f64) {
         let means = self.frame.mean_needs.iter().cycle();
-        for ((prices, means), pressure) in self.prices.iter_mut().zip(means).zip(pressure.chunks(LANES)) {
+        let pressure = self.pressure.of_places().chunks(LANES);
+        for ((prices, means), pressure) in self.prices.iter_mut().zip(means).zip(pressure) {
             let of = |lane: usize| in_steps(price * pressure[lane] / means[lane]);
             *prices = std::array::from_fn(|lane| if means[lane] > 0.0 { of(lane) } else { 0.0 });
         }
     }
 
-    /// Whether the capacity is exceeded, place by place.
-    pub(super) fn exceeded(&self) -> impl Iterator<Item = bool> {
-        self.over.iter().flat_map(|[_, over]| over.iter().map(|over| *over > 0.0))
+    /// Makes it dearer to exceed a capacity where it is exceeded now, from the next [`price`](Self::price) on.
+    pub(super) fn press(&mut self) {
+        let exceeded = self.over.iter().flat_map(|[_, over]| over.iter().map(|over| *over > 0.0));
+        self.pressure.adjust(exceeded);
     }
 
     /// Load, balance, and what is held beyond the capacity.

@@ -6,7 +6,8 @@
 //!   reach      where each process can be at all
 //!   model      the same kept up to date move by move, with machines and services
 //!   flock      walks that cool side by side
-//!   solve      two threads and the clock
+//!   clock      time, and how the temperature falls
+//!   solve      two threads, and what they try, cool and polish
 //! ```
 
 mod clock;

@@ -4,7 +4,7 @@
 //! or may be broken at a price.
 
 use godwit_scheduler::cluster::Move;
-use godwit_scheduler::search::{Model, Pressure, Reach};
+use godwit_scheduler::search::{Model, Reach};
 
 use super::instance::Instance;
 use super::machines::{Exchange, Frame, Machines};
@@ -25,8 +25,6 @@ pub(super) struct Reassignment<'a> {
     guests: Vec<Vec<u32>>,
     /// None may be broken if none.
     prices: Option<[f64; RULES]>,
-    /// At each place where a capacity can be exceeded.
-    pressure: Pressure,
     /// Of each machine, load, balance, and what is beyond its capacity.
     costs: Vec<f64>,
     over_full: usize,
@@ -38,13 +36,11 @@ impl<'a> Reassignment<'a> {
     /// Everybody at home.
     pub(super) fn new(instance: &'a Instance, frame: &'a Frame) -> Self {
         let count = instance.machines.len();
-        let machines = Machines::new(instance, frame);
         let mut model = Self {
             instance,
             frame,
             services: Services::new(instance),
-            pressure: Pressure::new(machines.places()),
-            machines,
+            machines: Machines::new(instance, frame),
             host: frame.home.clone(),
             slot: vec![0; frame.home.len()],
             guests: vec![Vec::new(); count],
@@ -67,13 +63,13 @@ impl<'a> Reassignment<'a> {
     pub(super) fn price(&mut self, prices: Option<[f64; RULES]>) {
         // Whole, so that sums stay exact.
         self.prices = prices.map(|prices| prices.map(f64::round));
-        self.machines.price(prices.map_or(0.0, |prices| prices[0]), self.pressure.of_places());
+        self.machines.price(prices.map_or(0.0, |prices| prices[0]));
         self.count();
     }
 
     /// Makes it dearer to exceed a capacity where it is exceeded now, from the next [`price`](Self::price) on.
     pub(super) fn press(&mut self) {
-        self.pressure.adjust(self.machines.exceeded());
+        self.machines.press();
     }
 
     /// How many machines are over full, and how often each rule of services is broken.

@@ -94,13 +94,12 @@ impl Way {
 
     /// One of a flock, which are called by numbers.
     fn member<'a>(self, start: &Reassignment<'a>, heat: f64, number: u64, seed: u64) -> Member<'a> {
-        let of_size = OF_SIZE_LEANING[number as usize % OF_SIZE_LEANING.len()];
         let walk = Walk::new(start.clone(), start.vms(), seed);
         let prices = (self != Self::Strict).then(|| Prices::new(RULES, heat));
         let walk = match self {
             Self::Strict => walk.relieving(),
             Self::Roaming => walk.roaming().large_first(OF_SIZE),
-            Self::Leaning => walk.large_first(of_size),
+            Self::Leaning => walk.large_first(OF_SIZE_LEANING[number as usize % OF_SIZE_LEANING.len()]),
         };
         Member { walk, prices }
     }
@@ -125,33 +124,30 @@ pub(super) fn solve(instance: &Instance, limit: Limit, seed: u64) -> Solution {
         all.extend(ways.into_iter().zip(found));
     };
     TRIALS.into_iter().for_each(|(ways, members)| cool(ways, [members; 2], TRIAL, &mut all));
-    let (way, tried) = least(&all);
+    // Both threads have found something, here and below.
+    let best = least(&all).expect("what two threads have tried");
     let part = 1.0 - TRIAL * TRIALS.len() as f64 - POLISH;
-    let affordable = (tried.proposals as f64 * part / TRIAL) as u64;
+    let affordable = (best.1.proposals as f64 * part / TRIAL) as u64;
     let members = |worth: u64| (affordable / (worth * start.vms().max(1) as u64)).clamp(1, MEMBERS_MAX);
-    let ways = [*way, runner_up(&all)];
+    let ways = [best.0, runner_up(&all, best).unwrap_or(best.0)];
     let members = std::array::from_fn(|lane| members(ways[lane].worth()[lane]));
     cool(ways, members, part, &mut all);
-    let (way, best) = least(&all);
+    let (way, best) = least(&all).expect("what two threads have cooled");
     let polished = both(|lane| (*way, polished(&start, best, seed.wrapping_add(lane), limit.part(POLISH))));
     let proposals = all.iter().chain(&polished).map(|(_, found)| found.proposals).sum();
-    let hosts = &least(&polished).1.hosts;
+    let hosts = &least(&polished).expect("what two threads have polished").1.hosts;
     Solution { assignment: hosts.iter().map(|host| *host as usize).collect(), proposals }
 }
 
 /// The one that costs least.
-fn least(found: &[(Way, Found)]) -> &(Way, Found) {
-    let least = found.iter().min_by(|one, other| one.1.cost.total_cmp(&other.1.cost));
-    // Both threads have found something.
-    least.expect("what two threads have found")
+fn least<'f>(found: impl IntoIterator<Item = &'f (Way, Found)>) -> Option<&'f (Way, Found)> {
+    found.into_iter().min_by(|one, other| one.1.cost.total_cmp(&other.1.cost))
 }
 
-/// The way that ended next to the best one, if it ended about as low; otherwise the best.
-fn runner_up(found: &[(Way, Found)]) -> Way {
-    let (best, least) = least(found);
-    let others = found.iter().filter(|(way, _)| way != best);
-    let next = others.min_by(|one, other| one.1.cost.total_cmp(&other.1.cost));
-    next.filter(|(_, next)| next.cost <= least.cost * ALIKE).map_or(*best, |(way, _)| *way)
+/// The way that ended next to the best one, if it ended about as low.
+fn runner_up(found: &[(Way, Found)], (way, best): &(Way, Found)) -> Option<Way> {
+    let (next_way, next) = least(found.iter().filter(|(other, _)| other != way))?;
+    (next.cost <= best.cost * ALIKE).then_some(*next_way)
 }
 
 /// From home, hot at first, with so many members.
@@ -181,9 +177,9 @@ fn anneal(mut flock: Flock<'_>, from: f64, to: f64, limit: Limit) -> Found {
     let (mut proposals, mut pricing, mut replacement) = (0, 0.0, 0.0);
     let mut hottest = f64::INFINITY;
     loop {
-        let mean = mean(flock.best().best_cost(), flock.best().model());
+        let best = flock.best();
+        let mean = mean(best.best_cost(), best.model());
         let Some((progress, temperature)) = cooling.advance(hottest, (to * mean).max(COLD)) else {
-            let best = flock.best();
             return Found { cost: best.best_cost(), hosts: best.best_hosts().to_vec(), proposals };
         };
         if progress > HOT_UNTIL {

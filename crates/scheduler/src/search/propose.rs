@@ -65,8 +65,7 @@ impl<M: Model> Walk<M> {
         for _ in 0..OTHER_TRIES {
             let other = other(self);
             let (from, to) = (self.now.model.host_of(one), self.now.model.host_of(other));
-            let can_be = |vm, host| self.now.model.reach().is_some_and(|reach| reach.can_be(vm, host));
-            if from != to && can_be(one, to) && can_be(other, from) {
+            if from != to && self.can_be(one, to) && self.can_be(other, from) {
                 return Some(Move::Swap { one, other });
             }
         }
@@ -82,8 +81,7 @@ impl<M: Model> Walk<M> {
         let from = self.now.model.host_of(one);
         for _ in 0..GUEST_TRIES {
             let other = self.guest(host)?;
-            let can_be = self.now.model.reach().is_some_and(|reach| reach.can_be(other, from));
-            if can_be && self.is_ripe(other) {
+            if self.can_be(other, from) && self.is_ripe(other) {
                 return Some(Move::Swap { one, other });
             }
         }
@@ -130,6 +128,10 @@ impl<M: Model> Walk<M> {
             0 => self.random.below(self.now.model.vms()),
             ripe => self.large[self.random.below(ripe)].1 as usize,
         }
+    }
+
+    fn can_be(&self, vm: usize, host: usize) -> bool {
+        self.now.model.reach().is_none_or(|reach| reach.can_be(vm, host))
     }
 
     fn is_ripe(&self, vm: usize) -> bool {

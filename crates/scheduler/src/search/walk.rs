@@ -79,7 +79,7 @@ impl<M: Model> Walk<M> {
         let sizes = (0..model.vms()).filter_map(|vm| Some((model.size(vm)?, vm as u32)));
         self.large = sizes.collect();
         self.large.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        self.rank = vec![0; if self.large.is_empty() { 0 } else { model.vms() }];
+        self.rank = vec![0; model.vms()];
         self.large.iter().enumerate().for_each(|(rank, (_, vm))| self.rank[*vm as usize] = rank as u32);
         self
     }
