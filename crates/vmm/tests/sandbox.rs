@@ -8,7 +8,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 
+use godwit_migration::bitmap::PageBitmap;
+use godwit_migration::{Absent as _, GuestMemory as _, PageRange};
 use godwit_types::control::SANDBOX_EXIT_CODE;
+use godwit_types::{Bytes, Gfn};
+use godwit_vmm::memory::{AbsentRam, Ram, Userfault};
 use godwit_vmm::sandbox::{self, Kind};
 
 /// Environment variable: what the process is to try, and as which kind of thread.
@@ -50,6 +54,7 @@ fn deeds() -> Vec<Deed> {
         // A handler of its own, which would outlive the next attempt.
         ("13", libc::SYS_rt_sigaction, [libc::SIGSYS.into(), 0, 0, 8]),
         ("234", libc::SYS_tgkill, [1, 1, libc::SIGTERM.into(), 0]),
+        ("440", libc::SYS_process_madvise, [1, 0, 0, libc::MADV_DONTNEED.into()]),
         ("62", libc::SYS_kill, [1, libc::SIGTERM.into(), 0, 0]),
         ("ioctl", libc::SYS_ioctl, [0, libc::TIOCSTI as c_long, 0, 0]),
         ("ioctl", libc::SYS_ioctl, [0, KVM_CREATE_VM, 0, 0]),
@@ -65,6 +70,9 @@ fn process() {
     let user = running_as_root().then_some(USER);
     if let Some(address) = order.strip_prefix("landlock ") {
         return try_landlock(address.parse().unwrap());
+    }
+    if order == "memory" {
+        return drop_memory(user);
     }
     let (kind, deed) = order.split_once(' ').unwrap();
     let kind = Kind::ALL[kind.parse::<usize>().unwrap()];
@@ -102,6 +110,39 @@ fn whatever_no_thread_needs_stops_the_process_with_a_word_on_what_it_was() {
             assert!(error.contains(&word), "{name} of a {of:?}: {error}");
         }
     }
+}
+
+#[test]
+fn memory_that_is_to_follow_is_dropped_in_the_sandbox() {
+    if let Err(error) = File::open("/dev/userfaultfd") {
+        return eprintln!("SKIPPED: needs /dev/userfaultfd: {error}");
+    }
+    let output = run("memory");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(SURVIVED), "{output:?}");
+}
+
+/// Scattered pages and a long run, as post-copy does.
+fn drop_memory(user: Option<u32>) {
+    let device = File::open("/dev/userfaultfd").unwrap();
+    let userfault = Userfault::open(Some(device.into())).unwrap();
+    let ram = Ram::new(Bytes::mib(16)).unwrap();
+    ram.write(Gfn(0), &vec![7; 16 << 20]).unwrap();
+    let mut missing = PageBitmap::covering(ram.ranges());
+    (0..3000).step_by(2).for_each(|page| missing.insert(Gfn(page)));
+    missing.insert_range(PageRange { start: Gfn(3000), pages: 1000 });
+    sandbox::confine(user, None).unwrap();
+    let drops = move || {
+        sandbox::enter(Kind::Migration);
+        let absent = AbsentRam::new(userfault, &ram, &missing).unwrap();
+        absent.end();
+        for (gfn, value) in [(0, 0), (1, 7), (2998, 0), (2999, 7), (3000, 0), (3999, 0), (4000, 7)] {
+            let page = ram.bytes(PageRange { start: Gfn(gfn), pages: 1 }).unwrap();
+            assert_eq!(page[0], value, "page {gfn}");
+        }
+    };
+    std::thread::Builder::new().name(THREAD.into()).spawn(drops).unwrap().join().unwrap();
+    eprintln!("{SURVIVED}");
 }
 
 #[test]

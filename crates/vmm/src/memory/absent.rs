@@ -90,8 +90,8 @@ impl AbsentRam {
         }
         // Not before: in memory that is not registered the kernel may join what is left of a huge page, and fill the gaps
         // with zeros.
-        for run in absent.slots.iter().flat_map(|slot| missing.runs(slot.range)) {
-            ram.drop_pages_soon(run, &absent.aside).map_err(failed("dropping pages"))?;
+        for slot in &absent.slots {
+            ram.drop_runs_soon(missing.runs(slot.range), &absent.aside).map_err(failed("dropping pages"))?;
         }
         Ok(absent)
     }
@@ -320,6 +320,28 @@ mod tests {
         );
         absent.end();
         assert_eq!(absent.aside.bytes(), 0);
+    }
+
+    #[test]
+    fn of_many_runs_each_is_dropped_and_what_lies_between_stays() {
+        let Some(device) = userfault() else { return };
+        let ram = Ram::new(Bytes::mib(32)).unwrap();
+        ram.write(Gfn(0), &vec![7; 32 << 20]).unwrap();
+        let mut missing = PageBitmap::covering(ram.ranges());
+        (0..1000).for_each(|number| missing.insert(Gfn(number * 2)));
+        [run(2100, 600), run(2900, 1024), run(4500, 700)]
+            .into_iter()
+            .for_each(|long| missing.insert_range(long));
+        let absent = AbsentRam::new(device, &ram, &missing).unwrap();
+        assert_eq!(absent.aside.bytes(), (600 + 1024 + 700) * PAGE);
+        absent.aside.free(1100 * PAGE);
+        assert_eq!(absent.aside.bytes(), (600 + 624) * PAGE);
+        absent.end();
+        assert_eq!(absent.aside.bytes(), 0);
+        for page in 0..8192 {
+            let value = if missing.contains(Gfn(page)) { 0 } else { 7 };
+            assert_eq!(first_byte(&ram, page), value, "page {page}");
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ use std::io;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use libc::iovec;
+
 /// What one entry of a page directory maps.
 const DIRECTORY_BYTES: usize = 2 << 20;
 
@@ -21,10 +23,11 @@ const DIRECTORY_BYTES: usize = 2 << 20;
 #[derive(Default)]
 pub(super) struct Aside(Mutex<Vec<Mapping>>);
 
-/// Whole pages that nobody uses.
+/// Whole pages that nobody uses, and address space behind them that holds nothing.
 struct Mapping {
     start: usize,
     bytes: usize,
+    empty: usize,
 }
 
 impl Aside {
@@ -33,23 +36,32 @@ impl Aside {
         bytes >= DIRECTORY_BYTES
     }
 
-    /// Moves the pages aside. Who touches them from now on finds none.
+    /// Moves what runs of pages hold aside, one after the other, to where they lie as they did: so one place is enough for all. Who
+    /// touches them from now on finds none. Returns how many were moved, which are not all if the kernel refuses one.
     ///
     /// # Safety
     ///
-    /// They are whole pages of a private anonymous mapping, and nobody needs their contents any more.
-    pub(super) unsafe fn take(&self, start: *mut u8, bytes: usize) -> io::Result<()> {
-        let to = Mapping::reserve(start as usize % DIRECTORY_BYTES, bytes)?;
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-        // SAFETY: the caller has vouched for the pages, and the place that they go to is this call's own.
-        let moved = unsafe { libc::mremap(start.cast(), bytes, bytes, flags, to.start) };
-        if moved == libc::MAP_FAILED {
-            // The kernel may have cleared the place before it failed, and somebody else may have it by now: it is left alone.
-            // It holds no memory.
-            return Err(io::Error::last_os_error());
+    /// They are whole pages of one private anonymous mapping, in order, and nobody needs their contents any more.
+    pub(super) unsafe fn take(&self, runs: &[iovec]) -> usize {
+        let Some((first, last)) = runs.first().zip(runs.last()) else { return 0 };
+        let start = first.iov_base as usize;
+        let Ok(place) = Mapping::reserve(start % DIRECTORY_BYTES, end(last) - start) else { return 0 };
+        let there = |address: usize| place.start + (address - start);
+        let place_end = place.start + place.bytes + place.empty;
+        let mut mappings = self.mappings();
+        for (number, run) in runs.iter().enumerate() {
+            let (to, behind) = (there(run.iov_base as usize), there(end(run)));
+            // SAFETY: the caller has vouched for the pages, and the place that they go to is this call's own.
+            if !unsafe { moved(run, to) } {
+                // The kernel may have cleared the place before it failed, and somebody else may have it by now: it is left alone.
+                // It holds no memory.
+                Mapping { start: behind, bytes: place_end - behind, empty: 0 }.free(usize::MAX);
+                return number;
+            }
+            let next = runs.get(number + 1).map_or(place_end, |next| there(next.iov_base as usize));
+            mappings.push(Mapping { start: to, bytes: run.iov_len, empty: next - behind });
         }
-        self.mappings().push(to);
-        Ok(())
+        runs.len()
     }
 
     /// Frees so many bytes, or what there is.
@@ -92,11 +104,8 @@ impl Mapping {
         }
         let reserved = reserved as usize;
         let before = (DIRECTORY_BYTES + offset - reserved % DIRECTORY_BYTES) % DIRECTORY_BYTES;
-        let start = reserved + before;
-        Self { start: reserved, bytes: before }.free(before);
-        let after = DIRECTORY_BYTES - before;
-        Self { start: start + bytes, bytes: after }.free(after);
-        Ok(Self { start, bytes })
+        Self { start: reserved, bytes: before, empty: 0 }.free(before);
+        Ok(Self { start: reserved + before, bytes, empty: DIRECTORY_BYTES - before })
     }
 
     /// Frees so many bytes from its end on, or all that there are; returns how many.
@@ -104,9 +113,28 @@ impl Mapping {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         if bytes > 0 {
+            let length = bytes + std::mem::take(&mut self.empty);
             // SAFETY: the mapping is this value's own, and nobody uses what is in it. It fails for bad arguments only.
-            unsafe { libc::munmap((self.start + self.bytes) as *mut _, bytes) };
+            unsafe { libc::munmap((self.start + self.bytes) as *mut _, length) };
         }
         bytes
     }
+}
+
+/// Whether the kernel has moved what the run holds.
+///
+/// # Safety
+///
+/// As for [`Aside::take`]; nobody uses what is mapped there.
+unsafe fn moved(run: &iovec, there: usize) -> bool {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    // SAFETY: the caller has vouched for both places.
+    unsafe {
+        libc::mremap(run.iov_base, run.iov_len, run.iov_len, flags, there as *mut libc::c_void)
+            != libc::MAP_FAILED
+    }
+}
+
+fn end(run: &iovec) -> usize {
+    run.iov_base as usize + run.iov_len
 }

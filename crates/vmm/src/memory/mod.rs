@@ -1,6 +1,7 @@
 //! Guest memory, seen by devices as [`GuestRam`] and by a migration page by page as [`Ram`].
 
 mod absent;
+pub(crate) mod advice;
 mod aside;
 mod kept;
 pub mod layout;

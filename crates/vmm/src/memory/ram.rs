@@ -10,13 +10,14 @@ use std::sync::Arc;
 use godwit_migration::bitmap::PageBitmap;
 use godwit_migration::{GuestMemory, MachineError, PageRange};
 use godwit_types::{Bytes, Gfn, PAGE_SIZE_BYTES};
+use libc::iovec;
 use vm_memory::bitmap::{AtomicBitmap, BS, Bitmap};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatile, VolatileMemoryError, VolatileSlice,
 };
 
 use super::aside::Aside;
-use super::{GuestRam, layout};
+use super::{GuestRam, advice, layout};
 
 const PAGE_BYTES: usize = PAGE_SIZE_BYTES as usize;
 
@@ -85,27 +86,30 @@ impl Ram {
 
     /// Gives pages back to the kernel: they are not here any more.
     pub(super) fn drop_pages(&self, pages: PageRange) -> io::Result<()> {
-        let slice = self.slice(pages).map_err(io::Error::other)?;
-        // SAFETY: the pages are this process's own private mapping, as `slice` has checked; no guest runs yet.
-        match unsafe {
-            libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_DONTNEED)
-        } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        // SAFETY: the pages are this process's own private mapping, as `part` has checked; no guest runs yet.
+        unsafe { advice::drop_all(&[self.part(pages)?]) }
     }
 
-    /// The same, but a long run of pages is freed later, from `aside`.
-    pub(super) fn drop_pages_soon(&self, pages: PageRange, aside: &Aside) -> io::Result<()> {
+    /// The same for many runs of one range, in order, but what long ones hold is freed later, from `aside`.
+    pub(super) fn drop_runs_soon(
+        &self,
+        runs: impl Iterator<Item = PageRange>,
+        aside: &Aside,
+    ) -> io::Result<()> {
+        let parts: Vec<iovec> = runs.map(|run| self.part(run)).collect::<io::Result<_>>()?;
+        let (long, mut left): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| Aside::is_worth(part.iov_len));
+        // SAFETY: as above.
+        let taken = unsafe { aside.take(&long) };
+        left.extend_from_slice(&long[taken..]);
+        // SAFETY: as above.
+        unsafe { advice::drop_all(&left) }
+    }
+
+    /// Where a run of pages is mapped.
+    fn part(&self, pages: PageRange) -> io::Result<iovec> {
         let slice = self.slice(pages).map_err(io::Error::other)?;
-        if Aside::is_worth(slice.len()) {
-            // SAFETY: as above.
-            let taken = unsafe { aside.take(slice.ptr_guard_mut().as_ptr(), slice.len()) };
-            if taken.is_ok() {
-                return Ok(());
-            }
-        }
-        self.drop_pages(pages)
+        Ok(iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
     }
 
     /// Forgets the VMM's own writes so far.

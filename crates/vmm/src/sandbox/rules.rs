@@ -59,7 +59,7 @@ impl Kind {
 }
 
 /// The allocator, locks, time, eventfds, the end of a thread and of the process. With conditions, in `seccomp`: `mmap`,
-/// `mprotect`, `prctl`, `tgkill`, `fcntl`.
+/// `mprotect`, `process_madvise`, `prctl`, `tgkill`, `fcntl`.
 const COMMON: &[c_long] = &[
     SYS_read,
     SYS_write,

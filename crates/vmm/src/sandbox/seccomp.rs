@@ -11,6 +11,7 @@ use seccompiler::{
 
 use super::rules::{self, Kind};
 use super::{SandboxError, ioctls};
+use crate::memory::advice::PIDFD_SELF;
 
 /// The kinds' filters, written before the process is confined. Empty in a process that is not.
 static FILTERS: OnceLock<BTreeMap<Kind, BpfProgram>> = OnceLock::new();
@@ -88,6 +89,9 @@ fn rules(calls: BTreeSet<c_long>, requests: BTreeSet<u64>, threads: bool) -> Res
         libc::F_OFD_GETLK,
     ];
     rules.insert(libc::SYS_fcntl, one_of(1, &commands.map(|command| command as u64))?);
+    // Memory of this process alone.
+    let own = u64::from(PIDFD_SELF as u32);
+    rules.insert(libc::SYS_process_madvise, vec![rule(0, Is::Eq, own)?]);
     // Signals go to threads of this process: vCPUs are kicked by one.
     rules.insert(libc::SYS_tgkill, one_of(0, &[std::process::id().into()])?);
     if threads {
