@@ -9,7 +9,8 @@ const A_FEW: usize = 4;
 /// Of so many proposals to relieve a host, one is an exchange.
 const RELIEF_SWAPS: usize = 4;
 /// Where VMs can be on some hosts only: so many others are tried, so many hosts, and so many VMs of a host, and so often all of it.
-const OTHER_TRIES: usize = 4;
+/// A try is a look at two bits; it takes many to find two that can change places where one pair in ten can.
+const OTHER_TRIES: usize = 64;
 const HOST_TRIES: usize = 8;
 const GUEST_TRIES: usize = 8;
 const TRIES: usize = 8;
@@ -56,8 +57,7 @@ impl<M: Model> Walk<M> {
         Some(Move::Relocate { vm, to: self.host_for(vm)? })
     }
 
-    /// With such another one. Where it is known who can be where, with one for which that works out, if one is found soon, or else
-    /// with one of a host on which this one can be.
+    /// With such another one. Where it is known who can be where, with one for which that works out.
     fn exchange(&mut self, one: usize, other: impl Fn(&mut Self) -> usize) -> Option<Move> {
         if self.now.model.reach().is_none() {
             return Some(Move::Swap { one, other: other(self) });
@@ -69,8 +69,7 @@ impl<M: Model> Walk<M> {
                 return Some(Move::Swap { one, other });
             }
         }
-        let host = self.host_for(one)?;
-        self.exchange_with(one, host)
+        None
     }
 
     /// With a VM of that host.
