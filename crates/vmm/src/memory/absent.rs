@@ -90,9 +90,7 @@ impl AbsentRam {
         }
         // Not before: in memory that is not registered the kernel may join what is left of a huge page, and fill the gaps
         // with zeros.
-        for slot in &absent.slots {
-            ram.drop_runs_soon(missing.runs(slot.range), &absent.aside).map_err(failed("dropping pages"))?;
-        }
+        ram.drop_all_soon(missing, &absent.aside).map_err(failed("dropping pages"))?;
         Ok(absent)
     }
 

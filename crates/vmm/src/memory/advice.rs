@@ -30,10 +30,12 @@ pub(super) unsafe fn drop_all(runs: &[iovec]) -> io::Result<()> {
     Ok(())
 }
 
+/// The same for one run.
+///
 /// # Safety
 ///
 /// As for [`drop_all`].
-unsafe fn drop_one(run: &iovec) -> io::Result<()> {
+pub(super) unsafe fn drop_one(run: &iovec) -> io::Result<()> {
     // SAFETY: the caller has vouched for it.
     match unsafe { libc::madvise(run.iov_base, run.iov_len, MADV_DONTNEED) } {
         0 => Ok(()),

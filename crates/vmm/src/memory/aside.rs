@@ -10,7 +10,6 @@
 //! Freeing a page takes the kernel a tenth of a microsecond or more, which for a gigabyte is a long blackout; moving its
 //! page table takes as long for 2 MiB as for one page.
 
-use std::io;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +44,7 @@ impl Aside {
     pub(super) unsafe fn take(&self, runs: &[iovec]) -> usize {
         let Some((first, last)) = runs.first().zip(runs.last()) else { return 0 };
         let start = first.iov_base as usize;
-        let Ok(place) = Mapping::reserve(start % DIRECTORY_BYTES, end(last) - start) else { return 0 };
+        let Some(place) = Mapping::reserve(start % DIRECTORY_BYTES, end(last) - start) else { return 0 };
         let there = |address: usize| place.start + (address - start);
         let place_end = place.start + place.bytes + place.empty;
         let mut mappings = self.mappings();
@@ -94,18 +93,18 @@ impl Drop for Aside {
 
 impl Mapping {
     /// A place for so many bytes that begins so far into what a page directory's entry maps.
-    fn reserve(offset: usize, bytes: usize) -> io::Result<Self> {
+    fn reserve(offset: usize, bytes: usize) -> Option<Self> {
         let all = bytes + DIRECTORY_BYTES;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let reserved = unsafe { libc::mmap(ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0) };
         if reserved == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+            return None;
         }
         let reserved = reserved as usize;
         let before = (DIRECTORY_BYTES + offset - reserved % DIRECTORY_BYTES) % DIRECTORY_BYTES;
         Self { start: reserved, bytes: before, empty: 0 }.free(before);
-        Ok(Self { start: reserved + before, bytes, empty: DIRECTORY_BYTES - before })
+        Some(Self { start: reserved + before, bytes, empty: DIRECTORY_BYTES - before })
     }
 
     /// Frees so many bytes from its end on, or all that there are; returns how many.

@@ -87,23 +87,23 @@ impl Ram {
     /// Gives pages back to the kernel: they are not here any more.
     pub(super) fn drop_pages(&self, pages: PageRange) -> io::Result<()> {
         // SAFETY: the pages are this process's own private mapping, as `part` has checked; no guest runs yet.
-        unsafe { advice::drop_all(&[self.part(pages)?]) }
+        unsafe { advice::drop_one(&self.part(pages)?) }
     }
 
-    /// The same for many runs of one range, in order, but what long ones hold is freed later, from `aside`.
-    pub(super) fn drop_runs_soon(
-        &self,
-        runs: impl Iterator<Item = PageRange>,
-        aside: &Aside,
-    ) -> io::Result<()> {
-        let parts: Vec<iovec> = runs.map(|run| self.part(run)).collect::<io::Result<_>>()?;
-        let (long, mut left): (Vec<_>, Vec<_>) =
-            parts.into_iter().partition(|part| Aside::is_worth(part.iov_len));
-        // SAFETY: as above.
-        let taken = unsafe { aside.take(&long) };
-        left.extend_from_slice(&long[taken..]);
-        // SAFETY: as above.
-        unsafe { advice::drop_all(&left) }
+    /// The same for all of these, but what long runs hold is freed later, from `aside`.
+    pub(super) fn drop_all_soon(&self, pages: &PageBitmap, aside: &Aside) -> io::Result<()> {
+        for range in &self.ranges {
+            let parts: Vec<iovec> =
+                pages.runs(*range).map(|run| self.part(run)).collect::<io::Result<_>>()?;
+            let (long, mut left): (Vec<_>, Vec<_>) =
+                parts.into_iter().partition(|part| Aside::is_worth(part.iov_len));
+            // SAFETY: as above; a range is one mapping, and its runs come in order.
+            let taken = unsafe { aside.take(&long) };
+            left.extend_from_slice(&long[taken..]);
+            // SAFETY: as above.
+            unsafe { advice::drop_all(&left) }?;
+        }
+        Ok(())
     }
 
     /// Where a run of pages is mapped.
